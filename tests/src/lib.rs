@@ -1,1 +1,1 @@
-//! Placeholder.
+//! Tests that need real processes, and the rules of the house.

@@ -1,0 +1,18 @@
+//! What the kv service needs from a store of regions. `raftstore`'s handle is one; tests of `kv` and `sql`
+//! use a single-node one in memory that applies at once.
+
+use async_trait::async_trait;
+use proto::{Batch, wire::RegionError};
+use raftstore::{ProposeError, RegionSnapshot, Target};
+
+/// A store that holds replicas of regions.
+#[async_trait]
+pub trait RegionStore: Send + Sync + 'static {
+    /// A current view, without waiting: `None` when the lease has run out and [`RegionStore::snapshot`] must ask the quorum.
+    fn try_snapshot(&self, target: &Target) -> Option<Result<RegionSnapshot, RegionError>>;
+    /// A current view; under the lease at once, otherwise by ReadIndex.
+    async fn snapshot(&self, target: &Target) -> Result<RegionSnapshot, RegionError>;
+    /// Replicates and applies a batch. With `target.term` set it is applied only if that term still
+    /// holds at propose: what was evaluated under the leader's latches stays true.
+    async fn propose(&self, target: &Target, batch: Batch) -> Result<(), ProposeError>;
+}
