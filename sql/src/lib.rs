@@ -1,1 +1,3 @@
-//! Placeholder.
+//! SQL over a `kv` transaction.
+pub mod error;
+pub mod types;
