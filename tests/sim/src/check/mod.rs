@@ -1,0 +1,4 @@
+//! Judges of what clients saw. Each is shown to fail on histories made wrong by hand.
+
+pub mod ledger;
+pub mod linearizable;

@@ -1,0 +1,230 @@
+//! Clusters of real `flaredb` processes on loopback ports and temporary folders.
+
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::OnceLock,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+use tokio_postgres::{Client, NoTls};
+
+use crate::{ports::Port, source, wait};
+
+/// A cluster of three loopback processes founds itself in about a second; a busy two-core machine needs longer.
+pub const READY_LIMIT: Duration = Duration::from_secs(60);
+
+/// The binary under test: `FLAREDB_BIN`, or what cargo builds for the profile of this test.
+pub fn binary() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| match std::env::var_os("FLAREDB_BIN") {
+        Some(path) => path.into(),
+        None => built_binary(),
+    })
+}
+
+fn built_binary() -> PathBuf {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let status = Command::new(cargo)
+        .args(["build", "--quiet", "-p", "server", "--bin", "flaredb"])
+        .current_dir(source::root())
+        .status()
+        .expect("cargo runs");
+    assert!(status.success(), "cargo build -p server failed");
+    // <target>/debug/deps/it-1234 → <target>/debug/flaredb
+    let this = std::env::current_exe().expect("path of this test");
+    this.parent().and_then(Path::parent).expect("tests lie in <profile>/deps").join("flaredb")
+}
+
+/// One node: its ports, folder and, while it runs, its process.
+pub struct Node {
+    listen: Port,
+    sql: Port,
+    http: Port,
+    data_dir: PathBuf,
+    log: PathBuf,
+    process: Option<Child>,
+}
+
+impl Node {
+    /// `127.0.0.1:port` of gRPC.
+    pub fn address(&self) -> String {
+        self.listen.address()
+    }
+    /// The port of the PostgreSQL wire.
+    pub fn sql_port(&self) -> u16 {
+        self.sql.number()
+    }
+    /// `127.0.0.1:port` of HTTP.
+    pub fn http_address(&self) -> String {
+        self.http.address()
+    }
+    /// Its data directory.
+    pub fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
+    /// What it has logged so far, all its runs.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+    /// The process id while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(Child::id)
+    }
+    /// Connects as postgres.
+    pub async fn connect(&self) -> Result<Client> {
+        let config = format!("host=127.0.0.1 port={} user=postgres dbname=postgres connect_timeout=5", self.sql_port());
+        let (client, connection) = tokio_postgres::connect(&config, NoTls).await?;
+        #[allow(clippy::disallowed_methods, reason = "a real client on a real runtime")]
+        tokio::spawn(connection);
+        Ok(client)
+    }
+    /// `flaredb ctl --endpoint <this node> --output json <args>`, parsed.
+    pub fn ctl(&self, args: &[&str]) -> Result<serde_json::Value> {
+        let out = Command::new(binary())
+            .args(["ctl", "--endpoint", &self.address(), "--output", "json"])
+            .args(args)
+            .output()?;
+        ensure!(out.status.success(), "ctl {}: {}", args.join(" "), String::from_utf8_lossy(&out.stderr));
+        serde_json::from_slice(&out.stdout)
+            .with_context(|| format!("ctl {}: {}", args.join(" "), String::from_utf8_lossy(&out.stdout)))
+    }
+    fn signal(&self, signal: Signal) {
+        let pid = self.pid().expect("the node runs");
+        kill_process(Pid::from_raw(pid as i32).expect("a pid"), signal).expect("our own child takes a signal");
+    }
+}
+
+/// A cluster; its processes end with it. Its folder stays when the test panics, and is named.
+pub struct Cluster {
+    nodes: Vec<Node>,
+    dir: tempfile::TempDir,
+    extra_args: Vec<String>,
+}
+
+impl Cluster {
+    /// Starts `nodes` processes with the same `--join` list, and waits for none of them.
+    pub fn launch(nodes: usize) -> Cluster {
+        Self::launch_with(nodes, &[])
+    }
+
+    /// The same, with more arguments to each `flaredb start`.
+    pub fn launch_with(nodes: usize, extra_args: &[&str]) -> Cluster {
+        let dir = tempfile::Builder::new().prefix("flaredb-test-").tempdir().expect("temporary folder");
+        let nodes = (1..=nodes)
+            .map(|n| Node {
+                listen: Port::reserve(),
+                sql: Port::reserve(),
+                http: Port::reserve(),
+                data_dir: dir.path().join(format!("node{n}")),
+                log: dir.path().join(format!("node{n}.log")),
+                process: None,
+            })
+            .collect();
+        let mut cluster = Cluster { nodes, dir, extra_args: extra_args.iter().map(|&a| a.into()).collect() };
+        for index in 0..cluster.nodes.len() {
+            cluster.start(index);
+        }
+        cluster
+    }
+
+    /// Starts `nodes` processes and waits until the cluster serves.
+    pub async fn start_ready(nodes: usize) -> Cluster {
+        let cluster = Self::launch(nodes);
+        cluster.wait_ready().await;
+        cluster
+    }
+
+    /// The nodes, in the order of the `--join` list.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// The folder that holds data and logs.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Starts the process of a node that does not run.
+    pub fn start(&mut self, index: usize) {
+        let join: Vec<_> = self.nodes.iter().map(Node::address).collect();
+        let node = &mut self.nodes[index];
+        assert!(node.process.is_none(), "node {index} runs already");
+        let log = File::options().create(true).append(true).open(&node.log).expect("log file");
+        let child = Command::new(binary())
+            .arg("start")
+            .arg("--data-dir")
+            .arg(&node.data_dir)
+            .args(["--listen", &node.listen.address()])
+            .args(["--sql-listen", &node.sql.address()])
+            .args(["--http-listen", &node.http.address()])
+            .args(["--join", &join.join(",")])
+            .args(&self.extra_args)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("log file"))
+            .stderr(log)
+            .spawn()
+            .expect("flaredb starts");
+        node.process = Some(child);
+    }
+
+    /// `kill -9`, and reaps it.
+    pub fn kill(&mut self, index: usize) {
+        let mut child = self.nodes[index].process.take().expect("the node runs");
+        child.kill().expect("our own child takes a signal");
+        child.wait().expect("our own child is reaped");
+    }
+
+    /// SIGTERM, and waits for its end; the exit status.
+    pub fn terminate(&mut self, index: usize) -> std::process::ExitStatus {
+        self.nodes[index].signal(Signal::TERM);
+        let mut child = self.nodes[index].process.take().expect("the node runs");
+        child.wait().expect("our own child is reaped")
+    }
+
+    /// SIGSTOP.
+    pub fn pause(&self, index: usize) {
+        self.nodes[index].signal(Signal::STOP);
+    }
+
+    /// SIGCONT.
+    pub fn resume(&self, index: usize) {
+        self.nodes[index].signal(Signal::CONT);
+    }
+
+    /// Waits until some running node says that PD and every region have leaders, and SQL answers there.
+    pub async fn wait_ready(&self) {
+        wait::until("cluster is ready", READY_LIMIT, || async {
+            let node = self.nodes.iter().find(|n| n.process.is_some()).context("no node runs")?;
+            node.ctl(&["cluster", "wait-ready"])?;
+            node.connect().await?.simple_query("SELECT 1").await?;
+            Ok(())
+        })
+        .await;
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for node in &mut self.nodes {
+            if let Some(mut child) = node.process.take() {
+                // A stopped process does not die before it goes on, except by SIGKILL.
+                let _ = child.kill();
+                let _ = child.wait();
+            }
+        }
+        if std::thread::panicking() {
+            self.dir.disable_cleanup(true);
+            eprintln!("data and logs are kept in {}", self.dir.path().display());
+            for node in &self.nodes {
+                let log = node.log();
+                let tail: Vec<_> = log.lines().rev().take(20).collect();
+                eprintln!("--- last lines of {}", node.log.display());
+                tail.iter().rev().for_each(|line| eprintln!("{line}"));
+            }
+        }
+    }
+}

@@ -1,0 +1,31 @@
+//! Waiting for a condition, with a deadline, never for a time.
+
+use std::{future::Future, time::Duration};
+
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
+
+/// How often a condition is asked again. Short beside an election, long beside a look-up.
+const POLL_INTERVAL: Duration = Duration::from_millis(25);
+
+/// Asks `probe` until it answers `Ok`, at most `limit` long; then fails with `what` and the last answer.
+pub async fn until<T, F>(what: &str, limit: Duration, mut probe: impl FnMut() -> F) -> T
+where
+    F: Future<Output = anyhow::Result<T>>,
+{
+    #[allow(clippy::disallowed_methods, reason = "real processes run on real time")]
+    let deadline = Instant::now() + limit;
+    let mut ticks = interval(POLL_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut last = "the first probe did not answer".to_string();
+    loop {
+        let attempt = async {
+            ticks.tick().await;
+            probe().await
+        };
+        match timeout_at(deadline, attempt).await {
+            Ok(Ok(value)) => return value,
+            Ok(Err(error)) => last = format!("{error:#}"),
+            Err(_) => panic!("{what}: not within {limit:?}; last: {last}"),
+        }
+    }
+}

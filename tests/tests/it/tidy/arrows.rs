@@ -1,0 +1,82 @@
+//! Which crate may know which.
+
+use std::{collections::BTreeMap, process::Command};
+
+use serde_json::Value;
+use tests::source;
+
+use super::none;
+
+/// Crate → workspace crates it may depend on, tests included. `sim` may see all but `server`.
+const ARROWS: &[(&str, &[&str])] = &[
+    ("proto", &[]),
+    ("raftstore", &["proto"]),
+    ("kv", &["proto", "raftstore"]),
+    ("pd", &["proto"]),
+    ("node", &["proto", "raftstore", "kv", "pd"]),
+    ("sql", &["proto", "kv"]),
+    ("server", &["proto", "raftstore", "kv", "pd", "node", "sql"]),
+    ("sim", &["proto", "raftstore", "kv", "pd", "node", "sql"]),
+    ("tests", &["proto", "raftstore", "kv", "pd", "node", "sql", "server", "sim"]),
+];
+
+/// Outside crates that only the named crates may link, and why.
+const WALLS: &[(&str, &[&str], &str)] = &[
+    (
+        "datafusion",
+        &["sql", "server"],
+        "the store, its simulator and everything under them build in seconds without it",
+    ),
+    ("arrow", &["sql", "server"], "rows are bytes below sql"),
+    ("pgwire", &["server"], "only server knows the PostgreSQL wire"),
+    ("tonic", &["server"], "only server has sockets"),
+    ("axum", &["server"], "only server has sockets"),
+    ("rocksdb", &["raftstore"], "one door to the disk"),
+    ("raft-engine", &["raftstore"], "one door to the disk"),
+    ("raft", &["raftstore"], "nobody else knows how regions agree"),
+];
+
+fn packages() -> BTreeMap<String, Vec<String>> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let out = Command::new(cargo)
+        .args(["metadata", "--format-version", "1", "--no-deps", "--offline"])
+        .current_dir(source::root())
+        .output()
+        .expect("cargo metadata runs");
+    assert!(out.status.success(), "cargo metadata: {}", String::from_utf8_lossy(&out.stderr));
+    let metadata: Value = serde_json::from_slice(&out.stdout).expect("cargo prints JSON");
+    let name = |v: &Value| v["name"].as_str().expect("a name").to_string();
+    let all = metadata["packages"].as_array().expect("packages");
+    all.iter()
+        .map(|p| (name(p), p["dependencies"].as_array().expect("dependencies").iter().map(name).collect()))
+        .collect()
+}
+
+#[test]
+fn crates_point_down() {
+    let packages = packages();
+    let mut findings = Vec::new();
+    for (package, dependencies) in &packages {
+        let Some((_, allowed)) = ARROWS.iter().find(|(name, _)| name == package) else {
+            findings.push(format!("{package} is not in the drawing: add it to ARROWS and to ARCHITECTURE.md"));
+            continue;
+        };
+        let inside = dependencies.iter().filter(|d| packages.contains_key(*d));
+        findings
+            .extend(inside.filter(|d| !allowed.contains(&d.as_str())).map(|d| format!("{package} must not know {d}")));
+    }
+    none("arrows between crates", findings);
+}
+
+#[test]
+fn walls_hold() {
+    let mut findings = Vec::new();
+    for (package, dependencies) in packages() {
+        for (wall, allowed, why) in WALLS {
+            if dependencies.iter().any(|d| d == wall) && !allowed.contains(&package.as_str()) {
+                findings.push(format!("{package} must not link {wall}: {why}"));
+            }
+        }
+    }
+    none("walls", findings);
+}
