@@ -1,7 +1,13 @@
 //! Transactions over a replicated byte map: MVCC, locks, the commit protocol, routing.
 
+pub mod client;
 pub mod driver;
+mod error;
+#[cfg(feature = "planted-bugs")]
+pub mod planted;
 pub mod store;
 
+pub use client::{Client, ClientConfig, CommitOptions, Floor, Page, RegionRoute, Scan, ScanOptions, Txn};
 pub use driver::{Clock, Pd, PdError, Reply, Rpc, RpcError, ScanChunk, ScanSink, Spawn, StoreScan};
+pub use error::Error;
 pub use store::RegionStore;

@@ -57,6 +57,10 @@ impl RegionError {
     pub fn deadline_exceeded(what: &str) -> Self {
         Self::of(Kind::DeadlineExceeded(wire::DeadlineExceeded {}), format!("deadline passed while {what}"))
     }
+    /// A write that may have been carried out, or may still be.
+    pub fn outcome_unknown(message: String) -> Self {
+        Self::of(Kind::OutcomeUnknown(wire::OutcomeUnknown {}), message)
+    }
     /// Below the disk reserve writes are refused.
     pub fn disk_full(message: String) -> Self {
         Self::of(Kind::DiskFull(wire::DiskFull {}), message)

@@ -1,0 +1,366 @@
+//! Does what the committer decides: sends, waits, sleeps.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use proto::{
+    Timestamp,
+    wire::{
+        CommitRequest, HeartbeatTxnRequest, Mutation, PrewriteRequest, RollbackRequest, kv_request::Body, kv_response,
+    },
+};
+
+use crate::{Error, Reply, error::Refusal};
+
+use super::{
+    Client, Route,
+    backoff::Backoff,
+    committer::{Committer, Effect, Event, Repeat, Run, SendId},
+    read::{unexpected, wrong_answer},
+    resolver::LockWait,
+    route::{Attempt, Deadline},
+};
+
+/// Bytes of mutations in one request at most: an entry of the Raft log should not hold up the entries behind it.
+const MAX_REQUEST_BYTES: usize = 512 << 10;
+/// Keys in one request at most, for the same reason.
+const MAX_REQUEST_KEYS: usize = 4096;
+/// Requests of one commit under way at once.
+const MAX_PARALLEL: usize = 16;
+/// How long the outcome of a commit is asked for after the deadline, before it is reported as unknown.
+const OUTCOME_GRACE: Duration = Duration::from_secs(5);
+
+/// What the requests of one commit share.
+pub(crate) struct CommitJob {
+    pub(crate) client: Client,
+    pub(crate) start_ts: Timestamp,
+    /// commit_ts is at least this.
+    pub(crate) floor: Timestamp,
+    /// commit_ts is below this.
+    pub(crate) max_commit_ts: Option<Timestamp>,
+    /// Of the locks, from start_ts.
+    pub(crate) ttl: Duration,
+    pub(crate) mutations: Vec<Mutation>,
+}
+
+type Doing = BoxFuture<'static, Option<Event>>;
+
+/// Commits, or says why not.
+pub(crate) async fn run(mut job: CommitJob) -> Result<Timestamp, Error> {
+    let mutations = std::mem::take(&mut job.mutations);
+    let mut committer = Committer::new(mutations, job.max_commit_ts);
+    let job = Arc::new(Job { keys: committer.mutations().to_vec(), job });
+    let client = job.job.client.clone();
+    let mut deadline = client.deadline();
+    let mut asked = false;
+    let mut waiting: VecDeque<Effect> = committer.step(Event::Start).into();
+    let mut doing: FuturesUnordered<Doing> = FuturesUnordered::new();
+    let mut heartbeat_armed = false;
+    loop {
+        while doing.len() < MAX_PARALLEL
+            && let Some(effect) = waiting.pop_front()
+        {
+            match effect {
+                Effect::Finish(outcome) => return outcome,
+                Effect::CommitRest { runs, commit_ts } => job.commit_rest(runs, commit_ts),
+                Effect::Rollback { runs } => job.roll_back(runs),
+                Effect::AskPrimary { .. } if !asked => {
+                    asked = true;
+                    deadline = Deadline(deadline.0.max(client.inner.clock.now()) + OUTCOME_GRACE);
+                    doing.push(job.clone().perform(effect, deadline).map(Some).boxed());
+                }
+                _ if client.is_late(deadline) => {
+                    let why = format!("the commit of transaction {} ran out of time", job.job.start_ts);
+                    waiting.extend(committer.step(Event::Deadline(why)));
+                }
+                effect => {
+                    // The usual case: one request, nothing else to wait for.
+                    if doing.is_empty() && waiting.is_empty() && !committer.holds_locks() {
+                        let event = job.clone().perform(effect, deadline).await;
+                        waiting.extend(committer.step(event));
+                    } else {
+                        doing.push(job.clone().perform(effect, deadline).map(Some).boxed());
+                    }
+                }
+            }
+        }
+        if committer.holds_locks() && !heartbeat_armed {
+            heartbeat_armed = true;
+            doing.push(job.clone().heartbeat(deadline).boxed());
+        }
+        match doing.next().await {
+            Some(Some(event)) => waiting.extend(committer.step(event)),
+            Some(None) => heartbeat_armed = false,
+            None if waiting.is_empty() => {
+                return Err(Error::CommitUnknown("the committer stopped without an outcome".into()));
+            }
+            None => {}
+        }
+    }
+}
+
+struct Job {
+    job: CommitJob,
+    keys: Vec<Mutation>,
+}
+
+impl Job {
+    fn primary(&self) -> &Bytes {
+        &self.keys[0].key
+    }
+
+    async fn perform(self: Arc<Self>, effect: Effect, deadline: Deadline) -> Event {
+        match effect {
+            Effect::Prewrite { id, run, one_pc, repeat } => {
+                self.pause(repeat).await;
+                self.prewrite(id, run, one_pc, deadline).await.unwrap_or_else(|e| Event::Refused(id, e))
+            }
+            Effect::CommitPrimary { id, run, commit_ts, repeat } => {
+                self.pause(repeat).await;
+                self.commit_primary(id, run, commit_ts, deadline).await.unwrap_or_else(|e| Event::Refused(id, e))
+            }
+            Effect::ClearLock { id, lock } => {
+                let mut wait = LockWait::new(self.job.start_ts);
+                match self.job.client.clear_lock(&lock, &mut wait, deadline).await {
+                    Ok(()) => Event::Cleared(id),
+                    Err(error) => Event::Refused(id, error),
+                }
+            }
+            Effect::TakeTimestamp => Event::Timestamp(self.job.client.timestamp().await),
+            Effect::AskPrimary { repeat } => {
+                self.pause(repeat).await;
+                self.ask_primary(deadline).await
+            }
+            Effect::CommitRest { .. } | Effect::Rollback { .. } | Effect::Finish(_) => {
+                unreachable!("done by the loop itself")
+            }
+        }
+    }
+
+    async fn pause(&self, repeat: Repeat) {
+        if repeat.count > 0 {
+            let inner = &self.job.client.inner;
+            let pause = Backoff::ROUTING.nth(repeat.count, &inner.jitter).max(repeat.least);
+            inner.clock.sleep(pause).await;
+        }
+    }
+
+    /// The longest run from the start of `run` that fits into one request to one region, and that region.
+    async fn head(&self, run: &Run, deadline: Deadline) -> Result<(Route, Run), Error> {
+        let route = self.job.client.locate(&self.keys[run.start].key, deadline).await?;
+        let (mut end, mut bytes) = (run.start, 0);
+        for mutation in &self.keys[run.clone()] {
+            bytes += mutation.key.len() + mutation.value.len();
+            let fits = bytes <= MAX_REQUEST_BYTES && end - run.start < MAX_REQUEST_KEYS;
+            if end > run.start && !(fits && route.region.range.contains(&mutation.key)) {
+                break;
+            }
+            end += 1;
+        }
+        Ok((route, run.start..end))
+    }
+
+    /// Cuts a run for one request each.
+    async fn cut(&self, mut run: Run, deadline: Deadline) -> Result<Vec<Run>, Error> {
+        let mut runs = Vec::new();
+        while !run.is_empty() {
+            let (_, head) = self.head(&run, deadline).await?;
+            run.start = head.end;
+            runs.push(head);
+        }
+        Ok(runs)
+    }
+
+    async fn prewrite(&self, id: SendId, run: Run, one_pc: bool, deadline: Deadline) -> Result<Event, Error> {
+        let (route, head) = self.head(&run, deadline).await?;
+        if head != run {
+            return Ok(Event::Split(id, self.cut(run, deadline).await?));
+        }
+        let request = PrewriteRequest {
+            mutations: self.keys[run].to_vec(),
+            primary: self.primary().clone(),
+            start_ts: self.job.start_ts.0,
+            ttl_ms: self.job.ttl.as_millis() as u64,
+            min_commit_ts: self.job.floor.0,
+            max_commit_ts: self.job.max_commit_ts.map_or(0, |ts| ts.0),
+            try_one_pc: one_pc,
+            txn_size: self.keys.len() as u64,
+        };
+        let attempt = self.job.client.attempt(&route, Body::Prewrite(request), deadline).await;
+        let reply = match self.unanswered(id, attempt)? {
+            Ok(reply) => reply,
+            Err(event) => return Ok(event),
+        };
+        let Some(kv_response::Body::Prewrite(response)) = reply.response.body else {
+            return Err(wrong_answer("prewrite"));
+        };
+        if response.one_pc_commit_ts != 0 {
+            return Ok(Event::OnePcCommitted(id, Timestamp(response.one_pc_commit_ts)));
+        }
+        match response.errors.into_iter().next().map(Refusal::from) {
+            None => Ok(Event::Prewritten(id)),
+            Some(Refusal::Locked(lock)) => Ok(Event::Locked(id, lock)),
+            Some(refusal) => Err(unexpected(refusal)),
+        }
+    }
+
+    async fn commit_primary(
+        &self,
+        id: SendId,
+        run: Run,
+        commit_ts: Timestamp,
+        deadline: Deadline,
+    ) -> Result<Event, Error> {
+        let (route, head) = self.head(&run, deadline).await?;
+        if head != run {
+            return Ok(Event::Split(id, self.cut(run, deadline).await?));
+        }
+        let body = self.commit_body(&run, commit_ts, self.job.max_commit_ts);
+        let attempt = self.job.client.attempt(&route, body, deadline).await;
+        let reply = match self.unanswered(id, attempt)? {
+            Ok(reply) => reply,
+            Err(event) => return Ok(event),
+        };
+        match commit_refusal(reply)? {
+            None => Ok(Event::Committed(id)),
+            Some(Refusal::CommitTsTooLow(_)) => Ok(Event::CommitTsTooLow(id)),
+            Some(Refusal::TxnNotFound) => Err(Error::Aborted),
+            Some(refusal) => Err(unexpected(refusal)),
+        }
+    }
+
+    fn commit_body(&self, run: &Run, commit_ts: Timestamp, max_commit_ts: Option<Timestamp>) -> Body {
+        Body::Commit(CommitRequest {
+            keys: self.keys[run.clone()].iter().map(|m| m.key.clone()).collect(),
+            start_ts: self.job.start_ts.0,
+            commit_ts: commit_ts.0,
+            max_commit_ts: max_commit_ts.map_or(0, |ts| ts.0),
+            primary: self.primary().clone(),
+        })
+    }
+
+    /// Sorts out attempts that brought no answer.
+    fn unanswered(&self, id: SendId, attempt: Attempt) -> Result<Result<Reply, Event>, Error> {
+        match attempt {
+            Attempt::Answer(reply) => Ok(Ok(reply)),
+            Attempt::Again { pause, why } => {
+                tracing::debug!(start_ts = %self.job.start_ts, why, "request of a commit is routed again");
+                Ok(Err(Event::Again(id, pause.unwrap_or_default())))
+            }
+            Attempt::Lost(why) => {
+                tracing::debug!(start_ts = %self.job.start_ts, why, "request of a commit is repeated");
+                Ok(Err(Event::Lost(id)))
+            }
+            Attempt::Failed(error) => Err(error),
+        }
+    }
+
+    async fn ask_primary(&self, deadline: Deadline) -> Event {
+        match self.roll_back_run(&(0..1), deadline).await {
+            Ok(committed) => Event::Outcome(committed),
+            Err(error) => {
+                tracing::debug!(start_ts = %self.job.start_ts, %error, "the primary does not tell the outcome");
+                Event::NoOutcome(Duration::ZERO)
+            }
+        }
+    }
+
+    /// Rolls back keys of one region. `Some`: they are committed, at that timestamp.
+    async fn roll_back_run(&self, run: &Run, deadline: Deadline) -> Result<Option<Timestamp>, Error> {
+        let keys: Vec<Bytes> = self.keys[run.clone()].iter().map(|m| m.key.clone()).collect();
+        let request = || Body::Rollback(RollbackRequest { keys: keys.clone(), start_ts: self.job.start_ts.0 });
+        let (_, reply) = self.job.client.call(&keys[0], deadline, request).await?;
+        let Some(kv_response::Body::Rollback(response)) = reply.response.body else {
+            return Err(wrong_answer("rollback"));
+        };
+        if response.committed_ts != 0 {
+            return Ok(Some(Timestamp(response.committed_ts)));
+        }
+        response.error.map_or(Ok(None), |error| Err(unexpected(Refusal::from(error))))
+    }
+
+    fn roll_back(self: &Arc<Self>, runs: Vec<Run>) {
+        let job = self.clone();
+        let task = async move {
+            let deadline = job.job.client.deadline();
+            for run in runs {
+                if let Err(error) = job.roll_back_all(run, deadline).await {
+                    // Whoever meets the locks asks the primary after their TTL.
+                    tracing::info!(start_ts = %job.job.start_ts, %error, "locks are left for their TTL");
+                    return;
+                }
+            }
+        };
+        self.job.client.inner.spawn.spawn(task.boxed());
+    }
+
+    async fn roll_back_all(&self, run: Run, deadline: Deadline) -> Result<(), Error> {
+        for part in self.cut(run, deadline).await? {
+            self.roll_back_run(&part, deadline).await?;
+        }
+        Ok(())
+    }
+
+    fn commit_rest(self: &Arc<Self>, runs: Vec<Run>, commit_ts: Timestamp) {
+        if self.job.client.planted_drop_of_secondaries() {
+            return self.roll_back(runs);
+        }
+        let job = self.clone();
+        let task = async move {
+            let deadline = job.job.client.deadline();
+            for run in runs {
+                if let Err(error) = job.commit_all(run, commit_ts, deadline).await {
+                    // Whoever meets the locks learns the outcome from the primary.
+                    tracing::info!(start_ts = %job.job.start_ts, %error, "locks are left to be resolved");
+                    return;
+                }
+            }
+        };
+        self.job.client.inner.spawn.spawn(task.boxed());
+    }
+
+    /// Commits a run of secondaries. Their fence was the primary's.
+    async fn commit_all(&self, mut run: Run, commit_ts: Timestamp, deadline: Deadline) -> Result<(), Error> {
+        let mut backoff = Backoff::ROUTING;
+        while !run.is_empty() {
+            let (route, head) = self.head(&run, deadline).await?;
+            let body = self.commit_body(&head, commit_ts, None);
+            let attempt = self.job.client.attempt(&route, body, deadline).await;
+            let Some(reply) = self.job.client.settle(attempt, &mut backoff, deadline).await? else { continue };
+            if let Some(refusal) = commit_refusal(reply)? {
+                return Err(unexpected(refusal));
+            }
+            run.start = head.end;
+        }
+        Ok(())
+    }
+
+    /// Sleeps a third of the TTL, then prolongs it.
+    async fn heartbeat(self: Arc<Self>, deadline: Deadline) -> Option<Event> {
+        let client = &self.job.client;
+        let lock_ttl = client.inner.config.lock_ttl;
+        client.inner.clock.sleep(lock_ttl / 3).await;
+        if let Ok(now) = client.timestamp().await {
+            let age_ms = now.physical_ms().saturating_sub(self.job.start_ts.physical_ms());
+            let request = || {
+                Body::HeartbeatTxn(HeartbeatTxnRequest {
+                    primary: self.primary().clone(),
+                    start_ts: self.job.start_ts.0,
+                    ttl_ms: age_ms + lock_ttl.as_millis() as u64,
+                })
+            };
+            if let Err(error) = client.call(self.primary(), deadline, request).await {
+                tracing::debug!(start_ts = %self.job.start_ts, %error, "heartbeat of a transaction failed");
+            }
+        }
+        None
+    }
+}
+
+fn commit_refusal(reply: Reply) -> Result<Option<Refusal>, Error> {
+    match reply.response.body {
+        Some(kv_response::Body::Commit(response)) => Ok(response.error.map(Refusal::from)),
+        _ => Err(wrong_answer("commit")),
+    }
+}

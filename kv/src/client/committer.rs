@@ -1,0 +1,392 @@
+//! The commit of one transaction as a state machine. PURE: events in, effects out.
+//!
+//! ```text
+//!            all keys in one region, leader agrees
+//!   Start ─► Prewriting ───────────────────────────────────────────────► Finish(commit_ts)
+//!               │ │      several regions (Split) or no 1PC: locks                ▲
+//!               │ └─► Timestamp ─► Committing the primary's region ──────────────┤  the rest in background
+//!               │         │              │                                       │
+//!               │ refused │ refused      │ answers lost until the deadline       │
+//!               ▼         ▼              ▼                                       │
+//!            roll back, Finish(error)   Asking the primary ── it is committed ───┘
+//!                                            │        └────── rolled back now: Finish(error)
+//!                                            └ no answer: Finish(CommitUnknown)
+//! ```
+//!
+//! A lost answer is never taken for a failure. A request whose answer was lost is sent again, since the store
+//! recognises it. A 1PC whose answer was once lost, or a commit still unanswered at the deadline, ends by rolling
+//! back the primary: that either reports the commit, or makes it impossible.
+//!
+//! It does not know regions: it hands out runs of keys, and the driver answers `Split` when a run has to be cut.
+
+use std::{collections::BTreeMap, ops::Range, time::Duration};
+
+use proto::{
+    Timestamp,
+    wire::{LockRecord, Mutation},
+};
+
+use crate::Error;
+
+/// Names a request, so that its answer finds its way back.
+pub type SendId = u32;
+
+/// A run of the transaction's sorted mutations, by position.
+pub type Run = Range<usize>;
+
+/// How often something was sent before, and the least pause the callee asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Repeat {
+    /// 0: the first time; no pause.
+    pub count: u32,
+    /// Pause at least this long.
+    pub least: Duration,
+}
+
+/// What the driver does for the committer.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
+    /// Prewrite a run, in one request to one region, or answer `Split`.
+    Prewrite {
+        /// Names the answer.
+        id: SendId,
+        /// The keys.
+        run: Run,
+        /// These are all keys of the transaction: ask for 1PC.
+        one_pc: bool,
+        /// Pause first.
+        repeat: Repeat,
+    },
+    /// Get a lock out of the way, or wait for it a while; then `Cleared`.
+    ClearLock {
+        /// The prewrite that met it.
+        id: SendId,
+        /// The lock.
+        lock: LockRecord,
+    },
+    /// Take a timestamp from PD.
+    TakeTimestamp,
+    /// Commit a run that holds the primary, in one request to one region, or answer `Split`.
+    CommitPrimary {
+        /// Names the answer.
+        id: SendId,
+        /// The keys.
+        run: Run,
+        /// At.
+        commit_ts: Timestamp,
+        /// Pause first.
+        repeat: Repeat,
+    },
+    /// Roll back the primary, which tells whether it was committed.
+    AskPrimary {
+        /// Pause first.
+        repeat: Repeat,
+    },
+    /// In the background, answered to nobody: commit these keys too.
+    CommitRest {
+        /// The keys.
+        runs: Vec<Run>,
+        /// At.
+        commit_ts: Timestamp,
+    },
+    /// In the background, answered to nobody: remove what may have been locked.
+    Rollback {
+        /// The keys.
+        runs: Vec<Run>,
+    },
+    /// The outcome; nothing follows.
+    Finish(Result<Timestamp, Error>),
+}
+
+/// What the driver reports.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// Begin.
+    Start,
+    /// The run lies in several regions (or is too big for a request); nothing was sent.
+    Split(SendId, Vec<Run>),
+    /// Locked.
+    Prewritten(SendId),
+    /// Committed by 1PC, now or by an earlier sending of the same request.
+    OnePcCommitted(SendId, Timestamp),
+    /// A lock of another transaction is in the way; nothing was written.
+    Locked(SendId, LockRecord),
+    /// The lock is gone, or was waited for.
+    Cleared(SendId),
+    /// Refused for good; this sending wrote nothing.
+    Refused(SendId, Error),
+    /// Certainly not carried out; send again after a pause of at least this.
+    Again(SendId, Duration),
+    /// It may have been carried out, or may still be.
+    Lost(SendId),
+    /// PD's answer.
+    Timestamp(Result<Timestamp, Error>),
+    /// The primary is committed.
+    Committed(SendId),
+    /// The primary's lock demands a later timestamp; nothing was written.
+    CommitTsTooLow(SendId),
+    /// What the primary says: committed at, or rolled back for good.
+    Outcome(Option<Timestamp>),
+    /// The primary did not say; ask again after a pause of at least this.
+    NoOutcome(Duration),
+    /// Time is up: nothing that was waiting is sent any more.
+    Deadline(String),
+}
+
+#[derive(Debug)]
+struct Sending {
+    run: Run,
+    one_pc: bool,
+    sent: u32,
+    /// An earlier sending may have been carried out, or may still be.
+    lost: bool,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Prewriting,
+    Timestamp,
+    Committing { id: SendId, run: Run, commit_ts: Timestamp, sent: u32, lost: bool },
+    Asking { otherwise: Error, commit_ts: Option<Timestamp>, asked: u32 },
+    Done,
+}
+
+/// One transaction's commit.
+#[derive(Debug)]
+pub struct Committer {
+    mutations: Vec<Mutation>,
+    phase: Phase,
+    pending: BTreeMap<SendId, Sending>,
+    locked: Vec<Run>,
+    /// A 1PC whose answer was lost may commit at any time until the primary is rolled back.
+    one_pc_lost: bool,
+    max_commit_ts: Option<Timestamp>,
+    next_id: SendId,
+}
+
+impl Committer {
+    /// For mutations sorted by key, at least one; the first is the primary. The commit stays below `max_commit_ts`.
+    pub fn new(mutations: Vec<Mutation>, max_commit_ts: Option<Timestamp>) -> Self {
+        assert!(!mutations.is_empty(), "a transaction without writes needs no commit");
+        Committer {
+            mutations,
+            phase: Phase::Prewriting,
+            pending: BTreeMap::new(),
+            locked: Vec::new(),
+            one_pc_lost: false,
+            max_commit_ts,
+            next_id: 0,
+        }
+    }
+
+    /// The transaction's changes.
+    pub fn mutations(&self) -> &[Mutation] {
+        &self.mutations
+    }
+
+    /// Whether some of its locks stand, so that their TTL has to be kept up.
+    pub fn holds_locks(&self) -> bool {
+        match self.phase {
+            Phase::Prewriting | Phase::Timestamp => !self.locked.is_empty(),
+            Phase::Committing { .. } => true,
+            Phase::Asking { .. } | Phase::Done => false,
+        }
+    }
+
+    /// Takes an event; returns what to do now.
+    pub fn step(&mut self, event: Event) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        match self.phase {
+            Phase::Prewriting => self.prewriting(event, &mut effects),
+            Phase::Timestamp => self.timestamp(event, &mut effects),
+            Phase::Committing { .. } => self.committing(event, &mut effects),
+            Phase::Asking { .. } => self.asking(event, &mut effects),
+            Phase::Done => {}
+        }
+        effects
+    }
+
+    fn prewriting(&mut self, event: Event, effects: &mut Vec<Effect>) {
+        match event {
+            Event::Start => {
+                let all = 0..self.mutations.len();
+                self.send(all, true, false, effects);
+            }
+            Event::Split(id, runs) => {
+                let Some(old) = self.pending.remove(&id) else { return };
+                for run in runs {
+                    self.send(run, false, old.lost, effects);
+                }
+            }
+            Event::Prewritten(id) => {
+                let Some(done) = self.pending.remove(&id) else { return };
+                self.locked.push(done.run);
+                if self.pending.is_empty() {
+                    self.phase = Phase::Timestamp;
+                    effects.push(Effect::TakeTimestamp);
+                }
+            }
+            Event::OnePcCommitted(_, ts) => self.finish(Ok(ts), effects),
+            Event::Locked(id, lock) => effects.push(Effect::ClearLock { id, lock }),
+            Event::Cleared(id) => self.resend(id, None, false, effects),
+            Event::Again(id, least) => self.resend(id, Some(least), false, effects),
+            Event::Lost(id) => self.resend(id, Some(Duration::ZERO), true, effects),
+            Event::Refused(id, error) => {
+                if let Some(refused) = self.pending.remove(&id)
+                    && refused.lost
+                {
+                    self.locked.push(refused.run);
+                }
+                self.fail(error, effects);
+            }
+            Event::Deadline(why) => self.fail(Error::Unavailable(why), effects),
+            Event::Timestamp(_)
+            | Event::Committed(_)
+            | Event::CommitTsTooLow(_)
+            | Event::Outcome(_)
+            | Event::NoOutcome(_) => {}
+        }
+    }
+
+    fn timestamp(&mut self, event: Event, effects: &mut Vec<Effect>) {
+        match event {
+            Event::Timestamp(Ok(ts)) if self.max_commit_ts.is_some_and(|max| ts >= max) => {
+                self.fail(Error::Fenced, effects);
+            }
+            Event::Timestamp(Ok(commit_ts)) => {
+                let at = self.locked.iter().position(|run| run.start == 0).expect("the primary is prewritten");
+                let run = self.locked.swap_remove(at);
+                let id = self.take_id();
+                effects.push(Effect::CommitPrimary { id, run: run.clone(), commit_ts, repeat: Repeat::default() });
+                self.phase = Phase::Committing { id, run, commit_ts, sent: 1, lost: false };
+            }
+            Event::Timestamp(Err(error)) => self.fail(error, effects),
+            Event::Deadline(why) => self.fail(Error::Unavailable(why), effects),
+            _ => {}
+        }
+    }
+
+    fn committing(&mut self, event: Event, effects: &mut Vec<Effect>) {
+        let Phase::Committing { id, run, commit_ts, sent, lost } = &mut self.phase else { return };
+        let (id, commit_ts) = (*id, *commit_ts);
+        match event {
+            Event::Committed(of) if of == id => self.committed(commit_ts, effects),
+            Event::Split(of, runs) if of == id => {
+                let mut runs = runs.into_iter();
+                *run = runs.next().expect("a run is cut into runs");
+                let repeat = Repeat::default();
+                effects.push(Effect::CommitPrimary { id, run: run.clone(), commit_ts, repeat });
+                self.locked.extend(runs);
+            }
+            Event::Again(of, least) if of == id => {
+                let repeat = Repeat { count: *sent, least };
+                *sent += 1;
+                effects.push(Effect::CommitPrimary { id, run: run.clone(), commit_ts, repeat });
+            }
+            Event::Lost(of) if of == id => {
+                *lost = true;
+                let repeat = Repeat { count: *sent, least: Duration::ZERO };
+                *sent += 1;
+                effects.push(Effect::CommitPrimary { id, run: run.clone(), commit_ts, repeat });
+            }
+            // An earlier sending is refused for the same reason, whenever it arrives.
+            Event::CommitTsTooLow(of) if of == id => {
+                self.locked.push(run.clone());
+                self.phase = Phase::Timestamp;
+                effects.push(Effect::TakeTimestamp);
+            }
+            Event::Refused(of, error) if of == id => {
+                let settled = matches!(error, Error::Aborted | Error::Fenced);
+                let (run, lost) = (run.clone(), *lost);
+                self.locked.push(run);
+                if lost && !settled { self.ask(error, Some(commit_ts), effects) } else { self.fail(error, effects) }
+            }
+            Event::Deadline(why) => {
+                let (run, lost) = (run.clone(), *lost);
+                self.locked.push(run);
+                let error = Error::Unavailable(why);
+                if lost { self.ask(error, Some(commit_ts), effects) } else { self.fail(error, effects) }
+            }
+            _ => {}
+        }
+    }
+
+    fn asking(&mut self, event: Event, effects: &mut Vec<Effect>) {
+        let Phase::Asking { otherwise, commit_ts, asked } = &mut self.phase else { return };
+        match event {
+            Event::Outcome(Some(ts)) => {
+                assert!(commit_ts.is_none_or(|own| own == ts), "committed at another timestamp than was asked for");
+                self.committed(ts, effects);
+            }
+            Event::Outcome(None) => {
+                let error = otherwise.clone();
+                self.one_pc_lost = false;
+                self.fail(error, effects);
+            }
+            Event::NoOutcome(least) => {
+                effects.push(Effect::AskPrimary { repeat: Repeat { count: *asked, least } });
+                *asked += 1;
+            }
+            Event::OnePcCommitted(_, ts) => self.finish(Ok(ts), effects),
+            Event::Deadline(why) => {
+                let error = Error::CommitUnknown(format!("{why}; before that: {otherwise}"));
+                self.finish(Err(error), effects);
+            }
+            _ => {}
+        }
+    }
+
+    fn take_id(&mut self) -> SendId {
+        self.next_id += 1;
+        self.next_id
+    }
+
+    fn send(&mut self, run: Run, one_pc: bool, lost: bool, effects: &mut Vec<Effect>) {
+        let id = self.take_id();
+        effects.push(Effect::Prewrite { id, run: run.clone(), one_pc, repeat: Repeat::default() });
+        self.pending.insert(id, Sending { run, one_pc, sent: 1, lost });
+    }
+
+    fn resend(&mut self, id: SendId, pause: Option<Duration>, lost: bool, effects: &mut Vec<Effect>) {
+        let Some(sending) = self.pending.get_mut(&id) else { return };
+        sending.lost |= lost;
+        self.one_pc_lost |= lost && sending.one_pc;
+        let repeat = pause.map_or(Repeat::default(), |least| Repeat { count: sending.sent, least });
+        sending.sent += 1;
+        effects.push(Effect::Prewrite { id, run: sending.run.clone(), one_pc: sending.one_pc, repeat });
+    }
+
+    /// The primary is committed, and with it the transaction.
+    fn committed(&mut self, commit_ts: Timestamp, effects: &mut Vec<Effect>) {
+        let runs = std::mem::take(&mut self.locked);
+        if !runs.is_empty() {
+            effects.push(Effect::CommitRest { runs, commit_ts });
+        }
+        self.finish(Ok(commit_ts), effects);
+    }
+
+    /// It can't commit, unless a lost 1PC has done so, or still does.
+    fn fail(&mut self, error: Error, effects: &mut Vec<Effect>) {
+        if self.one_pc_lost {
+            return self.ask(error, None, effects);
+        }
+        let mut runs = std::mem::take(&mut self.locked);
+        runs.extend(std::mem::take(&mut self.pending).into_values().map(|s| s.run));
+        runs.sort_by_key(|run| run.start);
+        if !runs.is_empty() {
+            effects.push(Effect::Rollback { runs });
+        }
+        self.finish(Err(error), effects);
+    }
+
+    fn ask(&mut self, otherwise: Error, commit_ts: Option<Timestamp>, effects: &mut Vec<Effect>) {
+        self.phase = Phase::Asking { otherwise, commit_ts, asked: 1 };
+        effects.push(Effect::AskPrimary { repeat: Repeat::default() });
+    }
+
+    fn finish(&mut self, outcome: Result<Timestamp, Error>, effects: &mut Vec<Effect>) {
+        self.phase = Phase::Done;
+        self.pending.clear();
+        effects.push(Effect::Finish(outcome));
+    }
+}

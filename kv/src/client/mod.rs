@@ -1,0 +1,193 @@
+//! The client: transactions over regions it finds by itself.
+//!
+//! ```text
+//!   Client ── begin ──► Txn ── get, scan ──► read.rs, scan.rs ─┐
+//!                        │ put, insert, …  (buffer.rs)          ├─► route.rs ──► Rpc ──► a store
+//!                        └─ commit ──► committer.rs (decides) ──┘      │
+//!                                       commit.rs (does)               └─ region_map.rs (where), PD asked last
+//!                  locks met on the way: resolver.rs
+//! ```
+//!
+//! Every operation has a deadline and repeats what may be repeated until then: all requests of the kv service
+//! are idempotent, so an answer that was lost is asked for again.
+
+mod backoff;
+mod buffer;
+mod commit;
+pub mod committer;
+mod read;
+pub mod region_map;
+mod resolver;
+mod route;
+mod scan;
+mod txn;
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use parking_lot::RwLock;
+use proto::{KeyRange, StoreId, Timestamp, wire};
+
+use crate::{Clock, Error, Pd, Rpc, Spawn};
+
+use backoff::Jitter;
+use region_map::RegionMap;
+
+pub use region_map::Route;
+pub use scan::{Page, Scan, ScanOptions};
+pub use txn::{CommitOptions, Floor, Txn};
+
+/// How a client behaves; the defaults suit a gateway.
+#[derive(Clone, Debug)]
+pub struct ClientConfig {
+    /// Seeds the jitter of pauses between attempts.
+    pub seed: u64,
+    /// How long a read, a scan's page or a commit is tried. Longer than an election and a lock's TTL together,
+    /// so that the loss of one node is not seen.
+    pub operation_timeout: Duration,
+    /// How long locks of a transaction live without a heartbeat. With the election timeout it bounds how long a
+    /// dead coordinator blocks others.
+    pub lock_ttl: Duration,
+    /// A bug to plant, for tests of the tests.
+    #[cfg(feature = "planted-bugs")]
+    pub planted: Option<crate::planted::Planted>,
+}
+
+impl Default for ClientConfig {
+    fn default() -> Self {
+        ClientConfig {
+            seed: 0x5EED,
+            operation_timeout: Duration::from_secs(15),
+            lock_ttl: Duration::from_millis(2000),
+            #[cfg(feature = "planted-bugs")]
+            planted: None,
+        }
+    }
+}
+
+/// Runs transactions. Cheap to clone; clones share the region map.
+#[derive(Clone)]
+pub struct Client {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    rpc: Arc<dyn Rpc>,
+    pd: Arc<dyn Pd>,
+    clock: Arc<dyn Clock>,
+    spawn: Arc<dyn Spawn>,
+    regions: RwLock<RegionMap>,
+    jitter: Jitter,
+    config: ClientConfig,
+}
+
+/// A region and who leads it, for EXPLAIN and views.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RegionRoute {
+    /// Range, epoch and peers.
+    pub region: Arc<proto::Region>,
+    /// The leader's store, when known.
+    pub leader: Option<StoreId>,
+}
+
+impl Client {
+    /// A client with the default behaviour.
+    pub fn new(rpc: Arc<dyn Rpc>, pd: Arc<dyn Pd>, clock: Arc<dyn Clock>, spawn: Arc<dyn Spawn>) -> Self {
+        Self::with_config(rpc, pd, clock, spawn, ClientConfig::default())
+    }
+
+    /// A client that behaves as `config` says. `rpc` fills in the cluster id of the header.
+    pub fn with_config(
+        rpc: Arc<dyn Rpc>,
+        pd: Arc<dyn Pd>,
+        clock: Arc<dyn Clock>,
+        spawn: Arc<dyn Spawn>,
+        config: ClientConfig,
+    ) -> Self {
+        let jitter = Jitter::new(config.seed);
+        Client { inner: Arc::new(Inner { rpc, pd, clock, spawn, regions: RwLock::default(), jitter, config }) }
+    }
+
+    /// A transaction whose snapshot is now.
+    pub async fn begin(&self) -> Result<Txn, Error> {
+        Ok(Txn::new(self.clone(), self.timestamp().await?, false))
+    }
+
+    /// A read-only transaction at a timestamp that PD has issued before.
+    pub fn begin_at(&self, ts: Timestamp) -> Txn {
+        Txn::new(self.clone(), ts, true)
+    }
+
+    /// The newest committed value of a key: what an autocommit read of one key needs, without asking PD for a
+    /// timestamp. Linearizable for this key alone.
+    pub async fn get_latest(&self, key: &[u8]) -> Result<Option<Bytes>, Error> {
+        self.read_latest(key).await
+    }
+
+    /// The regions that `range` touches, in key order.
+    pub async fn regions(&self, range: &KeyRange) -> Result<Vec<RegionRoute>, Error> {
+        let deadline = self.deadline();
+        let mut found = Vec::new();
+        let mut key = range.start.clone();
+        loop {
+            let route = self.locate(&key, deadline).await?;
+            let end = route.region.range.end.clone();
+            found.push(RegionRoute { leader: route.known_leader.then_some(route.store), region: route.region });
+            if end.is_empty() || (!range.end.is_empty() && end >= range.end) {
+                return Ok(found);
+            }
+            key = end;
+        }
+    }
+
+    /// Drops every version and lock in `range`, region by region, outside of any transaction. Only for key
+    /// spaces nobody reads or writes any more (the table id of a dropped or truncated table). May be repeated.
+    pub async fn delete_range_unsafe(&self, range: &KeyRange) -> Result<(), Error> {
+        let deadline = self.deadline();
+        let mut key = range.start.clone();
+        loop {
+            let rest = KeyRange::new(key.clone(), range.end.clone());
+            let (part, _) = self
+                .call_clipped(&rest, false, deadline, |part| {
+                    let request = wire::UnsafeDeleteRangeRequest { range: Some((&part).into()) };
+                    wire::kv_request::Body::UnsafeDeleteRange(request)
+                })
+                .await?;
+            if part.end.is_empty() || part.end == range.end {
+                return Ok(());
+            }
+            key = part.end;
+        }
+    }
+
+    /// A timestamp after every one handed out before the call.
+    pub async fn timestamp(&self) -> Result<Timestamp, Error> {
+        Ok(self.inner.pd.timestamp().await?)
+    }
+
+    /// The placement driver this client asks.
+    pub fn pd(&self) -> &Arc<dyn Pd> {
+        &self.inner.pd
+    }
+}
+
+/// Where planted bugs of the client act; without the feature they are not there.
+#[cfg(feature = "planted-bugs")]
+impl Client {
+    fn planted_drop_of_secondaries(&self) -> bool {
+        self.inner.config.planted == Some(crate::planted::Planted::DropSecondaryCommit)
+    }
+    fn planted_resolution(&self, commit_ts: Timestamp) -> Timestamp {
+        if self.planted_drop_of_secondaries() { Timestamp::ZERO } else { commit_ts }
+    }
+}
+
+#[cfg(not(feature = "planted-bugs"))]
+impl Client {
+    fn planted_drop_of_secondaries(&self) -> bool {
+        false
+    }
+    fn planted_resolution(&self, commit_ts: Timestamp) -> Timestamp {
+        commit_ts
+    }
+}

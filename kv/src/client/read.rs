@@ -1,0 +1,103 @@
+//! Point reads: one key or several, at a timestamp or the newest.
+
+use bytes::Bytes;
+use futures::future::try_join_all;
+use proto::{
+    Timestamp,
+    wire::{GetRequest, KeyValue, kv_request::Body, kv_response},
+};
+
+use crate::{Error, Reply, error::Refusal};
+
+use super::{Client, backoff::Backoff, resolver::LockWait, route::Deadline};
+
+/// Keys of one request at most: it bounds what a store holds at once for a caller.
+const MAX_KEYS: usize = 1024;
+
+impl Client {
+    /// The newest committed value; when a lock is in the way, the value at a fresh timestamp.
+    pub(crate) async fn read_latest(&self, key: &[u8]) -> Result<Option<Bytes>, Error> {
+        let deadline = self.deadline();
+        let key = Bytes::copy_from_slice(key);
+        let request = || Body::Get(GetRequest { keys: vec![key.clone()], read_ts: 0 });
+        let (_, reply) = self.call(&key, deadline, request).await?;
+        match answer(reply)? {
+            Ok(pairs) => Ok(pairs.into_iter().next().map(|p| p.value)),
+            Err(Refusal::Locked(_)) => {
+                let ts = self.timestamp().await?;
+                self.read_at(key, ts).await
+            }
+            Err(refusal) => Err(unexpected(refusal)),
+        }
+    }
+
+    /// The value visible at `ts`.
+    pub(crate) async fn read_at(&self, key: Bytes, ts: Timestamp) -> Result<Option<Bytes>, Error> {
+        let pairs = self.read_region(vec![key], ts, self.deadline()).await?;
+        Ok(pairs.into_iter().next().map(|p| p.value))
+    }
+
+    /// The values visible at `ts` of sorted, distinct keys; those that exist, in order.
+    pub(crate) async fn read_many(&self, keys: Vec<Bytes>, ts: Timestamp) -> Result<Vec<KeyValue>, Error> {
+        let deadline = self.deadline();
+        if keys.len() == 1 {
+            return self.read_region(keys, ts, deadline).await;
+        }
+        let groups = self.group(keys, |k| k, deadline).await?;
+        let parts = groups.iter().flat_map(|(_, keys)| keys.chunks(MAX_KEYS));
+        let parts = try_join_all(parts.map(|keys| self.read_region(keys.to_vec(), ts, deadline))).await?;
+        Ok(parts.into_iter().flatten().collect())
+    }
+
+    /// Keys that were in one region a moment ago. Should borders have moved, they are cut up again.
+    async fn read_region(&self, keys: Vec<Bytes>, ts: Timestamp, deadline: Deadline) -> Result<Vec<KeyValue>, Error> {
+        let mut found: Vec<KeyValue> = Vec::new();
+        let mut rest = keys;
+        let mut backoff = Backoff::ROUTING;
+        let mut wait = LockWait::new(ts);
+        while !rest.is_empty() {
+            let route = self.locate(&rest[0], deadline).await?;
+            let inside = rest.partition_point(|k| route.region.range.contains(k)).max(1);
+            let request = GetRequest { keys: rest[..inside].to_vec(), read_ts: ts.0 };
+            let attempt = self.attempt(&route, Body::Get(request), deadline).await;
+            let Some(reply) = self.settle(attempt, &mut backoff, deadline).await? else { continue };
+            match answer(reply)? {
+                Ok(mut pairs) => {
+                    if inside == rest.len() && found.is_empty() {
+                        return Ok(pairs);
+                    }
+                    found.append(&mut pairs);
+                    rest.drain(..inside);
+                }
+                Err(Refusal::Locked(lock)) => self.clear_lock(&lock, &mut wait, deadline).await?,
+                Err(refusal) => return Err(unexpected(refusal)),
+            }
+        }
+        Ok(found)
+    }
+}
+
+fn answer(reply: Reply) -> Result<Result<Vec<KeyValue>, Refusal>, Error> {
+    match reply.response.body {
+        Some(kv_response::Body::Get(get)) => Ok(match get.error {
+            Some(error) => Err(Refusal::from(error)),
+            None => Ok(get.pairs),
+        }),
+        _ => Err(wrong_answer("get")),
+    }
+}
+
+/// The callee answered another question.
+pub(crate) fn wrong_answer(what: &str) -> Error {
+    Error::Corrupt(format!("the answer to a {what} request is of another kind"))
+}
+
+/// A refusal that this request does not have.
+pub(crate) fn unexpected(refusal: Refusal) -> Error {
+    match refusal {
+        Refusal::Error(error) => error,
+        Refusal::Locked(lock) => Error::Corrupt(format!("unexpected lock on key {}", crate::error::hex(&lock.key))),
+        Refusal::CommitTsTooLow(ts) => Error::Corrupt(format!("unexpected demand for a commit timestamp of {ts}")),
+        Refusal::TxnNotFound => Error::Corrupt("unexpected answer: transaction not found".into()),
+    }
+}

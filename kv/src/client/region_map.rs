@@ -1,0 +1,221 @@
+//! Which region holds a key and who leads it, as far as this node knows. PURE.
+//!
+//! The map is a cache that is never trusted: every request carries the epoch it was routed by, and a wrong one
+//! comes back with what is true now. PD is asked only for keys no entry covers.
+//!
+//! ```text
+//!   borders      a          g                 p
+//!   by_start     ├─ r2 @1/3 ┼─ r5 @1/3 ───────┼─ (unknown: ask PD)
+//!   leader         s1 (t7)    s3, s1 and s2 not tried
+//! ```
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use bytes::Bytes;
+use proto::{
+    Region, StoreId, Term,
+    region::PeerRole,
+    wire::{RegionError, region_error::Kind},
+};
+
+/// Where to send a request for a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// The region as known.
+    pub region: Arc<Region>,
+    /// The store to ask.
+    pub store: StoreId,
+    /// Whether `store` is known to lead, or only a guess among the peers.
+    pub known_leader: bool,
+}
+
+/// What to do after a region error.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The map has learnt; route again now.
+    Retry,
+    /// Route again after a pause of at least this many milliseconds (0: the usual back-off).
+    Pause(u64),
+    /// The caller's time is up.
+    Deadline,
+    /// It may have been carried out.
+    Unknown,
+    /// The store refuses writes for lack of disk.
+    DiskFull,
+    /// Repeating can't help.
+    Fatal,
+}
+
+struct Entry {
+    region: Arc<Region>,
+    leader: Option<StoreId>,
+    /// The term in which `leader` was learnt; older news is ignored.
+    term: Term,
+    /// Which voter to guess next while no leader is known.
+    guess: usize,
+    /// Answers in a row that brought no leader. Past a full round the entry is dropped and PD asked.
+    misses: usize,
+}
+
+impl Entry {
+    fn route(&self) -> Option<Route> {
+        let voters = || self.region.peers.iter().filter(|p| p.role != PeerRole::Learner);
+        let (store, known_leader) = match self.leader {
+            Some(store) => (store, true),
+            None => (voters().nth(self.guess % voters().count().max(1))?.store, false),
+        };
+        Some(Route { region: self.region.clone(), store, known_leader })
+    }
+}
+
+/// Rounds over all voters without finding a leader before PD is asked again.
+const ROUNDS_BEFORE_LOOKUP: usize = 2;
+
+/// The cached picture.
+#[derive(Default)]
+pub struct RegionMap {
+    by_start: BTreeMap<Bytes, Entry>,
+}
+
+impl RegionMap {
+    /// The region that holds `key`.
+    pub fn locate(&self, key: &[u8]) -> Option<Route> {
+        let (_, entry) =
+            self.by_start.range::<[u8], _>((std::ops::Bound::Unbounded, std::ops::Bound::Included(key))).next_back()?;
+        if entry.region.range.contains(key) { entry.route() } else { None }
+    }
+
+    /// The region that holds the keys just below `end` (empty: the last region), for scans that run backwards.
+    pub fn locate_before(&self, end: &[u8]) -> Option<Route> {
+        let (_, entry) = if end.is_empty() {
+            self.by_start.iter().next_back()?
+        } else {
+            self.by_start.range::<[u8], _>((std::ops::Bound::Unbounded, std::ops::Bound::Excluded(end))).next_back()?
+        };
+        let upper = &entry.region.range.end;
+        let holds = upper.is_empty() || (!end.is_empty() && upper.as_ref() >= end);
+        if holds { entry.route() } else { None }
+    }
+
+    /// News of a region. Entries it overlaps go, unless one of them has a newer epoch. `leader`, when known, was
+    /// so in `term`.
+    pub fn learn(&mut self, region: Region, leader: Option<StoreId>, term: Term) {
+        let overlapping: Vec<Bytes> = self
+            .by_start
+            .iter()
+            .filter(|(_, e)| e.region.range.intersect(&region.range).is_some())
+            .map(|(start, _)| start.clone())
+            .collect();
+        let mut kept = (leader, term, 0);
+        for start in &overlapping {
+            let old = &self.by_start[start];
+            if old.region.epoch.version > region.epoch.version
+                || (old.region.id == region.id && old.region.epoch.conf_ver > region.epoch.conf_ver)
+            {
+                return;
+            }
+            if old.region.id == region.id && (leader.is_none() || old.term > term) {
+                kept = (old.leader.filter(|&s| region.peer_on(s).is_some()), old.term, old.guess);
+            }
+        }
+        for start in overlapping {
+            self.by_start.remove(&start);
+        }
+        let entry = Entry { leader: kept.0, term: kept.1, guess: kept.2, misses: 0, region: Arc::new(region) };
+        self.by_start.insert(entry.region.range.start.clone(), entry);
+    }
+
+    /// An answer came: whoever gave it leads.
+    pub fn on_answer(&mut self, route: &Route) {
+        if let Some(entry) = self.entry_of(route) {
+            entry.leader = Some(route.store);
+            entry.misses = 0;
+        }
+    }
+
+    /// The store did not answer: guess another peer.
+    pub fn on_silence(&mut self, route: &Route) {
+        self.miss(route);
+    }
+
+    /// A region error came: learn from it.
+    pub fn on_error(&mut self, route: &Route, error: &RegionError) -> Verdict {
+        match &error.kind {
+            Some(Kind::NotLeader(not)) => {
+                let Some(leader) = error.leader_hint() else {
+                    self.miss(route);
+                    return Verdict::Pause(0);
+                };
+                self.set_leader(route, leader.store, Term(not.term))
+            }
+            Some(Kind::EpochMismatch(mismatch)) => {
+                self.forget(route);
+                for region in mismatch.regions.iter().cloned().filter_map(|r| Region::try_from(r).ok()) {
+                    let leader = region.peer_on(route.store).map(|p| p.store);
+                    self.learn(region, leader, Term(0));
+                }
+                if mismatch.regions.is_empty() { Verdict::Pause(0) } else { Verdict::Retry }
+            }
+            Some(Kind::KeyNotInRegion(_)) => {
+                self.forget(route);
+                Verdict::Pause(0)
+            }
+            Some(Kind::RegionNotFound(_)) => {
+                self.miss(route);
+                Verdict::Pause(0)
+            }
+            Some(Kind::ServerBusy(busy)) => Verdict::Pause(busy.backoff_ms.max(1)),
+            Some(Kind::StaleCommand(_)) => Verdict::Pause(0),
+            Some(Kind::DeadlineExceeded(_)) => Verdict::Deadline,
+            Some(Kind::OutcomeUnknown(_)) => Verdict::Unknown,
+            Some(Kind::DiskFull(_)) => Verdict::DiskFull,
+            Some(Kind::ClusterMismatch(_)) | None => Verdict::Fatal,
+        }
+    }
+
+    /// Everything known, in key order: region, leader, term.
+    pub fn iter(&self) -> impl Iterator<Item = (&Arc<Region>, Option<StoreId>, Term)> {
+        self.by_start.values().map(|e| (&e.region, e.leader, e.term))
+    }
+
+    fn entry_of(&mut self, route: &Route) -> Option<&mut Entry> {
+        self.by_start.get_mut(&route.region.range.start).filter(|e| e.region.id == route.region.id)
+    }
+
+    fn set_leader(&mut self, route: &Route, leader: StoreId, term: Term) -> Verdict {
+        let asked = route.store;
+        let Some(entry) = self.entry_of(route) else { return Verdict::Retry };
+        // A follower that lags may name a leader of the past: the same hint twice, or an older term, is no news.
+        if term < entry.term || leader == asked || entry.region.peer_on(leader).is_none() {
+            self.miss(route);
+            return Verdict::Pause(0);
+        }
+        let news = entry.leader != Some(leader) || entry.leader == Some(asked);
+        entry.leader = Some(leader);
+        entry.term = term;
+        if news { Verdict::Retry } else { Verdict::Pause(0) }
+    }
+
+    fn miss(&mut self, route: &Route) {
+        let Some(entry) = self.entry_of(route) else { return };
+        // Another request may have found the leader meanwhile: keep that.
+        if entry.leader.is_some_and(|l| l != route.store) {
+            return;
+        }
+        entry.leader = None;
+        entry.misses += 1;
+        let voters: Vec<StoreId> =
+            entry.region.peers.iter().filter(|p| p.role != PeerRole::Learner).map(|p| p.store).collect();
+        let asked = voters.iter().position(|&s| s == route.store).unwrap_or(entry.guess);
+        entry.guess = (asked + 1) % voters.len().max(1);
+        if entry.misses >= ROUNDS_BEFORE_LOOKUP * voters.len().max(1) {
+            self.forget(route);
+        }
+    }
+
+    fn forget(&mut self, route: &Route) {
+        if self.entry_of(route).is_some() {
+            self.by_start.remove(&route.region.range.start);
+        }
+    }
+}

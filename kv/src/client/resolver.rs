@@ -1,0 +1,129 @@
+//! Locks of other transactions: whose are they, and are they still meant?
+//!
+//! The truth about a transaction stands at its primary. A lock whose transaction is finished is replaced by its
+//! outcome at once, by whoever meets it; one whose transaction lives is waited for, and after its TTL (by PD's
+//! time) the transaction is rolled back for everybody.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use proto::{
+    Timestamp,
+    wire::{CheckTxnRequest, LockRecord, ResolveRequest, check_txn_response::Outcome, kv_request::Body, kv_response},
+};
+
+use crate::{Error, error::Refusal};
+
+use super::{
+    Client,
+    backoff::Backoff,
+    read::{unexpected, wrong_answer},
+    route::Deadline,
+};
+
+/// The waiting of one operation for the locks it meets.
+pub(crate) struct LockWait {
+    start_ts: Timestamp,
+    backoff: Backoff,
+}
+
+impl LockWait {
+    /// For a transaction that started, or a read, at `start_ts`.
+    pub(crate) fn new(start_ts: Timestamp) -> Self {
+        LockWait { start_ts, backoff: Backoff::LOCK }
+    }
+}
+
+/// What became of a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// Committed at.
+    Committed(Timestamp),
+    /// Rolled back, for good.
+    RolledBack,
+    /// Not finished; its locks stand this long without a heartbeat.
+    Alive(Duration),
+    /// Its primary has no trace of it, and was not asked to keep it out.
+    Absent,
+}
+
+impl Client {
+    /// Gets a lock out of the way, or waits a while for its owner: afterwards the read or write is tried again.
+    pub(crate) async fn clear_lock(
+        &self,
+        lock: &LockRecord,
+        wait: &mut LockWait,
+        deadline: Deadline,
+    ) -> Result<(), Error> {
+        let why = || format!("key {} is locked by transaction {}", crate::error::hex(&lock.key), lock.start_ts);
+        if lock.in_memory {
+            return self.pause(&mut wait.backoff, Duration::ZERO, deadline, &why()).await;
+        }
+        let start_ts = Timestamp(lock.start_ts);
+        let now = self.timestamp().await?;
+        let expired = now.physical_ms() >= start_ts.physical_ms().saturating_add(lock.ttl_ms);
+        match self.ask_primary(&lock.primary, start_ts, now, wait.start_ts, expired, deadline).await? {
+            Fate::Committed(commit_ts) => self.resolve(lock.key.clone(), start_ts, commit_ts, deadline).await,
+            Fate::RolledBack => self.resolve(lock.key.clone(), start_ts, Timestamp::ZERO, deadline).await,
+            Fate::Alive(_) | Fate::Absent => self.pause(&mut wait.backoff, Duration::ZERO, deadline, &why()).await,
+        }
+    }
+
+    /// Asks the primary what became of a transaction. One whose TTL has run out at `now` is rolled back; so is
+    /// one without a trace when `rollback_if_absent`.
+    pub(crate) async fn ask_primary(
+        &self,
+        primary: &Bytes,
+        start_ts: Timestamp,
+        now: Timestamp,
+        caller_start_ts: Timestamp,
+        rollback_if_absent: bool,
+        deadline: Deadline,
+    ) -> Result<Fate, Error> {
+        let request = || {
+            Body::CheckTxn(CheckTxnRequest {
+                primary: primary.clone(),
+                start_ts: start_ts.0,
+                current_ts: now.0,
+                caller_start_ts: caller_start_ts.0,
+                rollback_if_absent,
+            })
+        };
+        let (_, reply) = self.call(primary, deadline, request).await?;
+        let Some(kv_response::Body::CheckTxn(check)) = reply.response.body else {
+            return Err(wrong_answer("transaction check"));
+        };
+        if let Some(error) = check.error {
+            return match Refusal::from(error) {
+                Refusal::TxnNotFound => Ok(Fate::Absent),
+                other => Err(unexpected(other)),
+            };
+        }
+        match check.outcome {
+            Some(Outcome::CommitTs(ts)) => Ok(Fate::Committed(Timestamp(ts))),
+            Some(Outcome::RolledBack(_)) => Ok(Fate::RolledBack),
+            Some(Outcome::TtlMs(ms)) => Ok(Fate::Alive(Duration::from_millis(ms))),
+            None => Err(wrong_answer("transaction check")),
+        }
+    }
+
+    /// Replaces the lock of a finished transaction by its outcome (`commit_ts` zero: rolled back).
+    async fn resolve(
+        &self,
+        key: Bytes,
+        start_ts: Timestamp,
+        commit_ts: Timestamp,
+        deadline: Deadline,
+    ) -> Result<(), Error> {
+        let commit_ts = self.planted_resolution(commit_ts);
+        let request =
+            || Body::Resolve(ResolveRequest { start_ts: start_ts.0, commit_ts: commit_ts.0, keys: vec![key.clone()] });
+        let (_, reply) = self.call(&key, deadline, request).await?;
+        match reply.response.body {
+            Some(kv_response::Body::Resolve(resolve)) => {
+                resolve.error.map_or(Ok(()), |e| Err(unexpected(Refusal::from(e))))
+            }
+            _ => Err(wrong_answer("resolve")),
+        }
+    }
+}
