@@ -1,3 +1,13 @@
 //! SQL over a `kv` transaction.
+
+pub mod catalog;
 pub mod error;
+pub mod gateway;
+pub mod session;
 pub mod types;
+
+pub use error::{Report, Severity, SqlError, SqlResult, SqlState};
+pub use gateway::{Gateway, GatewayConfig};
+pub use session::{
+    CancelToken, CopyFormat, Field, RowBatch, RowShape, Session, Startup, StatementDescription, Step, TransactionStatus,
+};

@@ -1,0 +1,95 @@
+//! What the catalog knows about a table.
+
+use std::sync::Arc;
+
+use proto::KeyRange;
+
+use crate::types::ColumnType;
+
+/// Most columns of a table, as in PostgreSQL.
+pub const MAX_COLUMNS: usize = 1600;
+/// Most columns of a primary key, as in PostgreSQL.
+pub const MAX_KEY_COLUMNS: usize = 32;
+/// The index that holds a table's rows.
+pub const PRIMARY_INDEX: u32 = 0;
+/// Name of the hidden row id of a table without a primary key.
+pub const ROW_ID_COLUMN: &str = "flaredb_rowid";
+/// The schema of user tables.
+pub const PUBLIC_SCHEMA: &str = "public";
+
+/// A column.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ColumnDescriptor {
+    /// Never reused in its table; from 1. Rows name their values by it, and it is `attnum`.
+    pub id: u32,
+    /// Name.
+    pub name: String,
+    /// Type with modifier.
+    pub column_type: ColumnType,
+    /// NULL is allowed.
+    pub nullable: bool,
+    /// DEFAULT: an SQL expression, as text.
+    pub default: Option<String>,
+    /// Not part of `*` and of INSERT's column list: the row id.
+    pub hidden: bool,
+}
+
+/// A table. Everyone holds it as `Arc`; it never changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableDescriptor {
+    /// Its identity, and its oid in `pg_class`. Stays for the table's life.
+    pub id: u32,
+    /// The table id in its keys. TRUNCATE and ADD PRIMARY KEY give it a new one.
+    pub storage_id: u32,
+    /// Schema.
+    pub schema: String,
+    /// Name.
+    pub name: String,
+    /// Counts changes of this descriptor, from 1.
+    pub version: u64,
+    /// In the order of `*`.
+    pub columns: Vec<ColumnDescriptor>,
+    /// Positions in `columns` of the key's columns: the primary key's, or the hidden row id's.
+    pub key: Vec<usize>,
+    /// Name of the primary key constraint; `None` when the key is the row id.
+    pub primary_key: Option<String>,
+    /// Id of the next column.
+    pub next_column_id: u32,
+    /// A DDL that copies the table refuses writes by others below this timestamp; 0 for none.
+    pub writes_fenced_until: u64,
+}
+
+impl TableDescriptor {
+    /// The keys of its rows.
+    pub fn rows(&self) -> KeyRange {
+        proto::keyspace::index_range(proto::keyspace::SQL_KEYSPACE, self.storage_id, PRIMARY_INDEX)
+    }
+    /// Position of a column by name.
+    pub fn position(&self, name: &str) -> Option<usize> {
+        self.columns.iter().position(|column| column.name == name)
+    }
+    /// The columns `*` stands for, with their positions.
+    pub fn visible(&self) -> impl Iterator<Item = (usize, &ColumnDescriptor)> {
+        self.columns.iter().enumerate().filter(|(_, column)| !column.hidden)
+    }
+    /// The hidden row id's position, for a table without a primary key.
+    pub fn row_id(&self) -> Option<usize> {
+        self.columns.iter().position(|column| column.hidden)
+    }
+    /// `schema.name`, or the name alone in `public`.
+    pub fn shown_name(&self) -> String {
+        if self.schema == PUBLIC_SCHEMA { self.name.clone() } else { format!("{}.{}", self.schema, self.name) }
+    }
+}
+
+/// A schema.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SchemaDescriptor {
+    /// Its oid.
+    pub id: u32,
+    /// Name.
+    pub name: String,
+}
+
+/// A shared descriptor.
+pub type Table = Arc<TableDescriptor>;
