@@ -22,6 +22,9 @@
 
 pub mod check;
 pub mod coverage;
+pub mod disk;
+pub mod faults;
 pub mod network;
 pub mod runtime;
 pub mod trace;
+pub mod workload;

@@ -1,0 +1,177 @@
+//! What goes wrong, when, for how long: drawn from the seed, one fault after the other, sometimes overlapping.
+
+use std::{sync::Arc, time::Duration};
+
+use rand::{Rng, seq::SliceRandom};
+use rand_chacha::ChaCha8Rng;
+
+use crate::{
+    disk::Disk,
+    network::{LinkQuality, Network},
+    runtime::{NodeIndex, Owner, World},
+};
+
+/// What faults do to a cluster.
+pub trait Victim: Send + Sync + 'static {
+    /// How many nodes.
+    fn nodes(&self) -> usize;
+    /// Ends a node's life where it stands; unsynced writes are lost from some point on.
+    fn crash(&self, node: NodeIndex);
+    /// Begins another life on what the disk holds.
+    fn boot(&self, node: NodeIndex);
+    /// The node's disk.
+    fn disk(&self, node: NodeIndex) -> &Disk;
+    /// Moves the node's wall clock.
+    fn jump_clock(&self, node: NodeIndex, by_ms: i64);
+}
+
+/// Kinds of faults.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// One node dies and comes back.
+    Crash,
+    /// All nodes die at once and come back.
+    CrashAll,
+    /// Two nodes die at once: what only they had acknowledged has to be on their disks.
+    CrashMajority,
+    /// One node is cut off from all others, both ways.
+    Isolate,
+    /// One direction of one link is cut.
+    OneWay,
+    /// All links lose, delay, double and reorder.
+    RoughLinks,
+    /// A node stands still, and goes on as if nothing had happened.
+    Pause,
+    /// Syncs take many times longer.
+    SlowDisk,
+    /// Syncs do not end for a while.
+    StalledDisk,
+    /// The wall clock jumps.
+    ClockJump,
+}
+
+const ALL: &[Fault] = &[
+    Fault::Crash,
+    Fault::CrashAll,
+    Fault::CrashMajority,
+    Fault::Isolate,
+    Fault::OneWay,
+    Fault::RoughLinks,
+    Fault::Pause,
+    Fault::SlowDisk,
+    Fault::StalledDisk,
+    Fault::ClockJump,
+];
+
+/// Quiet time between two faults: shorter than an election, up to long enough for calm work.
+const QUIET_MIN: Duration = Duration::from_millis(50);
+const QUIET_MAX: Duration = Duration::from_millis(2500);
+/// How long a fault lasts: from a hiccup to several election timeouts.
+const LASTS_MIN: Duration = Duration::from_millis(20);
+const LASTS_MAX: Duration = Duration::from_millis(4000);
+
+/// Lets faults happen until `until`, then heals everything and boots who is down.
+pub async fn torment(world: World, network: Network, victim: Arc<dyn Victim>, until: Duration) {
+    let mut rng = world.rng("faults");
+    // Each seed has its own mix: all kinds, or only a few of them, many times.
+    let mut kinds = ALL.to_vec();
+    kinds.shuffle(&mut rng);
+    kinds.truncate(rng.random_range(2..=ALL.len()));
+    let mut nemesis = Nemesis { world: world.clone(), network, victim, rng };
+    while world.now() < until {
+        let quiet = nemesis.rng.random_range(QUIET_MIN..QUIET_MAX);
+        world.sleep(Owner::Harness, quiet).await;
+        let kind = kinds[nemesis.rng.random_range(0..kinds.len())];
+        nemesis.strike(kind).await;
+    }
+    nemesis.heal();
+}
+
+struct Nemesis {
+    world: World,
+    network: Network,
+    victim: Arc<dyn Victim>,
+    rng: ChaCha8Rng,
+}
+
+impl Nemesis {
+    async fn strike(&mut self, fault: Fault) {
+        let lasts = self.rng.random_range(LASTS_MIN..LASTS_MAX);
+        let node = self.rng.random_range(0..self.victim.nodes());
+        self.world.trace("fault", fault as u64);
+        tracing::debug!(now = ?self.world.now(), ?fault, node, ?lasts, "fault");
+        match fault {
+            Fault::Crash => self.crash(&[node], lasts).await,
+            Fault::CrashAll => {
+                let all: Vec<_> = (0..self.victim.nodes()).collect();
+                self.crash(&all, lasts / 4).await;
+            }
+            Fault::CrashMajority => {
+                let majority: Vec<_> = (0..self.victim.nodes()).filter(|n| *n != node).collect();
+                self.crash(&majority, lasts / 4).await;
+            }
+            Fault::Isolate => {
+                self.world.count("partitions", 1);
+                for other in (0..self.victim.nodes()).filter(|other| *other != node) {
+                    self.network.cut(node, other);
+                    self.network.cut(other, node);
+                }
+                self.wait(lasts).await;
+                self.network.heal();
+            }
+            Fault::OneWay => {
+                self.world.count("one-way cuts", 1);
+                let other = (node + self.rng.random_range(1..self.victim.nodes())) % self.victim.nodes();
+                self.network.cut(node, other);
+                self.wait(lasts).await;
+                self.network.heal();
+            }
+            Fault::RoughLinks => {
+                self.world.count("rough links", 1);
+                self.network.set_quality(LinkQuality::ROUGH);
+                self.wait(lasts).await;
+                self.network.set_quality(LinkQuality::CALM);
+            }
+            Fault::Pause => {
+                self.world.count("pauses", 1);
+                self.world.pause(node, lasts);
+                self.wait(lasts).await;
+            }
+            // These two go on beside whatever comes next.
+            Fault::SlowDisk => self.victim.disk(node).slow_down(lasts),
+            Fault::StalledDisk => self.victim.disk(node).stall(lasts),
+            Fault::ClockJump => {
+                self.world.count("clock jumps", 1);
+                self.victim.jump_clock(node, self.rng.random_range(-5_000..5_000));
+            }
+        }
+    }
+
+    async fn crash(&mut self, nodes: &[NodeIndex], down: Duration) {
+        for &node in nodes {
+            self.world.count("crashes", 1);
+            self.victim.crash(node);
+        }
+        self.wait(down).await;
+        for &node in nodes {
+            self.victim.boot(node);
+            let between = self.rng.random_range(Duration::ZERO..Duration::from_millis(300));
+            self.wait(between).await;
+        }
+    }
+
+    async fn wait(&self, time: Duration) {
+        self.world.sleep(Owner::Harness, time).await;
+    }
+
+    fn heal(&self) {
+        self.network.heal();
+        self.network.set_quality(LinkQuality::CALM);
+        for node in 0..self.victim.nodes() {
+            self.victim.disk(node).heal();
+            if self.world.owner(node).is_none() {
+                self.victim.boot(node);
+            }
+        }
+    }
+}

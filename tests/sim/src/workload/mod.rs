@@ -1,0 +1,36 @@
+//! Clients that try to be confused, and write down what they saw.
+//!
+//! A session lives on a node, like a gateway's: when the node crashes it is gone in the middle of whatever it
+//! did, leaving locks behind, and the outcome of its last operation is unknown.
+
+pub mod bank;
+pub mod register;
+
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use rand_chacha::ChaCha8Rng;
+
+use crate::runtime::{Owner, World};
+
+/// Where a session sits.
+pub struct Seat {
+    /// The run.
+    pub world: World,
+    /// The life of the node it belongs to.
+    pub owner: Owner,
+    /// Its own randomness.
+    pub rng: ChaCha8Rng,
+}
+
+/// Invariants times faults. All methods may be called on clients of any node.
+pub trait Workload: Send + Sync + 'static {
+    /// Writes what must be there before the first session; repeated until it succeeds.
+    fn prepare(self: Arc<Self>, client: kv::Client) -> BoxFuture<'static, Result<(), kv::Error>>;
+    /// Works until [`Workload::stop`].
+    fn session(self: Arc<Self>, client: kv::Client, seat: Seat) -> BoxFuture<'static, ()>;
+    /// Sessions end after what they are doing.
+    fn stop(&self);
+    /// The verdict, when all is quiet; `client` reads what is left. Repeated on errors of the client.
+    fn judge(self: Arc<Self>, client: kv::Client, world: World) -> BoxFuture<'static, Result<Result<(), String>, kv::Error>>;
+}
