@@ -1,0 +1,112 @@
+//! Gateways' leases on catalog versions: when is a DDL done?
+//!
+//! A gateway may use the catalog version it acknowledged until its lease ends; its commits carry the lease's
+//! end as a fence. A published version is *settled* when no transaction can commit under an older one:
+//!
+//! ```text
+//!   publish(8) ──▶ gateway a  acknowledged 8                      ok
+//!                  gateway b  acknowledged 7, lease until t       wait for b, or for PD's time to pass t
+//!                  leases of an older PD, all end before i        wait for PD's time to pass i
+//! ```
+//!
+//! A lease is extended only for a gateway that works with the published version, so the wait is bounded by
+//! [`LEASE_MS`] however long a gateway hangs on to an old one. A new PD does not know its predecessor's
+//! leases, but it knows that none of them can end after the predecessor's timestamp bound + [`LEASE_MS`].
+//! All times here are PD timestamps: no clock of a gateway plays a part.
+
+use std::collections::BTreeMap;
+
+use proto::Timestamp;
+
+/// How long a lease runs. Long enough for a renewal to survive a fail-over of PD (≤ 3 s), short enough
+/// that a DDL does not wait long for a dead gateway.
+pub const LEASE_MS: u64 = 8_000;
+/// Gateways with a live lease. Past it a new one is refused: far above any cluster, it bounds a bad client.
+pub const MAX_GATEWAYS: usize = 4_096;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Lease {
+    acknowledged: u64,
+    /// Commits stay below it.
+    expires_at: Timestamp,
+}
+
+/// What a gateway is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grant {
+    /// The version to work with.
+    pub published: u64,
+    /// The lease's end; `ZERO` when there is none (acknowledge the published version first).
+    pub expires_at: Timestamp,
+}
+
+/// The core.
+#[derive(Clone, Debug, Default)]
+pub struct CatalogLeases {
+    published: u64,
+    /// Every lease of an older PD ends at or below it.
+    inherited_until: Timestamp,
+    /// By gateway id.
+    leases: BTreeMap<u64, Lease>,
+}
+
+impl CatalogLeases {
+    /// A new PD's leases. `durable_bound_ms`: the timestamp bound it found, 0 in a new cluster.
+    pub fn restore(published: u64, durable_bound_ms: u64) -> Self {
+        let inherited_until = match durable_bound_ms {
+            0 => Timestamp::ZERO,
+            bound => Timestamp::new(bound + LEASE_MS, 0),
+        };
+        CatalogLeases { published, inherited_until, leases: BTreeMap::new() }
+    }
+
+    /// The version that gateways should work with.
+    pub fn published(&self) -> u64 {
+        self.published
+    }
+
+    /// A gateway acknowledges a version at PD's time `at` and asks for its lease. `None`: too many gateways.
+    pub fn renew(&mut self, gateway: u64, acknowledged: u64, at: Timestamp) -> Option<Grant> {
+        let held = self.leases.get(&gateway).copied().filter(|l| l.expires_at > at);
+        // Versions are acknowledged in order; a late message must not take one back.
+        let acknowledged = held.map_or(acknowledged, |l| l.acknowledged.max(acknowledged));
+        let current = acknowledged >= self.published && acknowledged > 0;
+        let expires_at = match held {
+            _ if current => Timestamp::new(at.physical_ms() + LEASE_MS, 0),
+            Some(lease) => lease.expires_at,
+            None => Timestamp::ZERO,
+        };
+        if expires_at == Timestamp::ZERO {
+            return Some(Grant { published: self.published, expires_at });
+        }
+        if held.is_none() {
+            self.leases.retain(|_, l| l.expires_at > at);
+            if self.leases.len() >= MAX_GATEWAYS {
+                return None;
+            }
+        }
+        self.leases.insert(gateway, Lease { acknowledged, expires_at });
+        Some(Grant { published: self.published, expires_at })
+    }
+
+    /// A version is durable. Versions only grow.
+    pub fn publish(&mut self, version: u64) {
+        self.published = self.published.max(version);
+    }
+
+    /// Who may still work with something older than `version` at PD's time `at`: gateways, and 0 for the
+    /// leases of an older PD. Empty: settled. `at` must have been handed out, so that every later timestamp is above it.
+    pub fn waiting_for(&self, version: u64, at: Timestamp) -> Vec<u64> {
+        let inherited = (self.inherited_until > at).then_some(0);
+        let behind = |(&gateway, lease): (&u64, &Lease)| {
+            (lease.expires_at > at && lease.acknowledged < version).then_some(gateway)
+        };
+        inherited.into_iter().chain(self.leases.iter().filter_map(behind)).collect()
+    }
+
+    /// The first PD time at which something that `version` waits for ends by itself.
+    pub fn next_end(&self, version: u64, at: Timestamp) -> Option<Timestamp> {
+        let behind = self.leases.values().filter(|l| l.acknowledged < version).map(|l| l.expires_at);
+        behind.chain([self.inherited_until]).filter(|&end| end > at).min()
+    }
+}

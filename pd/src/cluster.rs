@@ -1,0 +1,353 @@
+//! The picture of the cluster: which stores there are, which regions, who leads them.
+//!
+//! Stores are durable; regions are only what leaders reported (and, until they do, what the founding record
+//! says), kept as a map without overlaps:
+//!
+//! ```text
+//!   by start key   ""──r1──│──r2 (leader s1, t7)──│──r5──│ …
+//!   a report of r5@1/4 pushes out every older region that overlaps it,
+//!   and is itself ignored when one that overlaps it is as new or newer
+//! ```
+//!
+//! Stale is: an older epoch; the same epoch in an older term. So reports may come late, twice and in any
+//! order, and from a leader that does not know yet that it was deposed.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use proto::{
+    KeyRange, Peer, Region, RegionId, StoreId, Term,
+    wire::{self, RegionStatus, StoreState, StoreStatus},
+};
+
+use crate::{Now, tso::ClockWitness};
+
+/// Silent for longer than this: disconnected. Several heartbeats (1 s) may get lost before.
+pub const DISCONNECTED_AFTER_MS: u64 = 5_000;
+/// Silent for longer than this: down, and its replicas may be replaced. Above any restart of a machine.
+pub const DOWN_AFTER_MS: u64 = 30 * 60 * 1_000;
+/// Regions of one answer.
+pub const MAX_SCAN: usize = 10_000;
+
+/// What a store's last heartbeat told.
+#[derive(Clone, Debug, PartialEq)]
+struct Report {
+    /// When it came, PD's monotonic clock.
+    at_ms: u64,
+    /// The store's wall clock then.
+    wall_ms: u64,
+    regions: u64,
+    capacity_bytes: u64,
+    available_bytes: u64,
+    boot_id: u64,
+}
+
+#[derive(Clone, Debug)]
+struct StoreView {
+    record: wire::Store,
+    report: Option<Report>,
+}
+
+/// A region as its leader reported it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RegionView {
+    /// Range, epoch, peers.
+    pub region: Region,
+    /// Who leads it, as far as known.
+    pub leader: Option<Peer>,
+    /// In which term.
+    pub term: Term,
+    /// What the leader has applied and committed, and how large its data is.
+    pub applied_index: u64,
+    /// Committed by the leader.
+    pub committed_index: u64,
+    /// Data of the region, roughly.
+    pub approximate_bytes: u64,
+}
+
+/// What became of a report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Observed {
+    /// The picture follows it.
+    Taken,
+    /// Something newer is known already.
+    Stale,
+    /// The message can't be read.
+    Malformed,
+}
+
+/// The core.
+#[derive(Clone, Debug, Default)]
+pub struct Cluster {
+    /// PD took office then, by its monotonic clock: silence counts from here at the earliest.
+    since_ms: u64,
+    stores: BTreeMap<StoreId, StoreView>,
+    /// The founders of the cluster, all of which must report before it is ready.
+    founders: Vec<StoreId>,
+    regions: BTreeMap<RegionId, RegionView>,
+    by_start: BTreeMap<Bytes, RegionId>,
+}
+
+impl Cluster {
+    /// The picture of a new PD: durable stores, the founders, and the regions as they were founded.
+    pub fn new(now: Now, stores: Vec<wire::Store>, founders: Vec<StoreId>, founded: Vec<Region>) -> Self {
+        let mut cluster = Cluster { since_ms: now.monotonic_ms, founders, ..Cluster::default() };
+        for record in stores {
+            cluster.put_store(record);
+        }
+        for region in founded {
+            let view = RegionView {
+                region,
+                leader: None,
+                term: Term(0),
+                applied_index: 0,
+                committed_index: 0,
+                approximate_bytes: 0,
+            };
+            cluster.insert(view);
+        }
+        cluster
+    }
+
+    /// Adds or replaces a store's durable record.
+    pub fn put_store(&mut self, record: wire::Store) {
+        let id = StoreId(record.id);
+        let report = self.stores.remove(&id).and_then(|s| s.report);
+        self.stores.insert(id, StoreView { record, report });
+    }
+
+    /// A store's durable record.
+    pub fn store(&self, id: StoreId) -> Option<&wire::Store> {
+        self.stores.get(&id).map(|s| &s.record)
+    }
+    /// The store of a data directory.
+    pub fn store_with_uuid(&self, uuid: &[u8]) -> Option<&wire::Store> {
+        self.stores.values().map(|s| &s.record).find(|s| s.uuid == uuid)
+    }
+    /// Stores said to be at `address`.
+    pub fn stores_at<'a>(&'a self, address: &'a str) -> impl Iterator<Item = &'a wire::Store> {
+        self.stores.values().map(|s| &s.record).filter(move |s| s.address == address)
+    }
+
+    /// A store reported itself.
+    pub fn observe_store(&mut self, now: Now, status: &StoreStatus, wall_ms: u64) -> Observed {
+        let id = status.store.as_ref().map_or(StoreId(0), |s| StoreId(s.id));
+        let Some(view) = self.stores.get_mut(&id) else { return Observed::Malformed };
+        view.report = Some(Report {
+            at_ms: now.monotonic_ms,
+            wall_ms,
+            regions: status.regions,
+            capacity_bytes: status.capacity_bytes,
+            available_bytes: status.available_bytes,
+            boot_id: status.boot_id,
+        });
+        Observed::Taken
+    }
+
+    /// A store reported a region that it leads, or has just ceased to lead.
+    pub fn observe_region(&mut self, status: RegionStatus) -> Observed {
+        let Some(Ok(region)) = status.region.map(Region::try_from) else { return Observed::Malformed };
+        let Ok(leader) = status.leader.map(Peer::try_from).transpose() else { return Observed::Malformed };
+        let view = RegionView {
+            region,
+            leader,
+            term: Term(status.term),
+            applied_index: status.applied_index,
+            committed_index: status.committed_index,
+            approximate_bytes: status.approximate_bytes,
+        };
+        if self.is_stale(&view) {
+            return Observed::Stale;
+        }
+        for id in self.overlapping(&view.region.range) {
+            self.remove(id);
+        }
+        self.remove(view.region.id);
+        self.insert(view);
+        Observed::Taken
+    }
+
+    /// A full report of `store`: whatever else it was thought to lead, it does not.
+    pub fn retain_led(&mut self, store: StoreId, led: &[RegionId]) {
+        for (id, view) in &mut self.regions {
+            if view.leader.is_some_and(|l| l.store == store) && !led.contains(id) {
+                view.leader = None;
+            }
+        }
+    }
+
+    fn is_stale(&self, new: &RegionView) -> bool {
+        if let Some(old) = self.regions.get(&new.region.id) {
+            let (known, said) = (old.region.epoch, new.region.epoch);
+            if said.version < known.version || said.conf_ver < known.conf_ver {
+                return true;
+            }
+            // Within a term "nobody leads" says less than a leader; a leader that lost its office says so by
+            // leaving the region out of its next full report.
+            let age = |v: &RegionView| (v.term, v.leader.is_some());
+            if known == said && age(new) < age(old) {
+                return true;
+            }
+        }
+        let as_new =
+            |id: &RegionId| *id != new.region.id && self.regions[id].region.epoch.version >= new.region.epoch.version;
+        self.overlapping(&new.region.range).iter().any(as_new)
+    }
+
+    fn overlapping(&self, range: &KeyRange) -> Vec<RegionId> {
+        self.from(&range.start)
+            .take_while(|v| range.end.is_empty() || v.region.range.start < range.end)
+            .map(|v| v.region.id)
+            .collect()
+    }
+
+    /// Regions from the one that holds `key` (or the first behind it) on, in key order.
+    fn from<'a>(&'a self, key: &[u8]) -> impl Iterator<Item = &'a RegionView> {
+        let key = Bytes::copy_from_slice(key);
+        let holder = self
+            .by_start
+            .range(..=key.clone())
+            .next_back()
+            .map(|(_, id)| &self.regions[id])
+            .filter(|v| v.region.range.contains(&key));
+        let first_behind = (std::ops::Bound::Excluded(key), std::ops::Bound::Unbounded);
+        holder.into_iter().chain(self.by_start.range(first_behind).map(|(_, id)| &self.regions[id]))
+    }
+
+    fn insert(&mut self, view: RegionView) {
+        self.by_start.insert(view.region.range.start.clone(), view.region.id);
+        self.regions.insert(view.region.id, view);
+    }
+    fn remove(&mut self, id: RegionId) {
+        if let Some(view) = self.regions.remove(&id) {
+            self.by_start.remove(&view.region.range.start);
+        }
+    }
+
+    /// The region that holds `key`.
+    pub fn region_of(&self, key: &[u8]) -> Option<&RegionView> {
+        self.from(key).next().filter(|v| v.region.range.contains(key))
+    }
+    /// Up to `limit` (at most [`MAX_SCAN`]; 0: that) regions that touch `range`, in key order.
+    pub fn regions(&self, range: &KeyRange, limit: usize) -> Vec<&RegionView> {
+        let limit = if limit == 0 { MAX_SCAN } else { limit.min(MAX_SCAN) };
+        self.from(&range.start)
+            .take_while(|v| range.end.is_empty() || v.region.range.start < range.end)
+            .take(limit)
+            .collect()
+    }
+    /// A region by its id.
+    pub fn region(&self, id: RegionId) -> Option<&RegionView> {
+        self.regions.get(&id)
+    }
+    /// How many stores there are, removed ones included.
+    pub fn store_count(&self) -> usize {
+        self.stores.len()
+    }
+    /// How many regions are known.
+    pub fn region_count(&self) -> usize {
+        self.regions.len()
+    }
+
+    fn silent_ms(&self, now: Now, view: &StoreView) -> u64 {
+        now.monotonic_ms.saturating_sub(view.report.as_ref().map_or(self.since_ms, |r| r.at_ms))
+    }
+
+    fn state(&self, now: Now, view: &StoreView) -> StoreState {
+        match view.record.state() {
+            StoreState::Draining => StoreState::Draining,
+            StoreState::Removed => StoreState::Removed,
+            _ => match self.silent_ms(now, view) {
+                silent if silent > DOWN_AFTER_MS => StoreState::Down,
+                silent if silent > DISCONNECTED_AFTER_MS => StoreState::Disconnected,
+                // A new PD has heard nothing yet: not a reason to call a store disconnected.
+                _ => StoreState::Up,
+            },
+        }
+    }
+
+    /// All stores as `ctl store list` and routing see them.
+    pub fn store_statuses(&self, now: Now) -> Vec<StoreStatus> {
+        let led = |id: StoreId| self.regions.values().filter(|v| v.leader.is_some_and(|l| l.store == id)).count();
+        let status = |(&id, view): (&StoreId, &StoreView)| {
+            let mut store = view.record.clone();
+            store.state = self.state(now, view) as i32;
+            let report = view.report.as_ref();
+            StoreStatus {
+                store: Some(store),
+                regions: report.map_or(0, |r| r.regions),
+                leaders: led(id) as u64,
+                capacity_bytes: report.map_or(0, |r| r.capacity_bytes),
+                available_bytes: report.map_or(0, |r| r.available_bytes),
+                silent_ms: self.silent_ms(now, view),
+                boot_id: report.map_or(0, |r| r.boot_id),
+            }
+        };
+        self.stores.iter().map(status).collect()
+    }
+
+    /// Regions nobody is known to lead, or whose leader's store has fallen silent.
+    pub fn without_leader(&self, now: Now) -> usize {
+        let led = |v: &RegionView| {
+            v.leader
+                .and_then(|l| self.stores.get(&l.store))
+                .is_some_and(|s| matches!(self.state(now, s), StoreState::Up | StoreState::Draining))
+        };
+        self.regions.values().filter(|v| !led(v)).count()
+    }
+
+    /// Every founder has reported to this PD and is connected, the known regions cover all keys, and each has
+    /// a connected leader.
+    pub fn is_ready(&self, now: Now) -> bool {
+        let here = |id: &StoreId| {
+            let view = self.stores.get(id);
+            view.is_some_and(|s| {
+                s.record.state() == StoreState::Removed
+                    || (s.report.is_some() && self.silent_ms(now, s) <= DISCONNECTED_AFTER_MS)
+            })
+        };
+        self.founders.iter().all(here) && self.covers_all_keys() && self.without_leader(now) == 0
+    }
+
+    fn covers_all_keys(&self) -> bool {
+        let mut next = Some(Bytes::new());
+        for (start, id) in &self.by_start {
+            if next.as_ref() != Some(start) {
+                return false;
+            }
+            let end = self.regions[id].region.range.end.clone();
+            next = (!end.is_empty()).then_some(end);
+        }
+        !self.by_start.is_empty() && next.is_none()
+    }
+
+    /// What the stores' clocks say: the lower median of all that reported, if they are a majority.
+    pub fn clock_witness(&self, now: Now) -> ClockWitness {
+        let voting = self.stores.values().filter(|s| s.record.state() != StoreState::Removed);
+        let (mut clocks, mut all) = (Vec::new(), 0);
+        for view in voting {
+            all += 1;
+            clocks.extend(
+                view.report.as_ref().map(|r| r.wall_ms.saturating_add(now.monotonic_ms.saturating_sub(r.at_ms))),
+            );
+        }
+        if clocks.len() * 2 <= all {
+            return ClockWitness::Unknown;
+        }
+        clocks.sort_unstable();
+        ClockWitness::Median(clocks[(clocks.len() - 1) / 2])
+    }
+}
+
+impl From<&RegionView> for RegionStatus {
+    fn from(v: &RegionView) -> Self {
+        RegionStatus {
+            region: Some((&v.region).into()),
+            leader: v.leader.map(Into::into),
+            term: v.term.0,
+            applied_index: v.applied_index,
+            committed_index: v.committed_index,
+            approximate_bytes: v.approximate_bytes,
+        }
+    }
+}

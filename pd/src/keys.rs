@@ -1,0 +1,59 @@
+//! Where PD's durable state lives in region 1.
+//!
+//! ```text
+//! key  := 00000000 (PD's keyspace) ‖ kind u32 BE ‖ id u64 BE
+//!
+//! kind 1  id 0         the timestamp window: u64 BE, milliseconds; every timestamp handed out is below it
+//! kind 2  id 0         next id for callers of AllocIds: u64 BE
+//! kind 2  id 1         next id for stores, regions and peers: u64 BE
+//! kind 3  id 0         published catalog version: u64 BE
+//! kind 4  id store id  a store: wire::Store
+//! ```
+//!
+//! All keys have one length, so none is a prefix of another.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use proto::{KeyRange, StoreId, keyspace};
+
+const KIND_WINDOW: u32 = 1;
+const KIND_IDS: u32 = 2;
+const KIND_CATALOG: u32 = 3;
+const KIND_STORE: u32 = 4;
+
+fn key(kind: u32, id: u64) -> Bytes {
+    let mut key = BytesMut::with_capacity(16);
+    key.put_u32(keyspace::PD_KEYSPACE);
+    key.put_u32(kind);
+    key.put_u64(id);
+    key.freeze()
+}
+
+/// The timestamp window's upper bound.
+pub fn window() -> Bytes {
+    key(KIND_WINDOW, 0)
+}
+/// The next id of a sequence.
+pub fn next_id(sequence: crate::ids::Sequence) -> Bytes {
+    key(KIND_IDS, sequence as u64)
+}
+/// The published catalog version.
+pub fn catalog_version() -> Bytes {
+    key(KIND_CATALOG, 0)
+}
+/// A store's record.
+pub fn store(id: StoreId) -> Bytes {
+    key(KIND_STORE, id.0)
+}
+/// All stores' records.
+pub fn stores() -> KeyRange {
+    KeyRange::new(key(KIND_STORE, 0), key(KIND_STORE + 1, 0))
+}
+
+/// A counter's value.
+pub fn encode_u64(value: u64) -> Bytes {
+    Bytes::copy_from_slice(&value.to_be_bytes())
+}
+/// Reads a counter; `None` when it is not eight bytes.
+pub fn decode_u64(value: &[u8]) -> Option<u64> {
+    Some(u64::from_be_bytes(value.try_into().ok()?))
+}

@@ -1,0 +1,59 @@
+//! Catalog leases and the wait of a DDL.
+
+use proto::wire::{
+    CatalogLeaseRequest, CatalogLeaseResponse, CatalogPublishRequest, CatalogPublishResponse, PdResponse, pd_response,
+};
+
+use super::{Answer, Failure, Service};
+use crate::{Now, catalog_lease::MAX_GATEWAYS, keys};
+
+impl Service {
+    pub(super) async fn catalog_lease(&self, now: Now, request: &CatalogLeaseRequest) -> Result<Answer, Failure> {
+        if request.gateway_id == 0 {
+            return Err(Failure::Refused("gateway id 0 stands for the leases of an older PD".into()));
+        }
+        let at = self.allocate(now, 1).await?;
+        let granted = self.state.lock().catalog.renew(request.gateway_id, request.acknowledged_version, at);
+        let grant = granted.ok_or_else(|| {
+            Failure::Refused(format!("{MAX_GATEWAYS} gateways hold a catalog lease already; try again in a minute"))
+        })?;
+        // Somebody who publishes may have waited for this acknowledgement.
+        self.changed();
+        let body = CatalogLeaseResponse { published_version: grant.published, expires_at: grant.expires_at.0 };
+        let response = PdResponse { body: Some(pd_response::Body::CatalogLease(body)), ..PdResponse::default() };
+        let news = grant.published > request.acknowledged_version;
+        Ok(if news { Answer::Done(response) } else { Answer::Wait { otherwise: response, recheck_ms: None } })
+    }
+
+    pub(super) async fn catalog_publish(&self, now: Now, request: &CatalogPublishRequest) -> Result<Answer, Failure> {
+        let version = request.version;
+        if version == 0 {
+            return Err(Failure::Refused("catalog version 0 can't be published".into()));
+        }
+        self.make_published(version).await?;
+        let at = self.allocate(now, 1).await?;
+        let (waiting_for, next_end) = {
+            let state = self.state.lock();
+            (state.catalog.waiting_for(version, at), state.catalog.next_end(version, at))
+        };
+        let done = waiting_for.is_empty();
+        let body = pd_response::Body::CatalogPublish(CatalogPublishResponse { done, waiting_for });
+        let response = PdResponse { body: Some(body), ..PdResponse::default() };
+        if done {
+            return Ok(Answer::Done(response));
+        }
+        let recheck_ms = next_end.map(|end| end.physical_ms().saturating_sub(at.physical_ms()).max(1));
+        Ok(Answer::Wait { otherwise: response, recheck_ms })
+    }
+
+    async fn make_published(&self, version: u64) -> Result<(), Failure> {
+        let _writer = self.writer.lock().await;
+        if self.state.lock().catalog.published() >= version {
+            return Ok(());
+        }
+        self.write(vec![(keys::catalog_version(), Some(keys::encode_u64(version)))]).await?;
+        self.state.lock().catalog.publish(version);
+        self.changed();
+        Ok(())
+    }
+}

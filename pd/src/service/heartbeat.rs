@@ -1,0 +1,99 @@
+//! What stores report.
+
+use proto::{
+    PD_REGION, RegionId, StoreId,
+    wire::{HeartbeatRequest, HeartbeatResponse, Store},
+};
+
+use super::{Service, stores::record_write};
+use crate::{MetaError, Now, cluster::Observed};
+
+impl Service {
+    /// Takes a store's report. `Err`: this node is not PD (any more).
+    pub async fn heartbeat(&self, now: Now, request: HeartbeatRequest) -> Result<HeartbeatResponse, MetaError> {
+        let refusal = match self.heartbeat_refusal(&request) {
+            Some(reason) => reason,
+            None => {
+                self.follow_record(&request).await?;
+                self.observe(now, request);
+                String::new()
+            }
+        };
+        self.meta.confirm().await?;
+        let pd_region = self.state.lock().cluster.region(PD_REGION).map(|v| (&v.region).into());
+        Ok(HeartbeatResponse {
+            pd_term: self.settings.term.0,
+            refusal,
+            leader: Some(self.settings.me.into()),
+            pd_region,
+        })
+    }
+
+    fn heartbeat_refusal(&self, request: &HeartbeatRequest) -> Option<String> {
+        if request.cluster_id != self.settings.cluster.0 {
+            return Some(format!(
+                "heartbeat of cluster {:x}, this is cluster {:x}",
+                request.cluster_id, self.settings.cluster.0
+            ));
+        }
+        let Some(said) = said_by(request) else { return Some("a heartbeat without its store".into()) };
+        match self.state.lock().cluster.store(StoreId(said.id)) {
+            None => Some(format!("store {} is not registered in this cluster", said.id)),
+            Some(known) if known.uuid != said.uuid => Some(format!(
+                "store {} has another data directory: its UUID does not match the registered one",
+                said.id
+            )),
+            Some(known) if known.state() == proto::wire::StoreState::Removed => {
+                Some(format!("store {} was removed from the cluster", said.id))
+            }
+            Some(_) => None,
+        }
+    }
+
+    /// A store that moved (or changed its doors or labels) says so in its heartbeat.
+    async fn follow_record(&self, request: &HeartbeatRequest) -> Result<(), MetaError> {
+        let Some(said) = said_by(request) else { return Ok(()) };
+        let moved = |known: &Store| {
+            let new = Store {
+                address: said.address.clone(),
+                sql_address: said.sql_address.clone(),
+                http_address: said.http_address.clone(),
+                labels: said.labels.clone(),
+                ..known.clone()
+            };
+            (new != *known).then_some(new)
+        };
+        let look = || self.state.lock().cluster.store(StoreId(said.id)).and_then(moved);
+        if look().is_none() {
+            return Ok(());
+        }
+        let _writer = self.writer.lock().await;
+        let Some(new) = look() else { return Ok(()) };
+        self.write(vec![record_write(&new)]).await?;
+        tracing::info!(store = new.id, address = new.address, "a store's record changed");
+        self.state.lock().cluster.put_store(new);
+        Ok(())
+    }
+
+    fn observe(&self, now: Now, request: HeartbeatRequest) {
+        let mut state = self.state.lock();
+        let Some(status) = &request.store else { return };
+        let store = StoreId(status.store.as_ref().map_or(0, |s| s.id));
+        state.cluster.observe_store(now, status, request.wall_ms);
+        if request.full {
+            let id = |r: &proto::wire::RegionStatus| RegionId(r.region.as_ref().map_or(0, |r| r.id));
+            let led: Vec<_> = request.regions.iter().map(id).collect();
+            state.cluster.retain_led(store, &led);
+        }
+        for region in request.regions {
+            if state.cluster.observe_region(region) == Observed::Malformed {
+                tracing::warn!(store = store.0, "a heartbeat reported a region that can't be read");
+            }
+        }
+    }
+}
+
+/// The store's own record inside its heartbeat.
+fn said_by(request: &HeartbeatRequest) -> Option<&Store> {
+    request.store.as_ref()?.store.as_ref()
+}
