@@ -29,11 +29,11 @@ pub fn binary() -> &'static Path {
 fn built_binary() -> PathBuf {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)
-        .args(["build", "--quiet", "-p", "server", "--bin", "flaredb"])
+        .args(["build", "--quiet", "--workspace", "--bin", "flaredb"])
         .current_dir(source::root())
         .status()
         .expect("cargo runs");
-    assert!(status.success(), "cargo build -p server failed");
+    assert!(status.success(), "cargo build --bin flaredb failed");
     // <target>/debug/deps/it-1234 → <target>/debug/flaredb
     let this = std::env::current_exe().expect("path of this test");
     this.parent().and_then(Path::parent).expect("tests lie in <profile>/deps").join("flaredb")

@@ -72,7 +72,8 @@ impl Bank {
             Err(error) => {
                 notes.ledger.unknown.remove(&id);
                 notes.ledger.refused.insert(id);
-                seat.world.count(if error.is_retryable() { "transfers in conflict" } else { "transfers not possible" }, 1);
+                seat.world
+                    .count(if error.is_retryable() { "transfers in conflict" } else { "transfers not possible" }, 1);
             }
         }
         committed.map(|_| ())
@@ -126,7 +127,11 @@ impl Workload for Bank {
         self.0.lock().stopped = true;
     }
 
-    fn judge(self: Arc<Self>, client: kv::Client, world: World) -> BoxFuture<'static, Result<Result<(), String>, kv::Error>> {
+    fn judge(
+        self: Arc<Self>,
+        client: kv::Client,
+        world: World,
+    ) -> BoxFuture<'static, Result<Result<(), String>, kv::Error>> {
         Box::pin(async move {
             let txn = client.begin().await?;
             let mut balances = BTreeMap::new();

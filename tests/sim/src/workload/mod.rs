@@ -32,5 +32,9 @@ pub trait Workload: Send + Sync + 'static {
     /// Sessions end after what they are doing.
     fn stop(&self);
     /// The verdict, when all is quiet; `client` reads what is left. Repeated on errors of the client.
-    fn judge(self: Arc<Self>, client: kv::Client, world: World) -> BoxFuture<'static, Result<Result<(), String>, kv::Error>>;
+    fn judge(
+        self: Arc<Self>,
+        client: kv::Client,
+        world: World,
+    ) -> BoxFuture<'static, Result<Result<(), String>, kv::Error>>;
 }

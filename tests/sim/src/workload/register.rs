@@ -115,7 +115,11 @@ impl Workload for Register {
         self.0.lock().stopped = true;
     }
 
-    fn judge(self: Arc<Self>, client: kv::Client, world: World) -> BoxFuture<'static, Result<Result<(), String>, kv::Error>> {
+    fn judge(
+        self: Arc<Self>,
+        client: kv::Client,
+        world: World,
+    ) -> BoxFuture<'static, Result<Result<(), String>, kv::Error>> {
         Box::pin(async move {
             // A last look: what was acknowledged must still be there.
             for key in 0..KEYS {
@@ -127,7 +131,8 @@ impl Workload for Register {
             }
             let notes = self.0.lock();
             for (key, history) in notes.histories.iter().enumerate() {
-                let took_place: Vec<_> = history.iter().filter(|op| op.action != Action::Write(u64::MAX)).copied().collect();
+                let took_place: Vec<_> =
+                    history.iter().filter(|op| op.action != Action::Write(u64::MAX)).copied().collect();
                 world.count("operations judged", took_place.len() as u64);
                 if let Err(reason) = linearizable::check(&took_place) {
                     return Ok(Err(format!("register {key}: {reason}")));
