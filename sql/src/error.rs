@@ -380,3 +380,48 @@ impl fmt::Display for SqlError {
 }
 
 impl std::error::Error for SqlError {}
+
+impl From<kv::Error> for SqlError {
+    fn from(error: kv::Error) -> Self {
+        use kv::Error as E;
+        match error {
+            E::Conflict { .. } => Self::serialization("Another transaction changed a row that this one writes."),
+            E::Aborted => Self::serialization("The transaction was rolled back by another one that waited for it."),
+            E::Fenced => Self::serialization("The schema may have changed since the transaction began."),
+            // Callers that know the table say which key of it.
+            E::AlreadyExists { .. } => {
+                Self::new(SqlState::UNIQUE_VIOLATION, "duplicate key value violates unique constraint")
+            }
+            E::CommitUnknown(why) => {
+                Self::new(SqlState::STATEMENT_COMPLETION_UNKNOWN, "the outcome of the commit is unknown")
+                    .with_detail(why)
+                    .with_hint("Read back what the transaction wrote before you repeat it.")
+            }
+            E::Unavailable(why) => Self::unavailable(why),
+            E::DiskFull(why) => Self::new(SqlState::DISK_FULL, why)
+                .with_hint("Free space on the store's disk, or add a node. Reads go on."),
+            E::TooLarge(why) => Self::new(SqlState::PROGRAM_LIMIT_EXCEEDED, why),
+            E::BadTimestamp(why) => Self::internal(why),
+            E::Corrupt(why) => Self::new(SqlState::DATA_CORRUPTED, why),
+        }
+    }
+}
+
+impl From<kv::PdError> for SqlError {
+    fn from(error: kv::PdError) -> Self {
+        Self::unavailable(error.to_string())
+    }
+}
+
+impl SqlError {
+    /// 57P03: a part of the cluster did not answer in time; nothing was changed.
+    pub fn unavailable(why: impl Into<String>) -> Self {
+        Self::new(SqlState::CANNOT_CONNECT_NOW, "a part of the cluster is not available")
+            .with_detail(why)
+            .with_hint("Try again; see \"flaredb ctl cluster status\" if it lasts.")
+    }
+    /// Running the same again, with a new snapshot, can succeed.
+    pub fn is_retryable(&self) -> bool {
+        self.sqlstate == SqlState::SERIALIZATION_FAILURE
+    }
+}

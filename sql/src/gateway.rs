@@ -10,6 +10,8 @@ use crate::{
 /// What a gateway is made of.
 #[derive(Clone)]
 pub struct GatewayConfig {
+    /// Transactions.
+    pub client: kv::Client,
     /// Timestamps, ids, catalog leases.
     pub pd: Arc<dyn kv::Pd>,
     /// Time.

@@ -1,13 +1,16 @@
 //! SQL over a `kv` transaction.
 
 pub mod catalog;
+pub mod codec;
 pub mod error;
 pub mod gateway;
+pub mod reader;
 pub mod session;
 pub mod types;
 
 pub use error::{Report, Severity, SqlError, SqlResult, SqlState};
 pub use gateway::{Gateway, GatewayConfig};
+pub use reader::Reader;
 pub use session::{
     CancelToken, CopyFormat, Field, RowBatch, RowShape, Session, Startup, StatementDescription, Step, TransactionStatus,
 };

@@ -1,0 +1,36 @@
+//! What a query reads through.
+
+use std::sync::Arc;
+
+/// The transactions a statement reads through, by the storage id of the table. Cheap to clone.
+///
+/// A table that this very transaction created, truncated or rebuilt is filled outside of the transaction's buffer,
+/// under a storage id that nobody else knows yet; it is read at a later snapshot than everything else.
+#[derive(Clone)]
+pub struct Reader {
+    main: kv::Txn,
+    unpublished: Option<(Arc<[u32]>, kv::Txn)>,
+}
+
+impl Reader {
+    /// Reads everything through `main`.
+    pub fn new(main: kv::Txn) -> Self {
+        Reader { main, unpublished: None }
+    }
+    /// Reads the tables with these storage ids through `txn`.
+    pub fn with_unpublished(mut self, storage_ids: Arc<[u32]>, txn: kv::Txn) -> Self {
+        self.unpublished = Some((storage_ids, txn));
+        self
+    }
+    /// The transaction through which a table's rows are read.
+    pub fn txn(&self, storage_id: u32) -> &kv::Txn {
+        match &self.unpublished {
+            Some((ids, txn)) if ids.contains(&storage_id) => txn,
+            _ => &self.main,
+        }
+    }
+    /// The transaction all published tables are read through.
+    pub fn main(&self) -> &kv::Txn {
+        &self.main
+    }
+}
