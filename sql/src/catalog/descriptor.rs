@@ -82,14 +82,5 @@ impl TableDescriptor {
     }
 }
 
-/// A schema.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SchemaDescriptor {
-    /// Its oid.
-    pub id: u32,
-    /// Name.
-    pub name: String,
-}
-
 /// A shared descriptor.
 pub type Table = Arc<TableDescriptor>;

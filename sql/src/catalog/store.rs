@@ -1,0 +1,215 @@
+//! The system tables: where descriptors live, as rows that transactions read and write.
+//!
+//! ```text
+//!   table 1  descriptors   table id u32              → descriptor (record.rs)
+//!   table 2  names         schema text ‖ name text   → table id u32         unique: written with kv's insert
+//!   table 3  counters      counter u32               → u64                  0 catalog version, 1 next id
+//!   table 4  garbage       storage id u32            → when, as a timestamp rows nobody reads, still to be deleted
+//! ```
+//!
+//! Every DDL transaction reads and writes the catalog version: two of them conflict, and one loses with 40001.
+//! Ids come from a transaction of their own: an id that a DDL took and did not publish is never used again.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use kv::{Client, CommitOptions, Floor, ScanOptions, Txn};
+use proto::{
+    KeyRange, Timestamp,
+    keyspace::{FIRST_USER_TABLE, SQL_KEYSPACE, index_prefix, index_range},
+};
+
+use super::{CatalogSnapshot, Table, TableDescriptor, record};
+use crate::{
+    codec::key::{self, KeyColumn},
+    error::{SqlError, SqlResult, SqlState},
+    types::{Datum, PgType},
+};
+
+const DESCRIPTORS: u32 = 1;
+const NAMES: u32 = 2;
+const COUNTERS: u32 = 3;
+const GARBAGE: u32 = 4;
+
+const CATALOG_VERSION: u32 = 0;
+const NEXT_ID: u32 = 1;
+
+/// How often a transaction on a counter is tried: each conflict means that another one got through.
+const COUNTER_ATTEMPTS: usize = 200;
+
+fn id_key(table: u32, id: u32) -> Bytes {
+    let mut key = BytesMut::from(&index_prefix(SQL_KEYSPACE, table, 0)[..]);
+    key.put_u32(id);
+    key.freeze()
+}
+
+fn name_key(schema: &str, name: &str) -> Bytes {
+    let mut out = BytesMut::from(&index_prefix(SQL_KEYSPACE, NAMES, 0)[..]);
+    for part in [schema, name] {
+        key::encode(&Datum::text(part), KeyColumn::primary(PgType::Text), &mut out);
+    }
+    out.freeze()
+}
+
+fn corrupt(what: &str) -> SqlError {
+    SqlError::new(SqlState::DATA_CORRUPTED, format!("the system catalog is damaged: {what}"))
+}
+
+fn number<const N: usize>(bytes: &[u8], what: &str) -> SqlResult<[u8; N]> {
+    bytes.try_into().map_err(|_| corrupt(what))
+}
+
+async fn counter(txn: &Txn, id: u32) -> SqlResult<Option<u64>> {
+    match txn.get(&id_key(COUNTERS, id)).await? {
+        Some(bytes) => Ok(Some(u64::from_be_bytes(number(&bytes, "a counter")?))),
+        None => Ok(None),
+    }
+}
+
+fn set_counter(txn: &Txn, id: u32, value: u64) -> SqlResult<()> {
+    Ok(txn.put(id_key(COUNTERS, id), value.to_be_bytes().to_vec())?)
+}
+
+async fn commit(txn: &Txn) -> Result<Timestamp, kv::Error> {
+    txn.commit(CommitOptions { floor: Floor::StartTs, max_commit_ts: None }).await
+}
+
+/// Makes the counters when there are none. Several gateways may do it at once: one gets through, the others find it done.
+pub async fn bootstrap(client: &Client) -> SqlResult<()> {
+    for _ in 0..COUNTER_ATTEMPTS {
+        let txn = client.begin().await?;
+        if counter(&txn, CATALOG_VERSION).await?.is_some() {
+            return Ok(());
+        }
+        txn.insert(id_key(COUNTERS, CATALOG_VERSION), 1u64.to_be_bytes().to_vec())?;
+        txn.insert(id_key(COUNTERS, NEXT_ID), u64::from(FIRST_USER_TABLE).to_be_bytes().to_vec())?;
+        match commit(&txn).await {
+            Ok(_) => return Ok(()),
+            Err(e) if e.is_retryable() || matches!(e, kv::Error::AlreadyExists { .. }) => {}
+            // Unknown: the next round sees whether it happened.
+            Err(kv::Error::CommitUnknown(_)) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Err(SqlError::unavailable("the system catalog could not be made: every attempt met another one"))
+}
+
+/// `count` consecutive table ids that nobody else gets; the first of them. Dense, so that tables meet the founding regions' borders.
+pub async fn allocate_ids(client: &Client, count: u32) -> SqlResult<u32> {
+    for _ in 0..COUNTER_ATTEMPTS {
+        let txn = client.begin().await?;
+        let next = counter(&txn, NEXT_ID).await?.ok_or_else(|| corrupt("no id counter"))?;
+        let first = u32::try_from(next).map_err(|_| corrupt("table ids are used up"))?;
+        set_counter(&txn, NEXT_ID, next + u64::from(count))?;
+        match commit(&txn).await {
+            Ok(_) => return Ok(first),
+            Err(e) if e.is_retryable() || matches!(e, kv::Error::CommitUnknown(_)) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Err(SqlError::serialization("Table ids are being taken by too many statements at once."))
+}
+
+/// The catalog as the transaction sees it.
+pub async fn load(txn: &Txn) -> SqlResult<CatalogSnapshot> {
+    let version = version(txn).await?;
+    let mut tables = Vec::new();
+    let mut scan = txn.scan(ScanOptions { range: index_range(SQL_KEYSPACE, DESCRIPTORS, 0), ..Default::default() });
+    while let Some(page) = scan.next_page().await? {
+        for (_, value) in page.rows {
+            tables.push(record::decode(&value)?);
+        }
+    }
+    Ok(CatalogSnapshot::new(version, tables))
+}
+
+/// The catalog's version.
+pub async fn version(txn: &Txn) -> SqlResult<u64> {
+    counter(txn, CATALOG_VERSION).await?.ok_or_else(|| corrupt("no version"))
+}
+
+/// What a DDL transaction does to the catalog, beside the rows of its tables.
+#[derive(Clone, Debug, Default)]
+pub struct Changes {
+    /// New tables, and tables with a new descriptor.
+    pub put: Vec<Table>,
+    /// Dropped tables.
+    pub dropped: Vec<Table>,
+    /// Storage ids whose rows nobody reads once the change is published.
+    pub garbage: Vec<u32>,
+}
+
+impl Changes {
+    /// Nothing.
+    pub fn is_empty(&self) -> bool {
+        self.put.is_empty() && self.dropped.is_empty() && self.garbage.is_empty()
+    }
+}
+
+/// Writes `changes` in `txn` and returns the version they will have. 42P07 when a new table's name is taken.
+pub async fn write(txn: &Txn, changes: &Changes) -> SqlResult<u64> {
+    let version = version(txn).await? + 1;
+    set_counter(txn, CATALOG_VERSION, version)?;
+    for table in &changes.dropped {
+        txn.delete(id_key(DESCRIPTORS, table.id))?;
+        txn.delete(name_key(&table.schema, &table.name))?;
+    }
+    for table in &changes.put {
+        let name = name_key(&table.schema, &table.name);
+        match txn.get(&name).await? {
+            Some(id) if u32::from_be_bytes(number(&id, "a name")?) == table.id => {}
+            Some(_) => return Err(duplicate_table(table)),
+            None => txn.put(name, table.id.to_be_bytes().to_vec())?,
+        }
+        txn.put(id_key(DESCRIPTORS, table.id), record::encode(table))?;
+    }
+    for storage_id in &changes.garbage {
+        txn.put(id_key(GARBAGE, *storage_id), txn.start_ts().0.to_be_bytes().to_vec())?;
+    }
+    Ok(version)
+}
+
+/// 42P07.
+pub fn duplicate_table(table: &TableDescriptor) -> SqlError {
+    SqlError::new(SqlState::DUPLICATE_TABLE, format!("relation \"{}\" already exists", table.name))
+}
+
+/// Deletes the rows under a storage id that no gateway reads any more, and its garbage record.
+pub async fn collect(client: &Client, storage_id: u32) -> SqlResult<()> {
+    client.delete_range_unsafe(&rows_of(storage_id)).await?;
+    let txn = client.begin().await?;
+    txn.delete(id_key(GARBAGE, storage_id))?;
+    commit(&txn).await?;
+    Ok(())
+}
+
+/// Notes that `storage_id` is about to be filled outside of a transaction: should nobody publish it, its rows are garbage.
+/// The DDL transaction that publishes it takes the note back with [`forget_garbage`].
+pub async fn note_garbage(client: &Client, storage_id: u32) -> SqlResult<()> {
+    let txn = client.begin().await?;
+    txn.put(id_key(GARBAGE, storage_id), txn.start_ts().0.to_be_bytes().to_vec())?;
+    commit(&txn).await?;
+    Ok(())
+}
+
+/// The storage id is published by `txn`: it is no garbage.
+pub fn forget_garbage(txn: &Txn, storage_id: u32) -> SqlResult<()> {
+    Ok(txn.delete(id_key(GARBAGE, storage_id))?)
+}
+
+/// Storage ids whose rows are garbage, and since when.
+pub async fn garbage(txn: &Txn) -> SqlResult<Vec<(u32, Timestamp)>> {
+    let mut found = Vec::new();
+    let mut scan = txn.scan(ScanOptions { range: index_range(SQL_KEYSPACE, GARBAGE, 0), ..Default::default() });
+    while let Some(page) = scan.next_page().await? {
+        for (key, value) in page.rows {
+            let id = key.get(proto::keyspace::PREFIX_LEN..).unwrap_or_default();
+            let since = u64::from_be_bytes(number(&value, "a garbage record")?);
+            found.push((u32::from_be_bytes(number(id, "a garbage record")?), Timestamp(since)));
+        }
+    }
+    Ok(found)
+}
+
+/// All keys of a storage id.
+pub fn rows_of(storage_id: u32) -> KeyRange {
+    proto::keyspace::table_range(SQL_KEYSPACE, storage_id)
+}
