@@ -1,0 +1,199 @@
+//! What a node is told: flags of `flaredb start`, over a TOML file, over defaults.
+
+use std::{
+    fs,
+    net::{IpAddr, SocketAddr, ToSocketAddrs},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, bail, ensure};
+use clap::Args;
+use serde::Deserialize;
+
+/// Sessions a node accepts. A session is a task and some buffers, so the bound is about the memory of their
+/// queries; PostgreSQL's default is 100 because it forks.
+pub const MAX_CONNECTIONS: usize = 1000;
+
+/// Regions for user tables that a new cluster starts with: one a node in the usual cluster of three.
+pub const USER_REGIONS: u32 = 3;
+
+/// Flags of `start`; the same names are the keys of `--config`. A flag wins over the file.
+#[derive(Args, Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct StartOptions {
+    /// Where everything is kept; one directory a node. Made when missing.
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// gRPC: other nodes and tools [default: 127.0.0.1:26257]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub listen: Option<String>,
+    /// PostgreSQL clients [default: 127.0.0.1:5433]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub sql_listen: Option<String>,
+    /// /healthz, /metrics and a status page [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub http_listen: Option<String>,
+    /// The founders' addresses, the same list on every founder; a node that is not in it joins their cluster.
+    #[arg(long, value_name = "HOST:PORT,…", value_delimiter = ',')]
+    pub join: Option<Vec<String>>,
+    /// The address other nodes reach this one at, when it is not --listen.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub advertise: Option<String>,
+    /// Allow listening beyond loopback without TLS: whoever reaches the ports can do anything.
+    #[arg(long, num_args = 0..=1, default_missing_value = "true")]
+    pub insecure: Option<bool>,
+    /// Certificates of the node (comes with the security issue).
+    #[arg(long, value_name = "DIR")]
+    pub certs_dir: Option<PathBuf>,
+    /// Sessions at most; more are refused with 53300 [default: 1000]
+    #[arg(long, value_name = "N")]
+    pub max_connections: Option<usize>,
+    /// Regions for user tables that a new cluster starts with [default: 3]
+    #[arg(long, value_name = "N")]
+    pub user_regions: Option<u32>,
+}
+
+/// What a node runs with, checked.
+#[derive(Clone, Debug)]
+pub struct NodeSettings {
+    /// Where everything is kept.
+    pub data_dir: PathBuf,
+    /// gRPC.
+    pub listen: SocketAddr,
+    /// PostgreSQL clients.
+    pub sql_listen: SocketAddr,
+    /// HTTP.
+    pub http_listen: SocketAddr,
+    /// What other nodes call.
+    pub advertise: String,
+    /// The founders.
+    pub join: Vec<String>,
+    /// Sessions at most.
+    pub max_connections: usize,
+    /// For founding.
+    pub user_regions: u32,
+}
+
+impl StartOptions {
+    /// Reads `--config` and lays the flags over it.
+    pub fn over_file(self, file: Option<&Path>) -> anyhow::Result<StartOptions> {
+        let Some(path) = file else { return Ok(self) };
+        let text = fs::read_to_string(path).with_context(|| format!("config file {}", path.display()))?;
+        let base: StartOptions = toml::from_str(&text).with_context(|| format!("config file {}", path.display()))?;
+        Ok(StartOptions {
+            data_dir: self.data_dir.or(base.data_dir),
+            listen: self.listen.or(base.listen),
+            sql_listen: self.sql_listen.or(base.sql_listen),
+            http_listen: self.http_listen.or(base.http_listen),
+            join: self.join.or(base.join),
+            advertise: self.advertise.or(base.advertise),
+            insecure: self.insecure.or(base.insecure),
+            certs_dir: self.certs_dir.or(base.certs_dir),
+            max_connections: self.max_connections.or(base.max_connections),
+            user_regions: self.user_regions.or(base.user_regions),
+        })
+    }
+
+    /// Fills in defaults and checks that what is asked for is possible.
+    pub fn settle(self) -> anyhow::Result<NodeSettings> {
+        ensure!(
+            self.certs_dir.is_none(),
+            "--certs-dir: TLS is not there yet; without it a node listens on loopback, or anywhere with --insecure"
+        );
+        let data_dir = self.data_dir.context("--data-dir is missing: where should the data be kept?")?;
+        let listen_text = self.listen.unwrap_or_else(|| "127.0.0.1:26257".into());
+        let listen = resolve("--listen", &listen_text)?;
+        let sql_listen = resolve("--sql-listen", self.sql_listen.as_deref().unwrap_or("127.0.0.1:5433"))?;
+        let http_listen = resolve("--http-listen", self.http_listen.as_deref().unwrap_or("127.0.0.1:8080"))?;
+        if !self.insecure.unwrap_or(false) {
+            for (flag, address) in [("--listen", listen), ("--sql-listen", sql_listen), ("--http-listen", http_listen)] {
+                ensure!(
+                    address.ip().is_loopback(),
+                    "{flag} {address} is reachable from other machines and TLS is not there yet: say --insecure if that is fine"
+                );
+            }
+        }
+        let advertise = match self.advertise {
+            Some(address) => address,
+            None if listen.ip() == IpAddr::from([0, 0, 0, 0]) || listen.ip() == IpAddr::from([0u16; 8]) => {
+                bail!("--listen {listen} is every address of this machine: --advertise must say which one others use")
+            }
+            None => listen_text,
+        };
+        check_address("--advertise", &advertise)?;
+        let join = self.join.context("--join is missing: the founders' addresses (a lone node names its own)")?;
+        join.iter().try_for_each(|address| check_address("--join", address))?;
+        let (max_connections, user_regions) =
+            (self.max_connections.unwrap_or(MAX_CONNECTIONS), self.user_regions.unwrap_or(USER_REGIONS));
+        ensure!(max_connections > 0, "--max-connections must be 1 or more");
+        ensure!((1..=1000).contains(&user_regions), "--user-regions must be between 1 and 1000");
+        Ok(NodeSettings {
+            data_dir,
+            listen,
+            sql_listen,
+            http_listen,
+            advertise,
+            join,
+            max_connections,
+            user_regions,
+        })
+    }
+}
+
+/// `host:port` → the first address it has.
+pub fn resolve(flag: &str, text: &str) -> anyhow::Result<SocketAddr> {
+    let mut addresses = text.to_socket_addrs().with_context(|| format!("{flag} {text:?} is not HOST:PORT"))?;
+    addresses.next().with_context(|| format!("{flag} {text:?} has no address"))
+}
+
+fn check_address(flag: &str, text: &str) -> anyhow::Result<()> {
+    let port = text.rsplit_once(':').filter(|(host, _)| !host.is_empty()).and_then(|(_, p)| p.parse::<u16>().ok());
+    ensure!(port.is_some_and(|p| p > 0), "{flag} {text:?} is not HOST:PORT");
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(toml: &str) -> Result<StartOptions, String> {
+        toml::from_str(toml).map_err(|e| e.to_string())
+    }
+    fn settle(toml: &str) -> Result<NodeSettings, String> {
+        options(&format!("data-dir = 'd'\njoin = ['127.0.0.1:1']\n{toml}"))?.settle().map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("flaredb.toml");
+        fs::write(&file, "data-dir = 'from-file'\nsql-listen = '127.0.0.1:1'\njoin = ['127.0.0.1:2']\n").unwrap();
+        let flags = StartOptions { sql_listen: Some("127.0.0.1:7".into()), ..Default::default() };
+        let settings = flags.over_file(Some(&file)).unwrap().settle().unwrap();
+        assert_eq!((settings.data_dir, settings.sql_listen.port()), ("from-file".into(), 7));
+        assert_eq!((settings.advertise.as_str(), settings.user_regions), ("127.0.0.1:26257", USER_REGIONS));
+    }
+
+    #[test]
+    fn unknown_keys_and_types_are_refused_by_name() {
+        assert!(options("data-dri = 'x'").unwrap_err().contains("data-dri"));
+        assert!(options("max-connections = 'many'").unwrap_err().contains("max-connections"));
+    }
+
+    #[test]
+    fn what_cannot_be_is_said_with_the_flag() {
+        for (toml, said) in [
+            ("listen = '0.0.0.0:1'", "--insecure"),
+            ("listen = '0.0.0.0:1'\ninsecure = true", "--advertise"),
+            ("sql-listen = 'nowhere'", "--sql-listen"),
+            ("advertise = ':1'", "--advertise"),
+            ("certs-dir = 'c'", "TLS"),
+            ("max-connections = 0", "--max-connections"),
+            ("user-regions = 0", "--user-regions"),
+        ] {
+            assert!(settle(toml).unwrap_err().contains(said), "{toml}");
+        }
+        assert!(settle("listen = '0.0.0.0:1'\ninsecure = true\nadvertise = 'db1:1'").is_ok());
+        assert!(StartOptions::default().settle().unwrap_err().to_string().contains("--data-dir"));
+    }
+}
