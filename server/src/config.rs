@@ -106,7 +106,8 @@ impl StartOptions {
         let sql_listen = resolve("--sql-listen", self.sql_listen.as_deref().unwrap_or("127.0.0.1:5433"))?;
         let http_listen = resolve("--http-listen", self.http_listen.as_deref().unwrap_or("127.0.0.1:8080"))?;
         if !self.insecure.unwrap_or(false) {
-            for (flag, address) in [("--listen", listen), ("--sql-listen", sql_listen), ("--http-listen", http_listen)] {
+            for (flag, address) in [("--listen", listen), ("--sql-listen", sql_listen), ("--http-listen", http_listen)]
+            {
                 ensure!(
                     address.ip().is_loopback(),
                     "{flag} {address} is reachable from other machines and TLS is not there yet: say --insecure if that is fine"
@@ -127,16 +128,7 @@ impl StartOptions {
             (self.max_connections.unwrap_or(MAX_CONNECTIONS), self.user_regions.unwrap_or(USER_REGIONS));
         ensure!(max_connections > 0, "--max-connections must be 1 or more");
         ensure!((1..=1000).contains(&user_regions), "--user-regions must be between 1 and 1000");
-        Ok(NodeSettings {
-            data_dir,
-            listen,
-            sql_listen,
-            http_listen,
-            advertise,
-            join,
-            max_connections,
-            user_regions,
-        })
+        Ok(NodeSettings { data_dir, listen, sql_listen, http_listen, advertise, join, max_connections, user_regions })
     }
 }
 

@@ -40,7 +40,8 @@ impl DataDir {
             let _ = lock.read_to_string(&mut owner);
             bail!("data directory {} is in use by another flaredb process (pid {})", path.display(), owner.trim());
         }
-        let written = lock.rewind().and_then(|()| lock.set_len(0)).and_then(|()| writeln!(lock, "{}", std::process::id()));
+        let written =
+            lock.rewind().and_then(|()| lock.set_len(0)).and_then(|()| writeln!(lock, "{}", std::process::id()));
         written.with_context(|| format!("data directory {} is not writable", path.display()))?;
         Ok(DataDir { path: path.to_owned(), _lock: lock })
     }

@@ -5,7 +5,7 @@ mod output;
 
 use clap::{Parser, Subcommand};
 
-pub use self::{ctl::CtlOptions};
+pub use self::ctl::CtlOptions;
 
 /// A PostgreSQL-wire, distributed SQL database.
 #[derive(Debug, Parser)]
@@ -48,10 +48,6 @@ mod tests {
     #[test]
     fn the_contract_of_the_design_parses() {
         for line in [
-            "flaredb demo",
-            "flaredb demo --nodes 3 --data-dir d --sql-listen 127.0.0.1:5433",
-            "flaredb start --data-dir d --listen h:1 --sql-listen h:2 --http-listen h:3 --join h:1,i:1 --advertise h:1 --insecure --config f",
-            "flaredb start --data-dir d --join h:1 --certs-dir c --log info --log-format json",
             "flaredb ctl --endpoint h:1 cluster status --output json",
             "flaredb ctl --endpoint h:1 --output table cluster wait-ready",
             "flaredb ctl --endpoint h:1 region list",

@@ -1,77 +1,7 @@
 //! What the server says: messages to bytes. PURE: appends to a buffer, never fails.
 
 use bytes::{BufMut, Bytes, BytesMut};
-
-/// PostgreSQL's codes in ReadyForQuery.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ready {
-    /// `I`: no transaction block.
-    Idle,
-    /// `T`: in a transaction block.
-    InTransaction,
-    /// `E`: in a failed one, only its end is accepted.
-    Failed,
-}
-
-/// How bad an error or notice is. FATAL and PANIC end the session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Severity {
-    /// The statement failed.
-    Error,
-    /// The session ends.
-    Fatal,
-    /// Something to tell.
-    Notice,
-    /// Something to worry about.
-    Warning,
-}
-
-impl Severity {
-    fn as_str(self) -> &'static str {
-        match self {
-            Severity::Error => "ERROR",
-            Severity::Fatal => "FATAL",
-            Severity::Notice => "NOTICE",
-            Severity::Warning => "WARNING",
-        }
-    }
-}
-
-/// The fields of an ErrorResponse or NoticeResponse; empty ones are not sent.
-#[derive(Clone, Debug, Default)]
-pub struct Report<'a> {
-    /// Five characters.
-    pub code: &'a str,
-    /// One line.
-    pub message: &'a str,
-    /// More about it.
-    pub detail: Option<&'a str>,
-    /// What to do.
-    pub hint: Option<&'a str>,
-    /// Where in the statement, in characters, from 1.
-    pub position: Option<u32>,
-    /// `s`, `t`, `c`, `n`: the schema, table, column, constraint it is about.
-    pub object: [Option<&'a str>; 4],
-}
-
-/// One column of a RowDescription.
-#[derive(Clone, Debug)]
-pub struct Column<'a> {
-    /// As the client shows it.
-    pub name: &'a str,
-    /// Of the table it comes from; 0: none.
-    pub table_oid: u32,
-    /// Its number there; 0: none.
-    pub column_id: i16,
-    /// Of the type.
-    pub type_oid: u32,
-    /// Bytes; -1: varies.
-    pub type_len: i16,
-    /// -1: none.
-    pub type_mod: i32,
-    /// 0 text, 1 binary.
-    pub format: i16,
-}
+use sql::{CopyFormat, Field, Report, Severity, TransactionStatus};
 
 /// Writes messages one after another into a buffer.
 pub struct Backend<'a>(pub &'a mut BytesMut);
@@ -113,31 +43,33 @@ impl Backend<'_> {
         });
     }
     /// `Z`: your turn.
-    pub fn ready(&mut self, status: Ready) {
+    pub fn ready(&mut self, status: TransactionStatus) {
         let code = match status {
-            Ready::Idle => b'I',
-            Ready::InTransaction => b'T',
-            Ready::Failed => b'E',
+            TransactionStatus::Idle => b'I',
+            TransactionStatus::InTransaction => b'T',
+            TransactionStatus::Failed => b'E',
         };
         self.message(b'Z', |b| b.put_u8(code));
     }
-    /// `E`, or `N` for notices and warnings.
-    pub fn report(&mut self, severity: Severity, report: &Report<'_>) {
-        let kind = if matches!(severity, Severity::Error | Severity::Fatal) { b'E' } else { b'N' };
-        let Report { code, message, detail, hint, position, object } = report;
-        let position = position.map(|p| p.to_string());
+    /// `E`, or `N` for notices and warnings. Empty fields are not sent.
+    pub fn report(&mut self, report: &Report) {
+        let kind = if matches!(report.severity, Severity::Error | Severity::Fatal) { b'E' } else { b'N' };
+        let position = report.position.map(|p| p.to_string());
+        let object = &report.object;
         let fields = [
-            (b'S', Some(severity.as_str())),
-            (b'V', Some(severity.as_str())),
-            (b'C', Some(*code)),
-            (b'M', Some(*message)),
-            (b'D', *detail),
-            (b'H', *hint),
+            (b'S', Some(report.severity.as_str())),
+            (b'V', Some(report.severity.as_str())),
+            (b'C', Some(report.sqlstate.0)),
+            (b'M', Some(report.message.as_str())),
+            (b'D', report.detail.as_deref()),
+            (b'H', report.hint.as_deref()),
             (b'P', position.as_deref()),
-            (b's', object[0]),
-            (b't', object[1]),
-            (b'c', object[2]),
-            (b'n', object[3]),
+            (b'W', report.place.as_deref()),
+            (b's', object.schema.as_deref()),
+            (b't', object.table.as_deref()),
+            (b'c', object.column.as_deref()),
+            (b'd', object.data_type.as_deref()),
+            (b'n', object.constraint.as_deref()),
         ];
         self.message(kind, |b| {
             for (field, value) in fields {
@@ -150,17 +82,17 @@ impl Backend<'_> {
         });
     }
     /// `T`: the columns of the rows that follow.
-    pub fn row_description<'a>(&mut self, columns: impl ExactSizeIterator<Item = Column<'a>>) {
+    pub fn row_description(&mut self, fields: &[Field]) {
         self.message(b'T', |b| {
-            b.put_u16(columns.len() as u16);
-            for column in columns {
-                string(b, column.name);
-                b.put_u32(column.table_oid);
-                b.put_i16(column.column_id);
-                b.put_u32(column.type_oid);
-                b.put_i16(column.type_len);
-                b.put_i32(column.type_mod);
-                b.put_i16(column.format);
+            b.put_u16(fields.len() as u16);
+            for field in fields {
+                string(b, &field.name);
+                b.put_u32(field.table_oid);
+                b.put_i16(field.column_id);
+                b.put_u32(field.type_oid());
+                b.put_i16(field.type_len());
+                b.put_i32(field.type_mod());
+                b.put_i16(field.format.code());
             }
         });
     }
@@ -171,20 +103,26 @@ impl Backend<'_> {
             oids.iter().for_each(|oid| b.put_u32(*oid));
         });
     }
-    /// `D`: one row; `body` writes the column count and the columns.
-    pub fn data_row(&mut self, body: impl FnOnce(&mut BytesMut)) {
-        self.message(b'D', body);
+    /// `D`: one row; `body` writes the column count and the columns. When it fails, nothing was written.
+    pub fn data_row<E>(&mut self, body: impl FnOnce(&mut BytesMut) -> Result<(), E>) -> Result<(), E> {
+        let at = self.0.len();
+        let mut result = Ok(());
+        self.message(b'D', |b| result = body(b));
+        if result.is_err() {
+            self.0.truncate(at);
+        }
+        result
     }
     /// `C`: what was done.
     pub fn command_complete(&mut self, tag: &str) {
         self.message(b'C', |b| string(b, tag));
     }
-    /// `G` or `H`: a COPY of `columns` columns begins, into the server or out of it.
-    pub fn copy_response(&mut self, into_server: bool, binary: bool, columns: u16) {
+    /// `G` or `H`: a COPY begins, into the server or out of it.
+    pub fn copy_response(&mut self, into_server: bool, format: CopyFormat) {
         self.message(if into_server { b'G' } else { b'H' }, |b| {
-            b.put_u8(binary.into());
-            b.put_u16(columns);
-            (0..columns).for_each(|_| b.put_u16(binary.into()));
+            b.put_u8(0); // Text as a whole, and each column.
+            b.put_i16(format.columns);
+            (0..format.columns).for_each(|_| b.put_i16(0));
         });
     }
     /// `d`: a piece of a COPY TO STDOUT.
@@ -210,6 +148,7 @@ fn string(out: &mut BytesMut, text: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sql::SqlError;
 
     fn written(write: impl FnOnce(&mut Backend<'_>)) -> BytesMut {
         let mut out = BytesMut::new();
@@ -219,18 +158,39 @@ mod tests {
 
     #[test]
     fn lengths_count_themselves_and_the_body() {
-        assert_eq!(&written(|b| b.ready(Ready::Failed))[..], b"Z\0\0\0\x05E");
+        assert_eq!(&written(|b| b.ready(TransactionStatus::Failed))[..], b"Z\0\0\0\x05E");
         assert_eq!(&written(|b| b.bare(b'1'))[..], b"1\0\0\0\x04");
         assert_eq!(&written(|b| b.command_complete("INSERT 0 1"))[..], b"C\0\0\0\x0fINSERT 0 1\0");
     }
 
     #[test]
     fn empty_fields_of_a_report_are_left_out() {
-        let report = Report { code: "22P02", message: "bad\0input", position: Some(8), ..Default::default() };
-        let expected = b"E\0\0\0\x30SERROR\0VERROR\0C22P02\0Mbad input\0P8\0\0";
-        let out = written(|b| b.report(Severity::Error, &report));
-        assert_eq!(&out[5..], &expected[5..]);
+        let error = SqlError::invalid_input("integer", "a\0b").with_position(8).with_table("public", "");
+        let out = written(|b| b.report(&error));
+        let fields = &b"SERROR\0VERROR\0C22P02\0Minvalid input syntax for type integer: \"a b\"\0P8\0spublic\0\0"[..];
+        assert_eq!((out[0], &out[5..]), (b'E', fields));
         assert_eq!(u32::from_be_bytes(out[1..5].try_into().unwrap()) as usize, out.len() - 1);
+    }
+
+    #[test]
+    fn a_row_that_cannot_be_written_leaves_nothing_behind() {
+        let out = written(|b| {
+            assert_eq!(
+                b.data_row(|b| {
+                    b.put_u8(1);
+                    Err(())
+                }),
+                Err(())
+            );
+            assert_eq!(
+                b.data_row(|b| {
+                    b.put_i16(0);
+                    Ok::<_, ()>(())
+                }),
+                Ok(())
+            );
+        });
+        assert_eq!(&out[..], b"D\0\0\0\x06\0\0");
     }
 
     #[test]

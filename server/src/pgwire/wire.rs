@@ -112,6 +112,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         }
     }
 
+    /// The type of the next message, taken from its first byte; `None` when the client left. Safe to cancel.
+    pub async fn peek(&mut self) -> Result<Option<u8>, WireError> {
+        loop {
+            if let Some(kind) = self.input.first() {
+                return Ok(Some(*kind));
+            }
+            if self.flush_due {
+                self.flush().await?;
+            }
+            if !self.fill().await? {
+                return Ok(None);
+            }
+        }
+    }
+
     /// Where answers are written.
     pub fn say(&mut self) -> Backend<'_> {
         Backend(&mut self.output)

@@ -144,7 +144,8 @@ impl PeerStream {
         let address = self.book.address(self.to).ok_or("address not known yet")?;
         let identity = self.identity.get().ok_or("not part of a cluster yet")?.clone();
         let channel = self.channels.to(&address).map_err(|e| e.to_string())?;
-        let frames = Frames { to: self.to, hello: Some(identity.uuid.clone()), identity, waiting: self.waiting.clone() };
+        let frames =
+            Frames { to: self.to, hello: Some(identity.uuid.clone()), identity, waiting: self.waiting.clone() };
         let mut client = RaftClient::new(channel).max_encoding_message_size(MESSAGE_BYTES_MAX);
         let closed = client.stream(frames).await.map_err(|s| format!("{address}: {s}"))?;
         Ok(closed.into_inner().reason)
