@@ -1,8 +1,52 @@
-//! A replicated, range-partitioned, ordered byte map: one Raft group per region over one engine per store.
+//! A replicated, range-partitioned, ordered byte map: one Raft group per region, all groups of a process in one store.
+//!
+//! Whoever has a [`StoreHandle`] can propose batches of operations to a region and take current snapshots of it, on
+//! the store whose replica leads. Underneath, a proposal takes this way:
+//!
+//! ```text
+//!   propose(target, batch)                               snapshot(target)
+//!        │ Inbox                                             │ lease holds? ── yes ──► engine snapshot, from any thread
+//!        ▼                                                   │ no: ReadIndex through the inbox
+//!   StoreCore::turn ── Replica (raft-rs) ──► entry           ▼
+//!        │ LogWrite: one append, one sync for all regions   turn ──► heartbeats ──► quorum ──► applied ──► snapshot
+//!        │ sends: to the followers, at once
+//!        ▼ LogWritten + acknowledgements
+//!   turn ──► committed ──► Applier: data and apply state in one engine batch ──► answer
+//! ```
+//!
+//! Three layers, each a core without I/O, clock or randomness of its own:
+//!
+//! - [`region`]: one replica. raft-rs, batching, the leader's lease, ReadIndex, elections, log truncation.
+//! - [`store`]: all replicas of a process. One log write a turn, promises held until it is durable, boot, the handle.
+//! - [`driver`]: threads, in production. In the simulator events call the same [`StoreCore::turn`].
+//!
+//! Disk is behind two traits, [`engine::Engine`] (RocksDB, memory) for the state and [`log::LogEngine`] (raft-engine,
+//! memory) for the Raft log; [`keys`] draws what they hold. Only the log is synced on the commit path. The state
+//! recovers to a prefix of what was applied, and the log, which is never cut further than that, is replayed behind it.
+//!
+//! What it does not do: transactions, versions, locks (`kv`); deciding where regions live (`pd`); sockets
+//! (`server`, behind [`Transport`]). Regions are those of the founding record: splits, moves and snapshots for
+//! replicas that lost their data come with the regions issue, and until then the log is kept for whoever lags behind.
 
 pub mod api;
+pub mod apply;
 pub mod clock;
+pub mod config;
+pub mod driver;
+pub mod effect;
 pub mod engine;
+pub mod keys;
+pub mod log;
+mod raft_logger;
+pub mod region;
+pub mod store;
+pub mod transport;
 
 pub use api::{ProposeError, RegionSnapshot, Target};
+pub use apply::Applier;
 pub use clock::{Instant, MonotonicClock};
+pub use config::{Limits, Planted, StoreConfig};
+pub use effect::{Effects, Event};
+pub use region::{ReplicaView, Role};
+pub use store::{BootError, Leadership, ReplicaStatus, StoreCore, StoreHandle, bootstrap};
+pub use transport::Transport;

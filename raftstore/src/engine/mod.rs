@@ -3,6 +3,11 @@
 //! Writes are not synced one by one: after a crash the state is a prefix of what was written, and
 //! [`Engine::sync`] moves the start of what may be lost. What was acknowledged lives in the synced Raft log.
 
+#[cfg(test)]
+mod contract;
+pub mod memory;
+pub mod rocks;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -15,6 +20,9 @@ pub enum EngineError {
     /// Read or write failed.
     #[error("storage engine: {0}")]
     Io(String),
+    /// Another process has the directory open, or it can't be created or written.
+    #[error("{0}")]
+    Directory(String),
     /// A record does not decode.
     #[error("corrupt record: {0}")]
     Corrupt(String),
@@ -76,4 +84,15 @@ pub trait Cursor: Send {
     fn key(&self) -> &[u8];
     /// The value it stands on. Panics when it stands on none.
     fn value(&self) -> &[u8];
+}
+
+/// Makes sure that files can be created in `directory`, which is created when missing; the reason when not.
+pub(crate) fn writable_directory(directory: &std::path::Path) -> Result<(), EngineError> {
+    let refused = |what: &str, e: std::io::Error| {
+        EngineError::Directory(format!("{what} {}: {e}; check the path and its permissions", directory.display()))
+    };
+    std::fs::create_dir_all(directory).map_err(|e| refused("can't create the directory", e))?;
+    let probe = directory.join(".writable");
+    std::fs::write(&probe, b"").map_err(|e| refused("can't write in", e))?;
+    std::fs::remove_file(&probe).map_err(|e| refused("can't remove a file in", e))
 }

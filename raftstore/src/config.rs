@@ -1,0 +1,109 @@
+//! How a store behaves.
+
+use std::time::Duration;
+
+use proto::StoreId;
+
+/// Settings of a store core.
+#[derive(Clone, Debug)]
+pub struct StoreConfig {
+    /// Which store this is.
+    pub store: StoreId,
+    /// Raft's unit of time. Ticks are never closer together; missed ones are dropped.
+    pub tick: Duration,
+    /// A follower that heard nothing for this many ticks stands for election (1 to 1.6 times of it, at random).
+    /// Above `heartbeat_ticks`.
+    pub election_ticks: u32,
+    /// A leader makes itself heard every so many ticks.
+    pub heartbeat_ticks: u32,
+    /// How much the clocks of two stores may run apart during an election timeout; comes off the lease.
+    pub clock_drift: Duration,
+    /// Makes the election jitter of this store; equal seeds repeat equal runs.
+    pub seed: u64,
+    /// How much may wait.
+    pub limits: Limits,
+    /// A bug to be found by the simulator; without effect unless the `planted-bugs` feature is on.
+    pub planted: Planted,
+}
+
+impl StoreConfig {
+    /// The defaults for a store: fail-over in 1.1 to 1.8 s.
+    pub fn new(store: StoreId, seed: u64) -> Self {
+        StoreConfig {
+            store,
+            tick: Duration::from_millis(100),
+            election_ticks: 10,
+            heartbeat_ticks: 2,
+            clock_drift: Duration::from_millis(50),
+            seed,
+            limits: Limits::default(),
+            planted: Planted::Nothing,
+        }
+    }
+
+    /// How long after a heartbeat was sent its acknowledgement by a quorum lets the leader serve reads. No voter
+    /// that got it votes for another one before (election ticks − 1) ticks: the first tick may follow at once.
+    pub fn lease(&self) -> Duration {
+        (self.tick * self.election_ticks.saturating_sub(1)).saturating_sub(self.clock_drift)
+    }
+
+    /// One election timeout.
+    pub fn election_timeout(&self) -> Duration {
+        self.tick * self.election_ticks
+    }
+
+    pub(crate) fn has(&self, bug: Planted) -> bool {
+        cfg!(feature = "planted-bugs") && self.planted == bug
+    }
+}
+
+/// Bounds of what waits in a store. Past them callers are told `ServerBusy`.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Bytes of proposals of one region between propose and apply. Bounds the memory of a region whose quorum is slow.
+    pub region_bytes: usize,
+    /// Proposals of one region between propose and apply.
+    pub region_proposals: usize,
+    /// Requests waiting for the store loop.
+    pub inbox_requests: usize,
+    /// Raft messages waiting for the store loop; past it frames are dropped, which Raft repairs.
+    pub inbox_messages: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            region_bytes: 64 << 20,
+            region_proposals: 16 << 10,
+            inbox_requests: 64 << 10,
+            inbox_messages: 64 << 10,
+        }
+    }
+}
+
+/// The largest batch one proposal may carry, bytes: a quarter of what a gRPC frame takes.
+pub const PROPOSAL_BYTES_AT_MOST: usize = 16 << 20;
+/// Proposals that wait together become one entry until it has this many bytes; more make the next entry.
+pub const ENTRY_BYTES_ABOUT: usize = 1 << 20;
+/// Proposals in one entry at most.
+pub const ENTRY_PROPOSALS_AT_MOST: usize = 512;
+
+/// Mistakes the simulator must find, one for each invariant this crate keeps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Planted {
+    /// None.
+    #[default]
+    Nothing,
+    /// Append responses and votes leave before the log is synced.
+    AckBeforeSync,
+    /// A leader serves reads under a lease that has run out.
+    ServeExpiredLease,
+    /// The vote is not written: after a restart a second candidate of the term gets it too.
+    ForgetVote,
+    /// A voter that restarts votes at once, although it may have acknowledged a lease.
+    VoteAfterRestart,
+    /// The log is cut up to what is applied, although the state is not synced that far.
+    TruncateUnsynced,
+    /// The apply state is written apart from the data, and before it.
+    TornApply,
+}

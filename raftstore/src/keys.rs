@@ -1,0 +1,193 @@
+//! The store's own records, byte by byte. All integers are big-endian; every record starts with its version.
+//!
+//! ```text
+//! RocksDB, column family `meta`
+//!   key                                   value
+//!   'R' region u64                        1u8 ‖ wire::Region (protobuf)      region state: range, epoch, peers
+//!   'A' region u64                        1u8 ‖ index u64 ‖ term u64 ‖ commit u64    apply state
+//!
+//! RocksDB, column families `data`, `lock`
+//!   the users' keys as they are: a region's records are those inside its range
+//!
+//! raft-engine, per region
+//!   entries                               eraftpb.Entry (protobuf), by index
+//!   'h'                                   eraftpb.HardState (protobuf)
+//!   't'                                   1u8 ‖ index u64 ‖ term u64         the entry before the first
+//!
+//! a normal entry's data                   wire::Command (protobuf); its `format` is COMMAND_FORMAT; empty: no-op
+//! context of a heartbeat and its response  sent_ns u64 ‖ raft's own context   see region::lease
+//! ```
+//!
+//! The apply state goes into the very batch that changes the data. Its commit index is that of the last applied
+//! entry: raft-rs panics when it starts with applied > commit, and the hard state's commit is not synced.
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use prost::Message;
+use proto::{LogIndex, Region, RegionId, Term, wire};
+
+use crate::log::Position;
+
+/// Format of the commands this version writes; an entry of another format stops the store.
+pub const COMMAND_FORMAT: u32 = 1;
+
+const VERSION: u8 = 1;
+const REGION: u8 = b'R';
+const APPLY: u8 = b'A';
+
+/// Where every bootstrapped region's log starts: as if entries up to here had been applied and cut. It is not 0, so
+/// that an empty replica can't be brought up by appends alone and needs a snapshot.
+pub const INITIAL: Position = Position { index: LogIndex(5), term: Term(5) };
+
+/// How far a replica has applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ApplyState {
+    /// The last applied entry.
+    pub applied: Position,
+    /// Known committed when this was written; at least `applied`.
+    pub commit: LogIndex,
+}
+
+/// A record does not decode.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{what}: {why}")]
+pub struct BadRecord {
+    /// Which kind of record.
+    pub what: &'static str,
+    /// What is wrong with it.
+    pub why: String,
+}
+
+fn bad(what: &'static str, why: impl Into<String>) -> BadRecord {
+    BadRecord { what, why: why.into() }
+}
+
+fn key(kind: u8, region: RegionId) -> Bytes {
+    let mut key = BytesMut::with_capacity(9);
+    key.put_u8(kind);
+    key.put_u64(region.0);
+    key.freeze()
+}
+
+/// Key of a region's state in `meta`.
+pub fn region_key(region: RegionId) -> Bytes {
+    key(REGION, region)
+}
+
+/// First key of all region states in `meta`, and the first key after them.
+pub fn region_keys() -> (Bytes, Bytes) {
+    (Bytes::from_static(&[REGION]), Bytes::from_static(&[REGION + 1]))
+}
+
+/// Key of a region's apply state in `meta`.
+pub fn apply_key(region: RegionId) -> Bytes {
+    key(APPLY, region)
+}
+
+fn versioned<'a>(what: &'static str, bytes: &'a [u8], body: Option<usize>) -> Result<&'a [u8], BadRecord> {
+    match bytes.split_first() {
+        Some((&VERSION, rest)) if body.is_none_or(|length| rest.len() == length) => Ok(rest),
+        Some((&VERSION, rest)) => Err(bad(what, format!("{} bytes after the version", rest.len()))),
+        Some((other, _)) => Err(bad(what, format!("version {other}, this program knows {VERSION}"))),
+        None => Err(bad(what, "empty")),
+    }
+}
+
+/// A region state's value.
+pub fn encode_region(region: &Region) -> Bytes {
+    let region = wire::Region::from(region);
+    let mut value = BytesMut::with_capacity(1 + region.encoded_len());
+    value.put_u8(VERSION);
+    region.encode(&mut value).expect("a buffer grows");
+    value.freeze()
+}
+
+/// Reads [`encode_region`]'s bytes.
+pub fn decode_region(bytes: &[u8]) -> Result<Region, BadRecord> {
+    let what = "region state";
+    let region = wire::Region::decode(versioned(what, bytes, None)?).map_err(|e| bad(what, e.to_string()))?;
+    Region::try_from(region).map_err(|e| bad(what, e.to_string()))
+}
+
+/// An apply state's value.
+pub fn encode_apply(state: ApplyState) -> Bytes {
+    let mut value = BytesMut::with_capacity(25);
+    value.put_u8(VERSION);
+    value.put_u64(state.applied.index.0);
+    value.put_u64(state.applied.term.0);
+    value.put_u64(state.commit.0);
+    value.freeze()
+}
+
+/// Reads [`encode_apply`]'s bytes.
+pub fn decode_apply(bytes: &[u8]) -> Result<ApplyState, BadRecord> {
+    let mut rest = versioned("apply state", bytes, Some(24))?;
+    let applied = Position { index: LogIndex(rest.get_u64()), term: Term(rest.get_u64()) };
+    let commit = LogIndex(rest.get_u64());
+    if commit < applied.index {
+        return Err(bad("apply state", format!("applied {} is behind commit {commit}", applied.index)));
+    }
+    Ok(ApplyState { applied, commit })
+}
+
+/// A log position's value.
+pub fn encode_position(position: Position) -> Bytes {
+    let mut value = BytesMut::with_capacity(17);
+    value.put_u8(VERSION);
+    value.put_u64(position.index.0);
+    value.put_u64(position.term.0);
+    value.freeze()
+}
+
+/// Reads [`encode_position`]'s bytes.
+pub fn decode_position(bytes: &[u8]) -> Result<Position, BadRecord> {
+    let mut rest = versioned("log position", bytes, Some(16))?;
+    Ok(Position { index: LogIndex(rest.get_u64()), term: Term(rest.get_u64()) })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use proto::{Epoch, KeyRange, Peer, PeerId, PeerRole, StoreId};
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn apply_states_survive(index: u64, term: u64, ahead in 0..1000u64) {
+            let index = index.min(u64::MAX - ahead);
+            let applied = Position { index: LogIndex(index), term: Term(term) };
+            let state = ApplyState { applied, commit: LogIndex(index + ahead) };
+            prop_assert_eq!(decode_apply(&encode_apply(state)), Ok(state));
+            prop_assert_eq!(decode_position(&encode_position(applied)), Ok(applied));
+        }
+
+        #[test]
+        fn regions_survive(id in 1..u64::MAX, start: Vec<u8>, conf_ver: u64, version: u64, stores in 1..5u64) {
+            let peers = (1..=stores)
+                .map(|s| Peer { id: PeerId(s), store: StoreId(s), role: PeerRole::Voter })
+                .collect();
+            let range = KeyRange::new(start, Bytes::new());
+            let region = Region { id: RegionId(id), range, epoch: Epoch { conf_ver, version }, peers };
+            prop_assert_eq!(decode_region(&encode_region(&region)), Ok(region));
+        }
+
+        #[test]
+        fn random_bytes_are_refused_or_read(bytes: Vec<u8>) {
+            let _ = (decode_region(&bytes), decode_apply(&bytes), decode_position(&bytes));
+        }
+
+        #[test]
+        fn keys_order_by_region(a: u64, b: u64) {
+            prop_assert_eq!(a.cmp(&b), region_key(RegionId(a)).cmp(&region_key(RegionId(b))));
+            let (first, end) = region_keys();
+            prop_assert!(first <= region_key(RegionId(a)) && region_key(RegionId(a)) < end);
+            prop_assert!(!(first <= apply_key(RegionId(a)) && apply_key(RegionId(a)) < end));
+        }
+    }
+
+    #[test]
+    fn another_version_is_named() {
+        let error = decode_apply(&[9; 25]).unwrap_err();
+        assert_eq!(error.to_string(), "apply state: version 9, this program knows 1");
+    }
+}

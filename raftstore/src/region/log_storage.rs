@@ -1,0 +1,203 @@
+//! A region's log as raft-rs reads it: recent entries from memory, older ones from the log engine.
+//!
+//! With asynchronous writes raft-rs counts entries as stable when they were handed over, not when they are on
+//! disk: so they must be readable here from that moment on, and the cache holds them until they are persisted.
+
+use std::{cell::Cell, collections::VecDeque, sync::Arc};
+
+use proto::{LogIndex, RegionId, Term};
+use protobuf::Message as _;
+use raft::{
+    Error, GetEntriesContext, RaftState, Storage, StorageError,
+    eraftpb::{ConfState, Entry, HardState, Snapshot},
+};
+
+use crate::log::{LogEngine, LogState, Position};
+
+/// Bytes of entries kept in memory for followers that are a little behind. Entries not persisted or not applied are
+/// kept beyond it; they are bounded by the proposal limits.
+const CACHE_BYTES: usize = 4 << 20;
+
+/// The log of one replica.
+pub(crate) struct LogStorage {
+    region: RegionId,
+    log: Arc<dyn LogEngine>,
+    hard_state: HardState,
+    conf_state: ConfState,
+    truncated: Position,
+    last: Position,
+    /// A tail of the log, without holes.
+    cache: VecDeque<Entry>,
+    cache_bytes: usize,
+    /// A peer that needs entries which are cut off.
+    wants_snapshot: Cell<Option<u64>>,
+}
+
+impl LogStorage {
+    /// The log as found at boot; `commit` is the larger of what the log and the apply state know.
+    pub(crate) fn new(
+        region: RegionId,
+        log: Arc<dyn LogEngine>,
+        state: LogState,
+        commit: LogIndex,
+        conf_state: ConfState,
+    ) -> Self {
+        let hard_state = HardState { commit: commit.0, ..state.hard_state };
+        LogStorage {
+            region,
+            log,
+            hard_state,
+            conf_state,
+            truncated: state.truncated,
+            last: state.last,
+            cache: VecDeque::new(),
+            cache_bytes: 0,
+            wants_snapshot: Cell::new(None),
+        }
+    }
+
+    pub(crate) fn last(&self) -> Position {
+        self.last
+    }
+
+    pub(crate) fn truncated(&self) -> Position {
+        self.truncated
+    }
+
+    pub(crate) fn hard_state(&self) -> &HardState {
+        &self.hard_state
+    }
+
+    pub(crate) fn set_hard_state(&mut self, hard_state: HardState) {
+        self.hard_state = hard_state;
+    }
+
+    /// The peer, if any, that raft-rs wanted to send a snapshot to since the last call.
+    pub(crate) fn take_wants_snapshot(&self) -> Option<u64> {
+        self.wants_snapshot.take()
+    }
+
+    /// Makes entries readable, replacing everything from the first one's index on.
+    pub(crate) fn append(&mut self, entries: &[Entry]) {
+        let (Some(first), Some(last)) = (entries.first(), entries.last()) else { return };
+        assert!(
+            self.truncated.index.0 < first.index && first.index <= self.last.index.0 + 1,
+            "{}: entry {} does not join the log {:?}..{:?}",
+            self.region,
+            first.index,
+            self.truncated,
+            self.last,
+        );
+        while self.cache.back().is_some_and(|e| e.index >= first.index) {
+            let dropped = self.cache.pop_back().expect("it has a back");
+            self.cache_bytes -= cost(&dropped);
+        }
+        self.last = Position { index: LogIndex(last.index), term: Term(last.term) };
+        for entry in entries {
+            self.cache_bytes += cost(entry);
+            self.cache.push_back(entry.clone());
+        }
+    }
+
+    /// Lets go of cached entries up to `settled` (persisted and applied) while the cache is too big.
+    pub(crate) fn shrink_cache(&mut self, settled: LogIndex) {
+        while self.cache_bytes > CACHE_BYTES && self.cache.front().is_some_and(|e| e.index <= settled.0) {
+            let dropped = self.cache.pop_front().expect("it has a front");
+            self.cache_bytes -= cost(&dropped);
+        }
+    }
+
+    /// Forgets entries up to `at`, which the log engine is told to cut too.
+    pub(crate) fn truncate(&mut self, at: Position) {
+        debug_assert!(self.truncated.index < at.index && at.index <= self.last.index);
+        self.truncated = at;
+        while self.cache.front().is_some_and(|e| e.index <= at.index.0) {
+            let dropped = self.cache.pop_front().expect("it has a front");
+            self.cache_bytes -= cost(&dropped);
+        }
+    }
+
+    fn cached(&self, index: u64) -> Option<&Entry> {
+        let first = self.cache.front()?.index;
+        self.cache.get(usize::try_from(index.checked_sub(first)?).ok()?)
+    }
+
+    fn read(&self, low: u64, high: u64, max_bytes: u64) -> raft::Result<Vec<Entry>> {
+        let mut entries = Vec::new();
+        self.log
+            .entries(self.region, LogIndex(low), LogIndex(high), max_bytes, &mut entries)
+            .map_err(|e| Error::Store(StorageError::Other(Box::new(e))))?;
+        Ok(entries)
+    }
+}
+
+/// Memory an entry takes.
+fn cost(entry: &Entry) -> usize {
+    entry.data.len() + entry.context.len() + size_of::<Entry>()
+}
+
+impl Storage for LogStorage {
+    fn initial_state(&self) -> raft::Result<RaftState> {
+        Ok(RaftState::new(self.hard_state.clone(), self.conf_state.clone()))
+    }
+
+    fn entries(
+        &self,
+        low: u64,
+        high: u64,
+        max_size: impl Into<Option<u64>>,
+        _context: GetEntriesContext,
+    ) -> raft::Result<Vec<Entry>> {
+        if low <= self.truncated.index.0 {
+            return Err(Error::Store(StorageError::Compacted));
+        }
+        if high > self.last.index.0 + 1 {
+            return Err(Error::Store(StorageError::Unavailable));
+        }
+        let max_bytes = max_size.into().unwrap_or(u64::MAX);
+        let Some(first) = self.cache.front().map(|e| e.index).filter(|&first| first <= low) else {
+            // A short answer is fine: raft-rs asks again for the rest.
+            let cached_from = self.cache.front().map_or(high, |e| e.index.min(high));
+            return self.read(low, cached_from, max_bytes);
+        };
+        let mut bytes = 0;
+        let range = (low - first) as usize..(high - first) as usize;
+        let fits = |(i, entry): &(usize, &Entry)| {
+            bytes += u64::from(entry.compute_size());
+            *i == 0 || bytes <= max_bytes
+        };
+        Ok(self.cache.range(range).enumerate().take_while(fits).map(|(_, entry)| entry.clone()).collect())
+    }
+
+    fn term(&self, index: u64) -> raft::Result<u64> {
+        if index == self.truncated.index.0 {
+            return Ok(self.truncated.term.0);
+        }
+        if index == self.last.index.0 {
+            return Ok(self.last.term.0);
+        }
+        if index < self.truncated.index.0 {
+            return Err(Error::Store(StorageError::Compacted));
+        }
+        if index > self.last.index.0 {
+            return Err(Error::Store(StorageError::Unavailable));
+        }
+        match self.cached(index) {
+            Some(entry) => Ok(entry.term),
+            None => Ok(self.read(index, index + 1, u64::MAX)?[0].term),
+        }
+    }
+
+    fn first_index(&self) -> raft::Result<u64> {
+        Ok(self.truncated.index.0 + 1)
+    }
+
+    fn last_index(&self) -> raft::Result<u64> {
+        Ok(self.last.index.0)
+    }
+
+    fn snapshot(&self, _request_index: u64, to: u64) -> raft::Result<Snapshot> {
+        self.wants_snapshot.set(Some(to));
+        Err(Error::Store(StorageError::SnapshotTemporarilyUnavailable))
+    }
+}

@@ -1,0 +1,525 @@
+//! One replica: raft-rs, and around it what raft-rs leaves to its user. PURE: events in, effects out.
+//!
+//! ```text
+//!            Received  Propose  Read  Tick  Persisted  Applied
+//!                │        │      │     │        │         │
+//!                ▼        ▼      ▼     ▼        ▼         ▼
+//!   message ► RawNode ◄ propose  read  election lease   truncate
+//!                │                                               collect()
+//!                ▼ ready
+//!   messages now · log changes · messages held until they are synced · committed entries · answers
+//! ```
+//!
+//! The one impurity is raft-rs's own: it reads old entries through [`LogStorage`] when it wants them.
+//!
+//! Not here: who else lives on the store ([`crate::store`]), how entries change the state ([`crate::apply`]), clocks
+//! and threads. Membership changes, splits and snapshots come with the regions issue; an entry that carries one
+//! stops the store.
+
+pub(crate) mod election;
+pub(crate) mod lease;
+pub(crate) mod log_storage;
+pub(crate) mod message;
+pub(crate) mod outbox;
+pub(crate) mod propose;
+pub(crate) mod read;
+pub(crate) mod truncate;
+pub(crate) mod view;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use proto::{LogIndex, Peer, PeerRole, Region, RegionId, StoreId, Term, wire, wire::RegionError};
+use raft::{Config, RawNode, StateRole, eraftpb::MessageType};
+use tracing::{debug, info, warn};
+
+use crate::{
+    api::Target,
+    clock::Instant,
+    config::{PROPOSAL_BYTES_AT_MOST, Planted, StoreConfig},
+    effect::{Answer, Applied, ProposeRequest, Ticket},
+    log::Position,
+    region::{
+        election::Election, lease::Lease, log_storage::LogStorage, outbox::Outbox, propose::Proposals, read::Reads,
+        truncate::Truncation,
+    },
+};
+pub use view::{ReplicaView, Role};
+
+/// Bytes of entries in one append message. A lost one costs this much again.
+const APPEND_BYTES_AT_MOST: u64 = 1 << 20;
+/// Append messages on the way to one peer.
+const APPENDS_IN_FLIGHT: usize = 256;
+/// Bytes of committed entries handed to the applier at once, so that one region does not hold up the others.
+const APPLY_BYTES_AT_ONCE: u64 = 4 << 20;
+/// How long a refused proposer should wait, ms: about one round of log sync and apply.
+const BUSY_BACKOFF_MS: u64 = 20;
+
+/// The live object of one region on one store.
+pub(crate) struct Replica {
+    config: Arc<StoreConfig>,
+    region: Arc<Region>,
+    peer: Peer,
+    node: RawNode<LogStorage>,
+    election: Election,
+    lease: Lease,
+    proposals: Proposals,
+    reads: Reads,
+    truncation: Truncation,
+    applied: Position,
+    /// Leadership as last noticed: (leads, term).
+    led: (bool, Term),
+    /// Number of the last ready that waits for a log write, and of the last one known written.
+    held_number: u64,
+    persisted_number: u64,
+}
+
+impl Replica {
+    /// A replica as found at boot. `applied` is what the state engine holds.
+    pub(crate) fn new(
+        config: Arc<StoreConfig>,
+        region: Arc<Region>,
+        peer: Peer,
+        storage: LogStorage,
+        applied: Position,
+        fresh: bool,
+    ) -> raft::Result<Self> {
+        let election_tick = config.election_ticks as usize;
+        let raft_config = Config {
+            id: peer.id.0,
+            election_tick,
+            heartbeat_tick: config.heartbeat_ticks as usize,
+            applied: applied.index.0,
+            max_size_per_msg: APPEND_BYTES_AT_MOST,
+            max_inflight_msgs: APPENDS_IN_FLIGHT,
+            check_quorum: true,
+            pre_vote: true,
+            batch_append: true,
+            // Followers hear of a commit with the next append or heartbeat; nobody reads from them.
+            skip_bcast_commit: true,
+            max_committed_size_per_ready: APPLY_BYTES_AT_ONCE,
+            ..Config::default()
+        };
+        let truncation = Truncation::new(storage.truncated(), applied.index);
+        let node = RawNode::new(&raft_config, storage, &crate::raft_logger::logger(region.id, peer))?;
+        let seed = config.seed ^ region.id.0.rotate_left(32) ^ peer.id.0;
+        let fresh = fresh || config.has(Planted::VoteAfterRestart);
+        let alone = region.peers.iter().filter(|p| p.role != PeerRole::Learner).count() == 1;
+        let preferred = region.peers.first().is_some_and(|first| first.id == peer.id);
+        let mut replica = Replica {
+            election: Election::new(config.election_ticks, seed, fresh || alone, fresh && preferred),
+            lease: Lease::new(config.lease()),
+            proposals: Proposals::default(),
+            reads: Reads::default(),
+            truncation,
+            applied,
+            led: (false, Term(node.raft.term)),
+            held_number: 0,
+            persisted_number: 0,
+            config,
+            region,
+            peer,
+            node,
+        };
+        replica.set_election_timeout();
+        if alone {
+            // Nobody to wait for. Fails only while a membership change is not applied.
+            let _ = replica.node.campaign();
+        }
+        Ok(replica)
+    }
+
+    pub(crate) fn id(&self) -> RegionId {
+        self.region.id
+    }
+
+    fn term(&self) -> Term {
+        Term(self.node.raft.term)
+    }
+
+    fn leads(&self) -> bool {
+        self.node.raft.state == StateRole::Leader
+    }
+
+    fn leader(&self) -> Option<Peer> {
+        self.region.peer(self.node.raft.leader_id.into())
+    }
+
+    fn not_leader(&self) -> RegionError {
+        let transferee = self.node.raft.lead_transferee.and_then(|id| self.region.peer(id.into()));
+        let leader = transferee.or_else(|| self.leader()).filter(|leader| leader.id != self.peer.id);
+        RegionError::not_leader(self.region.id, leader, self.term())
+    }
+
+    /// A tick passed.
+    pub(crate) fn tick(&mut self, now: Instant, out: &mut Outbox) {
+        self.election.tick();
+        self.node.tick();
+        let (role, leader_known) = (self.node.raft.state, self.leader().is_some());
+        if self.election.stands_eagerly(self.term(), role, leader_known) {
+            // Fails only while a membership change is not applied.
+            let _ = self.node.campaign();
+        }
+        self.notice_changes(now, out);
+        self.proposals.tick(&mut out.replies);
+        let timed_out = RegionError::not_leader(self.region.id, None, self.term());
+        self.reads.tick(&timed_out, &mut out.replies);
+    }
+
+    /// A message for this replica arrived.
+    pub(crate) fn receive(&mut self, now: Instant, envelope: &wire::RaftMessage, out: &mut Outbox) {
+        if let Err(reason) = self.try_receive(now, envelope) {
+            warn!(
+                region = self.region.id.0, peer = self.peer.id.0, term = self.term().0,
+                from = envelope.from.map(|p| p.id), reason = %reason, "a Raft message was dropped"
+            );
+        }
+        self.notice_changes(now, out);
+    }
+
+    fn try_receive(&mut self, now: Instant, envelope: &wire::RaftMessage) -> Result<(), message::Refused> {
+        let mut message = message::decode(envelope)?;
+        let from = self.region.peer(message.from.into()).ok_or(message::Refused("its sender is no peer"))?;
+        if message.to != self.peer.id.0 {
+            return Err(message::Refused("it is for another peer"));
+        }
+        message::check_against_log(&message, self.node.raft.raft_log.last_index())?;
+        let kind = message.get_msg_type();
+        if self.election.silent() && matches!(kind, MessageType::MsgRequestVote | MessageType::MsgRequestPreVote) {
+            debug!(region = self.region.id.0, from = from.id.0, "no vote within an election timeout of the restart");
+            return Ok(());
+        }
+        let current = message.term == self.node.raft.term;
+        match kind {
+            MessageType::MsgHeartbeat if message.term >= self.node.raft.term => {
+                self.truncation.replicated(LogIndex(envelope.replicated));
+            }
+            MessageType::MsgHeartbeatResponse => {
+                if let Some((sent, context)) = lease::unstamp(message.take_context()) {
+                    if current && self.leads() {
+                        self.lease.acknowledge(from.id, sent, now);
+                    }
+                    message.context = context;
+                }
+            }
+            _ => {}
+        }
+        // Errors are about peers that are no members (any more): nothing to do.
+        self.node.step(message).or(Ok(()))
+    }
+
+    /// Somebody wants operations replicated.
+    pub(crate) fn propose(&mut self, request: ProposeRequest, out: &mut Outbox) {
+        if let Err(refusal) = self.check_proposal(&request) {
+            propose::answer(&mut out.replies, request.ticket, Err(refusal.into()));
+            return;
+        }
+        let proposal = wire::Proposal { epoch: Some(self.region.epoch.into()), term: self.term().0, ops: request.ops };
+        self.proposals.push(request.ticket, proposal, request.bytes);
+    }
+
+    fn check_proposal(&self, request: &ProposeRequest) -> Result<(), RegionError> {
+        self.check_target(&request.target)?;
+        if self.node.raft.lead_transferee.is_some() {
+            return Err(self.not_leader());
+        }
+        if request.bytes > PROPOSAL_BYTES_AT_MOST {
+            let message =
+                format!("a batch of {} bytes is above the {PROPOSAL_BYTES_AT_MOST} a proposal may have", request.bytes);
+            return Err(RegionError { kind: None, message });
+        }
+        crate::apply::check_keys(&self.region, &request.ops)?;
+        if !self.proposals.has_room(request.bytes, &self.config.limits) {
+            return Err(RegionError::server_busy("the region's queue of proposals", BUSY_BACKOFF_MS));
+        }
+        Ok(())
+    }
+
+    fn check_target(&self, target: &Target) -> Result<(), RegionError> {
+        if !self.leads() || target.term.is_some_and(|term| term != self.term()) {
+            return Err(self.not_leader());
+        }
+        if target.epoch != self.region.epoch {
+            return Err(RegionError::epoch_mismatch(&[&self.region]));
+        }
+        Ok(())
+    }
+
+    /// Somebody wants to read what is committed by now.
+    pub(crate) fn read(&mut self, ticket: Ticket, target: &Target, out: &mut Outbox) {
+        let refusal = match self.check_target(target) {
+            Err(refusal) => refusal,
+            Ok(()) if self.reads.len() >= self.config.limits.inbox_requests => {
+                RegionError::server_busy("the region's queue of reads", BUSY_BACKOFF_MS)
+            }
+            Ok(()) => return self.reads.push(ticket, self.config.election_ticks),
+        };
+        out.replies.push((ticket, Answer::Readable(Err(refusal))));
+    }
+
+    /// Hand leadership over to the peer on `store`.
+    pub(crate) fn transfer(&mut self, now: Instant, store: StoreId, out: &mut Outbox) {
+        match self.region.peer_on(store) {
+            Some(to) if self.leads() && to.id != self.peer.id => {
+                info!(
+                    region = self.region.id.0,
+                    peer = self.peer.id.0,
+                    term = self.term().0,
+                    to = to.id.0,
+                    "leadership is handed over"
+                );
+                self.node.transfer_leader(to.id.0);
+                self.notice_changes(now, out);
+            }
+            _ => debug!(region = self.region.id.0, store = store.0, "nothing to hand over"),
+        }
+    }
+
+    /// Stand for election now, unless a restart forbids it.
+    pub(crate) fn campaign(&mut self, now: Instant, out: &mut Outbox) {
+        if !self.election.silent() {
+            // Fails only while a membership change is not applied.
+            let _ = self.node.campaign();
+            self.notice_changes(now, out);
+        }
+    }
+
+    /// Messages to a store were lost: go back to probing what its peer has.
+    pub(crate) fn unreachable(&mut self, store: StoreId) -> bool {
+        match self.region.peer_on(store) {
+            Some(peer) if self.leads() => {
+                self.node.report_unreachable(peer.id.0);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Log changes up to this ready are written.
+    pub(crate) fn persisted(&mut self, number: u64) {
+        self.persisted_number = self.persisted_number.max(number);
+        self.node.on_persist_ready(number);
+    }
+
+    /// Committed entries were applied.
+    pub(crate) fn applied(&mut self, applied: Applied, out: &mut Outbox) {
+        assert!(
+            self.applied.index < applied.position.index,
+            "region {}: applied goes from {:?} to {:?}",
+            self.region.id.0,
+            self.applied,
+            applied.position
+        );
+        self.applied = applied.position;
+        self.node.advance_apply_to(applied.position.index.0);
+        for outcome in applied.outcomes {
+            self.proposals.applied(outcome, &mut out.replies);
+        }
+        self.reads.applied(self.applied.index, &mut out.replies);
+        self.node.mut_store().shrink_cache(applied.position.index);
+    }
+
+    /// The state engine was synced when this much was applied.
+    pub(crate) fn engine_synced(&mut self, applied: LogIndex) {
+        self.truncation.synced(applied);
+    }
+
+    /// How far the state engine has applied.
+    pub(crate) fn applied_index(&self) -> LogIndex {
+        self.applied.index
+    }
+
+    /// After anything that may have changed role or term.
+    fn notice_changes(&mut self, now: Instant, out: &mut Outbox) {
+        self.set_election_timeout();
+        let led = (self.leads(), self.term());
+        if led == self.led {
+            return;
+        }
+        if self.led.0 {
+            warn!(
+                region = self.region.id.0,
+                peer = self.peer.id.0,
+                term = led.1.0,
+                led_in = self.led.1.0,
+                leader = self.leader().map(|l| l.id.0),
+                "leadership lost: a higher term was seen or no quorum answers"
+            );
+            let error = self.not_leader();
+            self.proposals.leadership_lost(&error, self.config.election_ticks, &mut out.replies);
+            self.reads.fail(&error, &mut out.replies);
+        }
+        if led.0 {
+            info!(region = self.region.id.0, peer = self.peer.id.0, term = led.1.0, "elected leader");
+            self.lease.start(led.1, now);
+        }
+        self.led = led;
+    }
+
+    fn set_election_timeout(&mut self) {
+        let timeout = self.election.timeout(self.term(), self.node.raft.state);
+        self.node.raft.set_randomized_election_timeout(timeout);
+    }
+
+    /// Turns what has come in into effects. To be called once after the events of a turn.
+    pub(crate) fn collect(&mut self, now: Instant, out: &mut Outbox) {
+        self.propose_waiting(out);
+        if self.reads.has_waiting() && self.leads() && self.node.raft.commit_to_current_term() {
+            let context = self.reads.start_round(self.config.election_ticks);
+            self.node.read_index(context);
+        }
+        while self.node.has_ready() {
+            self.take_ready(now, out);
+        }
+        self.reads.applied(self.applied.index, &mut out.replies);
+        self.cut_log(out);
+        if let Some(peer) = self.node.store().take_wants_snapshot() {
+            self.truncation.warn_wants_snapshot(&self.region, self.peer, peer);
+        }
+    }
+
+    fn propose_waiting(&mut self, out: &mut Outbox) {
+        while self.proposals.has_waiting() {
+            let Some(mut entry) = self.proposals.next_entry(self.term()) else { return };
+            match self.node.propose(Vec::new(), std::mem::take(&mut entry.data)) {
+                Ok(()) => {
+                    let index = LogIndex(self.node.raft.raft_log.last_index());
+                    self.proposals.proposed(entry, Position { index, term: self.term() });
+                }
+                Err(e) => {
+                    debug!(region = self.region.id.0, term = self.term().0, error = %e, "Raft dropped a proposal");
+                    self.proposals.dropped(entry, &self.not_leader(), &mut out.replies);
+                }
+            }
+        }
+    }
+
+    fn take_ready(&mut self, now: Instant, out: &mut Outbox) {
+        let mut ready = self.node.ready();
+        let number = ready.number();
+        for state in ready.take_read_states() {
+            self.reads.confirmed(&state.request_ctx, LogIndex(state.index));
+        }
+        let entries = ready.take_entries();
+        let storage = self.node.mut_store();
+        // Readable before advance_append_async, although not written yet.
+        storage.append(&entries);
+        if let Some(hard_state) = ready.hs() {
+            storage.set_hard_state(hard_state.clone());
+        }
+        if ready.must_sync() {
+            // A ready that only moves the commit index waits for the next one: the apply state knows it too.
+            let mut hard_state = storage.hard_state().clone();
+            if self.config.has(Planted::ForgetVote) {
+                hard_state.vote = 0;
+            }
+            out.log(self.region.id, entries, hard_state);
+        }
+        let messages = self.envelopes(ready.take_messages(), now);
+        out.messages.extend(messages);
+        let promises = self.envelopes(ready.take_persisted_messages(), now);
+        out.apply(&self.region, ready.take_committed_entries());
+        let wait = ready.must_sync() || self.held_number > self.persisted_number;
+        self.node.advance_append_async(ready);
+        if wait {
+            self.held_number = number;
+            out.hold(self.region.id, number, promises);
+        } else {
+            out.messages.extend(promises);
+            self.persisted(number);
+        }
+    }
+
+    fn envelopes(&mut self, messages: Vec<raft::eraftpb::Message>, now: Instant) -> Vec<(StoreId, wire::RaftMessage)> {
+        messages.into_iter().filter_map(|message| self.envelope(message, now)).collect()
+    }
+
+    fn envelope(&mut self, mut message: raft::eraftpb::Message, now: Instant) -> Option<(StoreId, wire::RaftMessage)> {
+        let to = self.region.peer(message.to.into())?;
+        let mut replicated = 0;
+        match message.get_msg_type() {
+            MessageType::MsgHeartbeat => {
+                message.context = lease::stamp(now, &message.context);
+                replicated = self.replicated().0;
+            }
+            MessageType::MsgTimeoutNow => self.lease.end_for_this_term(),
+            _ => {}
+        }
+        let bytes = protobuf::Message::write_to_bytes(&message).expect("raft-rs's messages are complete");
+        let envelope = wire::RaftMessage {
+            region_id: self.region.id.0,
+            from: Some(self.peer.into()),
+            to: Some(to.into()),
+            epoch: Some(self.region.epoch.into()),
+            message: Bytes::from(bytes),
+            replicated,
+        };
+        Some((to.store, envelope))
+    }
+
+    /// Up to where every peer's log is durable and agrees, as the leader knows.
+    fn replicated(&self) -> LogIndex {
+        LogIndex(self.node.raft.prs().iter().map(|(_, progress)| progress.matched).min().unwrap_or(0))
+    }
+
+    fn cut_log(&mut self, out: &mut Outbox) {
+        if self.leads() {
+            self.truncation.replicated(self.replicated());
+        }
+        let unsafe_end = self.config.has(Planted::TruncateUnsynced).then_some(self.applied.index);
+        let last = self.node.store().last().index;
+        let Some(index) = self.truncation.due(last, unsafe_end) else {
+            if self.leads() && self.truncation.lag_to_warn(last) {
+                self.warn_lagging();
+            }
+            return;
+        };
+        let at = match raft::Storage::term(self.node.store(), index.0) {
+            Ok(term) => Position { index, term: Term(term) },
+            Err(e) => {
+                warn!(region = self.region.id.0, index = index.0, error = %e, "the log is not cut: no term");
+                return;
+            }
+        };
+        debug!(region = self.region.id.0, peer = self.peer.id.0, index = at.index.0, "the log is cut");
+        self.node.mut_store().truncate(at);
+        self.truncation.cut(at.index);
+        out.truncate(self.region.id, at);
+    }
+
+    fn warn_lagging(&self) {
+        let store = self.node.store();
+        let lagging = self.node.raft.prs().iter().min_by_key(|(_, progress)| progress.matched);
+        warn!(
+            region = self.region.id.0,
+            peer = self.peer.id.0,
+            term = self.term().0,
+            entries = store.last().index.0 - store.truncated().index.0,
+            lagging_peer = lagging.map(|(id, _)| *id),
+            matched = lagging.map(|(_, p)| p.matched),
+            "the log grows: it is kept for a peer that does not keep up"
+        );
+    }
+
+    /// What readers and PD see of this replica.
+    pub(crate) fn view(&self, now: Instant) -> ReplicaView {
+        let raft = &self.node.raft;
+        let serves = self.leads() && raft.apply_to_current_term();
+        let lease = serves && raft.lead_transferee.is_none();
+        let until = if lease { self.lease.until(&self.region, self.peer.id, self.term(), now) } else { None };
+        ReplicaView {
+            region: self.region.clone(),
+            peer: self.peer,
+            role: Role::from(raft.state),
+            term: self.term(),
+            leader: self.leader(),
+            serves,
+            lease_until: until,
+        }
+    }
+
+    /// The last index known committed.
+    pub(crate) fn committed(&self) -> LogIndex {
+        LogIndex(self.node.raft.raft_log.committed)
+    }
+}

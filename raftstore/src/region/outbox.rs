@@ -1,0 +1,79 @@
+//! What the replicas of a turn want done, before the store turns it into effects.
+
+use std::sync::Arc;
+
+use proto::{Region, RegionId, StoreId, wire};
+use raft::eraftpb::{Entry, HardState};
+
+use super::propose::Replies;
+use crate::{
+    effect::ApplyTask,
+    log::{LogBatch, Position, RegionLog},
+};
+
+/// A message and the store it is for.
+pub(crate) type Addressed = (StoreId, wire::RaftMessage);
+
+/// Messages that promise something: they leave when the log write is done.
+#[derive(Debug, Default)]
+pub(crate) struct Held {
+    pub(crate) region: RegionId,
+    /// Number of the ready.
+    pub(crate) number: u64,
+    pub(crate) messages: Vec<Addressed>,
+}
+
+/// Collects over all dirty replicas of a turn.
+#[derive(Debug, Default)]
+pub(crate) struct Outbox {
+    pub(crate) replies: Replies,
+    /// May leave now.
+    pub(crate) messages: Vec<Addressed>,
+    pub(crate) held: Vec<Held>,
+    pub(crate) batch: LogBatch,
+    /// Whether the batch must be synced.
+    pub(crate) sync: bool,
+    pub(crate) apply: Vec<ApplyTask>,
+}
+
+impl Outbox {
+    /// The change of this region; replicas are collected one after another, so it is the last or a new one.
+    fn change(&mut self, region: RegionId) -> &mut RegionLog {
+        if self.batch.regions.last().is_none_or(|(last, _)| *last != region) {
+            self.batch.regions.push((region, RegionLog::default()));
+        }
+        &mut self.batch.regions.last_mut().expect("one was pushed").1
+    }
+
+    /// Entries and hard state that must be durable before promises about them leave.
+    pub(crate) fn log(&mut self, region: RegionId, entries: Vec<Entry>, hard_state: HardState) {
+        self.sync = true;
+        let change = self.change(region);
+        if let Some(first) = entries.first() {
+            change.entries.retain(|e| e.index < first.index);
+        }
+        change.entries.extend(entries);
+        change.hard_state = Some(hard_state);
+    }
+
+    /// The log is cut; nobody waits for that.
+    pub(crate) fn truncate(&mut self, region: RegionId, at: Position) {
+        self.change(region).truncated = Some(at);
+    }
+
+    /// Promises of a ready wait for this turn's write, or an earlier one still on its way.
+    pub(crate) fn hold(&mut self, region: RegionId, number: u64, messages: Vec<Addressed>) {
+        self.held.push(Held { region, number, messages });
+    }
+
+    /// Committed entries; consecutive ones of a region become one task.
+    pub(crate) fn apply(&mut self, region: &Arc<Region>, entries: Vec<Entry>) {
+        if entries.is_empty() {
+            return;
+        }
+        match self.apply.last_mut() {
+            Some(task) if task.region.id == region.id => task.entries.extend(entries),
+            _ => self.apply.push(ApplyTask { region: region.clone(), entries }),
+        }
+    }
+}

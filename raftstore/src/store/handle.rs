@@ -1,0 +1,221 @@
+//! How the rest of a node uses a store: from any thread, without passing through the store loop where a lease holds.
+
+use std::sync::Arc;
+
+use prost::Message;
+use proto::{
+    Batch, LogIndex, RegionId, StoreId,
+    wire::{self, RegionError},
+};
+use tokio::sync::watch;
+
+use super::{
+    inbox::NotTaken,
+    shared::{Leadership, ReplicaShared, Shared},
+};
+use crate::{
+    api::{ProposeError, RegionSnapshot, Target},
+    config::Planted,
+    effect::{Answer, Effects, Event, ProposeRequest},
+    engine::EngineError,
+    region::{ReplicaView, Role},
+};
+
+/// How long somebody should wait when the store's inbox is full, ms.
+const BUSY_BACKOFF_MS: u64 = 20;
+
+/// A replica's state for PD, people and tests.
+#[derive(Clone, Debug)]
+pub struct ReplicaStatus {
+    /// Region, role, term, leader, lease.
+    pub view: Arc<ReplicaView>,
+    /// Applied at least up to here.
+    pub applied: LogIndex,
+    /// Known committed at least up to here.
+    pub committed: LogIndex,
+}
+
+/// Access to a store; cheap to clone.
+#[derive(Clone)]
+pub struct StoreHandle {
+    shared: Arc<Shared>,
+}
+
+impl StoreHandle {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        StoreHandle { shared }
+    }
+
+    /// Which store this is.
+    pub fn store(&self) -> StoreId {
+        self.shared.config.store
+    }
+
+    fn replica(&self, region: RegionId) -> Result<&ReplicaShared, RegionError> {
+        self.shared.replicas.get(&region).ok_or_else(|| RegionError::region_not_found(region))
+    }
+
+    /// A current view, without waiting; `None` when there is no lease and [`StoreHandle::snapshot`] must ask the quorum.
+    pub fn try_snapshot(&self, target: &Target) -> Option<Result<RegionSnapshot, RegionError>> {
+        let replica = match self.replica(target.region) {
+            Ok(replica) => replica,
+            Err(e) => return Some(Err(e)),
+        };
+        let before = replica.view.load();
+        if let Err(e) = check(&before, target) {
+            return Some(Err(e));
+        }
+        if !self.lease_holds(&before) {
+            return None;
+        }
+        let applied = replica.applied();
+        let engine = self.shared.engine.snapshot();
+        // Nobody else led between the two looks, so the snapshot holds all that was acknowledged before the first.
+        let after = replica.view.load();
+        if let Err(e) = check(&after, target) {
+            return Some(Err(e));
+        }
+        if after.term != before.term || !self.lease_holds(&after) {
+            return None;
+        }
+        Some(Ok(RegionSnapshot { engine, region: after.region.clone(), term: after.term, applied }))
+    }
+
+    fn lease_holds(&self, view: &ReplicaView) -> bool {
+        let Some(until) = view.lease_until else { return false };
+        self.shared.clock.now() < until || self.shared.config.has(Planted::ServeExpiredLease)
+    }
+
+    /// A current view: under the lease at once, otherwise when a quorum has confirmed who leads. Answers within an
+    /// election timeout or two.
+    pub async fn snapshot(&self, target: &Target) -> Result<RegionSnapshot, RegionError> {
+        if let Some(answer) = self.try_snapshot(target) {
+            return answer;
+        }
+        let replica = self.replica(target.region)?;
+        let term = replica.view.load().term;
+        let pinned = Target { term: Some(term), ..*target };
+        let answer = match self.shared.ask(|ticket| Event::Read(ticket, pinned)) {
+            Ok(answer) => answer.await,
+            Err(reason) => return Err(not_taken(reason, target.region)),
+        };
+        match answer {
+            Ok(Answer::Readable(Ok(()))) => {}
+            Ok(Answer::Readable(Err(e))) => return Err(e),
+            Ok(Answer::Proposed(_)) | Err(_) => return Err(RegionError::region_not_found(target.region)),
+        }
+        let applied = replica.applied();
+        let engine = self.shared.engine.snapshot();
+        let view = replica.view.load();
+        check(&view, &pinned)?;
+        Ok(RegionSnapshot { engine, region: view.region.clone(), term, applied })
+    }
+
+    /// Replicates and applies a batch. `Ok`: it is applied here. A `Region` error: it certainly is and will be nowhere.
+    pub async fn propose(&self, target: &Target, batch: Batch) -> Result<(), ProposeError> {
+        check(&self.replica(target.region)?.view.load(), target)?;
+        let bytes = batch.ops.iter().map(Message::encoded_len).sum();
+        let (target, ops) = (*target, batch.ops);
+        let answer = self.shared.ask(|ticket| Event::Propose(ProposeRequest { ticket, target, ops, bytes }));
+        let answer = answer.map_err(|reason| not_taken(reason, target.region))?;
+        match answer.await {
+            Ok(Answer::Proposed(result)) => result,
+            Ok(Answer::Readable(_)) | Err(_) => Err(ProposeError::Unknown("the store stopped".into())),
+        }
+    }
+
+    /// Takes a frame from another store. False: it was dropped because too much waits; Raft repairs that.
+    pub fn deliver(&self, frame: wire::RaftFrame) -> bool {
+        frame.messages.is_empty() || self.shared.inbox.push(Event::Received(frame.messages)).is_ok()
+    }
+
+    /// Messages to `store` were lost: leaders go back to asking what it has.
+    pub fn unreachable(&self, store: StoreId) {
+        // A store that stops needs no news.
+        let _ = self.shared.inbox.push(Event::Unreachable(store));
+    }
+
+    /// Asks the leader of a region here to hand it over to the peer on `to`. Nothing happens when it does not lead.
+    pub fn transfer(&self, region: RegionId, to: StoreId) {
+        let _ = self.shared.inbox.push(Event::Transfer(region, to));
+    }
+
+    /// Asks the replica of a region to stand for election now. Nothing happens shortly after a restart.
+    pub fn campaign(&self, region: RegionId) {
+        let _ = self.shared.inbox.push(Event::Campaign(region));
+    }
+
+    /// Whether the disk is below its reserve: proposals are refused while it is.
+    pub fn disk_full(&self, full: bool) {
+        let _ = self.shared.inbox.push(Event::DiskFull(full));
+    }
+
+    /// All replicas of the store, by region id.
+    pub fn statuses(&self) -> Vec<ReplicaStatus> {
+        let status = |replica: &ReplicaShared| ReplicaStatus {
+            view: replica.view.load_full(),
+            applied: replica.applied(),
+            committed: replica.committed(),
+        };
+        self.shared.replicas.values().map(status).collect()
+    }
+
+    /// Roughly what a region takes on this store's disk, bytes.
+    pub fn approximate_bytes(&self, region: RegionId) -> Result<u64, EngineError> {
+        let Some(replica) = self.shared.replicas.get(&region) else { return Ok(0) };
+        let range = &replica.view.load().region.range;
+        self.shared.engine.approximate_size(&range.start, &range.end)
+    }
+
+    /// Follows who leads a region, from this replica's view; `None` when there is no replica here.
+    pub fn watch(&self, region: RegionId) -> Option<watch::Receiver<Leadership>> {
+        self.shared.replicas.get(&region).map(|replica| replica.leadership.subscribe())
+    }
+
+    // What drivers use.
+
+    /// Sets what is called when events start to wait. For the driver; only the first call counts.
+    pub fn set_waker(&self, waker: impl Fn() + Send + Sync + 'static) {
+        self.shared.inbox.set_waker(Box::new(waker));
+    }
+
+    /// Whether nothing waits.
+    pub fn is_idle(&self) -> bool {
+        self.shared.inbox.is_empty()
+    }
+
+    /// Takes all events that wait, for [`crate::StoreCore::turn`].
+    pub fn take_events(&self) -> Vec<Event> {
+        self.shared.inbox.drain()
+    }
+
+    /// Queues the completion of an effect.
+    pub fn complete(&self, event: Event) {
+        // A store that stops needs no news.
+        let _ = self.shared.inbox.push(event);
+    }
+
+    /// Hands out the answers of a turn.
+    pub fn answer(&self, effects: &mut Effects) {
+        self.shared.answer(std::mem::take(&mut effects.replies));
+    }
+}
+
+fn not_taken(reason: NotTaken, region: RegionId) -> RegionError {
+    match reason {
+        NotTaken::Full => RegionError::server_busy("the store's inbox", BUSY_BACKOFF_MS),
+        NotTaken::Closed => RegionError::region_not_found(region),
+    }
+}
+
+/// Whether this replica leads the region that the caller means.
+fn check(view: &ReplicaView, target: &Target) -> Result<(), RegionError> {
+    if view.role != Role::Leader || target.term.is_some_and(|term| term != view.term) {
+        let leader = view.leader.filter(|leader| leader.id != view.peer.id);
+        return Err(RegionError::not_leader(view.region.id, leader, view.term));
+    }
+    if target.epoch != view.region.epoch {
+        return Err(RegionError::epoch_mismatch(&[&view.region]));
+    }
+    Ok(())
+}

@@ -1,0 +1,97 @@
+//! Where events wait for the store loop: bounded, many senders, one receiver that takes all at once.
+
+use std::sync::OnceLock;
+
+use parking_lot::Mutex;
+
+use crate::{config::Limits, effect::Event};
+
+/// The event was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NotTaken {
+    /// Too much waits.
+    Full,
+    /// The store has stopped.
+    Closed,
+}
+
+#[derive(Default)]
+struct Queue {
+    events: Vec<Event>,
+    requests: usize,
+    messages: usize,
+    closed: bool,
+}
+
+/// The queue in front of a store core.
+pub(crate) struct Inbox {
+    queue: Mutex<Queue>,
+    limits: Limits,
+    waker: OnceLock<Box<dyn Fn() + Send + Sync>>,
+}
+
+impl Inbox {
+    pub(crate) fn new(limits: Limits) -> Self {
+        Inbox { queue: Mutex::default(), limits, waker: OnceLock::new() }
+    }
+
+    /// Sets what is called when the queue stops being empty. Only the first call counts.
+    pub(crate) fn set_waker(&self, waker: Box<dyn Fn() + Send + Sync>) {
+        if self.waker.set(waker).is_ok() && !self.queue.lock().events.is_empty() {
+            self.wake();
+        }
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = self.waker.get() {
+            waker();
+        }
+    }
+
+    /// Queues an event; completions of the store's own work are always taken.
+    pub(crate) fn push(&self, event: Event) -> Result<(), NotTaken> {
+        let mut queue = self.queue.lock();
+        if queue.closed {
+            return Err(NotTaken::Closed);
+        }
+        match &event {
+            Event::Propose(_) | Event::Read(..) => {
+                if queue.requests >= self.limits.inbox_requests {
+                    return Err(NotTaken::Full);
+                }
+                queue.requests += 1;
+            }
+            Event::Received(messages) => {
+                if queue.messages + messages.len() > self.limits.inbox_messages {
+                    return Err(NotTaken::Full);
+                }
+                queue.messages += messages.len();
+            }
+            _ => {}
+        }
+        let was_empty = queue.events.is_empty();
+        queue.events.push(event);
+        drop(queue);
+        if was_empty {
+            self.wake();
+        }
+        Ok(())
+    }
+
+    /// Takes everything.
+    pub(crate) fn drain(&self) -> Vec<Event> {
+        let mut queue = self.queue.lock();
+        (queue.requests, queue.messages) = (0, 0);
+        std::mem::take(&mut queue.events)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.queue.lock().events.is_empty()
+    }
+
+    /// Takes nothing any more and forgets what waits.
+    pub(crate) fn close(&self) {
+        let mut queue = self.queue.lock();
+        *queue = Queue { closed: true, ..Queue::default() };
+    }
+}

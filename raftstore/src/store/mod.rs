@@ -1,0 +1,261 @@
+//! All replicas of a process: one turn takes what has come in for any of them and gives back one log write, one
+//! batch of messages a store, the committed entries of all. PURE: no thread, clock or disk of its own.
+//!
+//! ```text
+//!  handles, transport, completions ──► Inbox ──► turn(now, events) ──► Effects
+//!                                                  │ step the replicas           replies
+//!                                                  │ tick them when it is time   sends (one batch a store)
+//!                                                  │ collect the dirty ones      log write (one sync for all)
+//!                                                  │ publish their views         apply tasks · upkeep
+//! ```
+//!
+//! What a log write promises is kept here until [`Event::LogWritten`] says that it is durable.
+
+pub(crate) mod boot;
+pub(crate) mod handle;
+pub(crate) mod inbox;
+pub(crate) mod shared;
+mod upkeep;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+};
+
+use proto::{RegionId, StoreId, wire::RegionError};
+use tracing::{debug, warn};
+
+pub use boot::{BootError, bootstrap};
+pub use handle::{ReplicaStatus, StoreHandle};
+pub use shared::Leadership;
+
+use crate::{
+    clock::{Instant, MonotonicClock},
+    config::{Planted, StoreConfig},
+    effect::{Answer, Effects, Event, LogWrite, Ticket},
+    engine::Engine,
+    log::LogEngine,
+    region::{
+        Replica,
+        outbox::{Held, Outbox},
+        propose,
+    },
+};
+use shared::{ReplicaShared, Shared};
+use upkeep::Upkeep;
+
+/// A log write on its way, and what its promises are.
+struct Writing {
+    sequence: u64,
+    held: Vec<Held>,
+}
+
+/// All replicas of a store.
+pub struct StoreCore {
+    shared: Arc<Shared>,
+    replicas: BTreeMap<RegionId, Replica>,
+    /// Have something to collect.
+    dirty: BTreeSet<RegionId>,
+    writing: VecDeque<Writing>,
+    last_sequence: u64,
+    last_tick: Instant,
+    upkeep: Upkeep,
+    disk_full: bool,
+}
+
+impl StoreCore {
+    /// Opens what [`bootstrap`] and earlier lives have left in the engines.
+    pub fn open(
+        config: StoreConfig,
+        engine: Arc<dyn Engine>,
+        log: Arc<dyn LogEngine>,
+        clock: Arc<dyn MonotonicClock>,
+    ) -> Result<(StoreCore, StoreHandle), BootError> {
+        let config = Arc::new(config);
+        let now = clock.now();
+        let replicas = boot::replicas(&config, &*engine, &log)?;
+        let views = replicas
+            .iter()
+            .map(|r| (r.id(), ReplicaShared::new(r.view(now), r.applied_index(), r.committed())))
+            .collect();
+        let shared = Arc::new(Shared::new(config, engine, clock, views));
+        let replicas: BTreeMap<_, _> = replicas.into_iter().map(|r| (r.id(), r)).collect();
+        let core = StoreCore {
+            dirty: replicas.keys().copied().collect(),
+            shared: shared.clone(),
+            replicas,
+            writing: VecDeque::new(),
+            last_sequence: 0,
+            last_tick: now,
+            upkeep: Upkeep::new(now),
+            disk_full: false,
+        };
+        Ok((core, StoreHandle::new(shared)))
+    }
+
+    /// What it was opened with.
+    pub fn config(&self) -> &StoreConfig {
+        &self.shared.config
+    }
+
+    /// When the next turn is due even if nothing happens.
+    pub fn next_turn(&self) -> Instant {
+        self.last_tick + self.shared.config.tick
+    }
+
+    /// One round: takes events, gives effects. `now` must have been read before, and never go back.
+    pub fn turn(&mut self, now: Instant, events: Vec<Event>) -> Effects {
+        let mut out = Outbox::default();
+        for event in events {
+            self.step(now, event, &mut out);
+        }
+        if now.since(self.last_tick) >= self.shared.config.tick {
+            // One, however many were missed: a store that stood still must not make up for it.
+            self.last_tick = now;
+            for (region, replica) in &mut self.replicas {
+                replica.tick(now, &mut out);
+                self.dirty.insert(*region);
+            }
+        }
+        for region in std::mem::take(&mut self.dirty) {
+            let Some(replica) = self.replicas.get_mut(&region) else { continue };
+            replica.collect(now, &mut out);
+            // Before any message leaves: a lease that ends with one (TimeoutNow) has ended by then.
+            if let Some(shared) = self.shared.replicas.get(&region) {
+                shared.publish(replica.view(now), replica.applied_index(), replica.committed());
+            }
+        }
+        self.effects(now, out)
+    }
+
+    fn step(&mut self, now: Instant, event: Event, out: &mut Outbox) {
+        match event {
+            Event::Received(envelopes) => {
+                for envelope in envelopes {
+                    let region = RegionId(envelope.region_id);
+                    match self.replicas.get_mut(&region) {
+                        Some(replica) => replica.receive(now, &envelope, out),
+                        None => debug!(region = region.0, "a Raft message for a region that is not here"),
+                    }
+                    self.dirty.insert(region);
+                }
+            }
+            Event::Propose(request) => {
+                let (ticket, region) = (request.ticket, request.target.region);
+                let refuse = |error: RegionError, out: &mut Outbox| {
+                    propose::answer(&mut out.replies, ticket, Err(error.into()));
+                };
+                if self.disk_full {
+                    return refuse(RegionError::disk_full(self.disk_full_message()), out);
+                }
+                match self.replica(region) {
+                    Some(replica) => replica.propose(request, out),
+                    None => refuse(RegionError::region_not_found(region), out),
+                }
+            }
+            Event::Read(ticket, target) => match self.replica(target.region) {
+                Some(replica) => replica.read(ticket, &target, out),
+                None => out.replies.push(no_region_to_read(ticket, target.region)),
+            },
+            Event::Transfer(region, store) => {
+                if let Some(replica) = self.replica(region) {
+                    replica.transfer(now, store, out);
+                }
+            }
+            Event::Campaign(region) => {
+                if let Some(replica) = self.replica(region) {
+                    replica.campaign(now, out);
+                }
+            }
+            Event::Unreachable(store) => self.unreachable(store),
+            Event::LogWritten(sequence) => self.written(sequence, out),
+            Event::Applied(applied) => {
+                for applied in applied {
+                    self.upkeep.applied(applied.outcomes.len());
+                    if let Some(replica) = self.replica(applied.region) {
+                        replica.applied(applied, out);
+                    }
+                }
+            }
+            Event::UpkeepDone => {
+                for (region, applied) in self.upkeep.done() {
+                    if let Some(replica) = self.replica(region) {
+                        replica.engine_synced(applied);
+                    }
+                }
+            }
+            Event::DiskFull(full) => {
+                if full != self.disk_full {
+                    warn!(
+                        store = self.shared.config.store.0,
+                        full, "the disk's reserve: writes are refused while it is full"
+                    );
+                }
+                self.disk_full = full;
+            }
+        }
+    }
+
+    /// The replica, which will have something to collect.
+    fn replica(&mut self, region: RegionId) -> Option<&mut Replica> {
+        let replica = self.replicas.get_mut(&region)?;
+        self.dirty.insert(region);
+        Some(replica)
+    }
+
+    fn disk_full_message(&self) -> String {
+        format!("the disk of store {} is below its reserve; free space and writes go on", self.shared.config.store.0)
+    }
+
+    fn unreachable(&mut self, store: StoreId) {
+        for (region, replica) in &mut self.replicas {
+            if replica.unreachable(store) {
+                self.dirty.insert(*region);
+            }
+        }
+    }
+
+    fn written(&mut self, sequence: u64, out: &mut Outbox) {
+        while self.writing.front().is_some_and(|w| w.sequence <= sequence) {
+            let written = self.writing.pop_front().expect("it has a front");
+            for held in written.held {
+                if let Some(replica) = self.replica(held.region) {
+                    replica.persisted(held.number);
+                }
+                out.messages.extend(held.messages);
+            }
+        }
+    }
+
+    fn effects(&mut self, now: Instant, mut out: Outbox) -> Effects {
+        if self.shared.config.has(Planted::AckBeforeSync) {
+            out.messages.extend(out.held.iter_mut().flat_map(|held| std::mem::take(&mut held.messages)));
+        }
+        let mut effects = Effects { replies: out.replies, apply: out.apply, ..Effects::default() };
+        for (store, message) in out.messages {
+            effects.sends.entry(store).or_default().push(message);
+        }
+        if !out.batch.is_empty() {
+            self.last_sequence += 1;
+            self.writing.push_back(Writing { sequence: self.last_sequence, held: out.held });
+            effects.log = Some(LogWrite { sequence: self.last_sequence, batch: out.batch, sync: out.sync });
+        } else if !out.held.is_empty() {
+            // They wait for a write that is on its way already.
+            self.writing.back_mut().expect("something is held back by a write").held.extend(out.held);
+        }
+        let replicas = &self.replicas;
+        effects.upkeep =
+            self.upkeep.start(now, || replicas.iter().map(|(region, r)| (*region, r.applied_index())).collect());
+        effects
+    }
+}
+
+fn no_region_to_read(ticket: Ticket, region: RegionId) -> (Ticket, Answer) {
+    (ticket, Answer::Readable(Err(RegionError::region_not_found(region))))
+}
+
+impl Drop for StoreCore {
+    fn drop(&mut self) {
+        self.shared.close();
+    }
+}

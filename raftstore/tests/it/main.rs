@@ -1,0 +1,3 @@
+//! Stores with their threads and files, in one process.
+
+mod threads;
