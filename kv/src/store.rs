@@ -3,7 +3,7 @@
 
 use async_trait::async_trait;
 use proto::{Batch, wire::RegionError};
-use raftstore::{ProposeError, RegionSnapshot, Target};
+use raftstore::{ProposeError, RegionSnapshot, StoreHandle, Target};
 
 /// A store that holds replicas of regions.
 #[async_trait]
@@ -15,4 +15,17 @@ pub trait RegionStore: Send + Sync + 'static {
     /// Replicates and applies a batch. With `target.term` set it is applied only if that term still
     /// holds at propose: what was evaluated under the leader's latches stays true.
     async fn propose(&self, target: &Target, batch: Batch) -> Result<(), ProposeError>;
+}
+
+#[async_trait]
+impl RegionStore for StoreHandle {
+    fn try_snapshot(&self, target: &Target) -> Option<Result<RegionSnapshot, RegionError>> {
+        StoreHandle::try_snapshot(self, target)
+    }
+    async fn snapshot(&self, target: &Target) -> Result<RegionSnapshot, RegionError> {
+        StoreHandle::snapshot(self, target).await
+    }
+    async fn propose(&self, target: &Target, batch: Batch) -> Result<(), ProposeError> {
+        StoreHandle::propose(self, target, batch).await
+    }
 }
