@@ -1,0 +1,225 @@
+//! Reads and one-round commits that pass each other on one store.
+//!
+//! A 1PC chooses its commit timestamp by itself, on the leader. It must lie above every snapshot that has been read
+//! there already, or that reader would have missed it. Both sides announce themselves before they look:
+//!
+//! ```text
+//!   read at R                          1PC
+//!   1  max_ts := max(max_ts, R)        1  publish an in-memory lock on the keys
+//!   2  a lock in memory on the key     2  commit_ts := max(max_ts, start_ts, floor) + 1
+//!      that may commit at or below R?  3  write it into the lock, replicate, apply
+//!      wait until it is gone           4  remove the lock
+//!   3  take the snapshot, read
+//! ```
+//!
+//! Whichever comes second sees the other: if the read's 1 comes before the write's 2, commit_ts is above R; otherwise
+//! the write's 1 came before the read's 2, and the read waits.
+//!
+//! A new leader does not know what its predecessor has served. Before the first 1PC of a term it takes a timestamp from PD:
+//! every read of the past had an older one.
+
+use std::{
+    collections::BTreeMap,
+    ops::Bound,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use proto::{KeyRange, RegionId, Term, Timestamp, wire::LockRecord};
+use tokio::sync::watch;
+
+/// What reads and one-round commits of a store know of each other.
+#[derive(Default)]
+pub struct Concurrency {
+    /// At or above every snapshot that was read here.
+    max_ts: AtomicU64,
+    /// How many keys are locked in memory: usually none, and then a read need not take the mutex.
+    locked: AtomicU64,
+    locks: Mutex<BTreeMap<Bytes, MemoryLock>>,
+    /// For each region the term for which `max_ts` is known to cover all earlier ones.
+    synced: Mutex<BTreeMap<RegionId, Term>>,
+}
+
+struct MemoryLock {
+    start_ts: Timestamp,
+    /// Zero until the commit timestamp is chosen.
+    commit_ts: Timestamp,
+    primary: Bytes,
+    /// Its sender is dropped when the write is done.
+    done: watch::Receiver<()>,
+}
+
+/// A lock in memory that a read has to wait for.
+pub struct InFlight {
+    /// As others are told of it.
+    pub lock: LockRecord,
+    done: watch::Receiver<()>,
+}
+
+impl InFlight {
+    /// Completes when the write is done, one way or the other.
+    pub async fn done(mut self) {
+        while self.done.changed().await.is_ok() {}
+    }
+}
+
+impl Concurrency {
+    /// A snapshot at `ts` is about to be read.
+    pub fn raise(&self, ts: Timestamp) {
+        self.max_ts.fetch_max(ts.0, Ordering::SeqCst);
+    }
+
+    /// At or above every snapshot that was read here.
+    pub fn max_ts(&self) -> Timestamp {
+        Timestamp(self.max_ts.load(Ordering::SeqCst))
+    }
+
+    /// A write in flight on one of `keys` that may commit at or below `read_ts`. Call after [`Concurrency::raise`].
+    pub fn in_flight_on<'a>(
+        &self,
+        keys: impl IntoIterator<Item = &'a Bytes>,
+        read_ts: Timestamp,
+    ) -> Option<InFlight> {
+        if self.locked.load(Ordering::SeqCst) == 0 {
+            return None;
+        }
+        let locks = self.locks.lock();
+        keys.into_iter().find_map(|key| locks.get(key).filter(|l| l.blocks(read_ts)).map(|l| l.in_flight(key)))
+    }
+
+    /// The same for a range.
+    pub fn in_flight_in(&self, range: &KeyRange, read_ts: Timestamp) -> Option<InFlight> {
+        let empty = !range.end.is_empty() && range.start >= range.end;
+        if empty || self.locked.load(Ordering::SeqCst) == 0 {
+            return None;
+        }
+        let upper = if range.end.is_empty() { Bound::Unbounded } else { Bound::Excluded(&range.end) };
+        let locks = self.locks.lock();
+        let mut inside = locks.range::<Bytes, _>((Bound::Included(&range.start), upper));
+        inside.find(|(_, lock)| lock.blocks(read_ts)).map(|(key, lock)| lock.in_flight(key))
+    }
+
+    /// Announces a write of `keys` (whose latches the caller holds). Dropping the result takes it back.
+    pub fn publish(self: &Arc<Self>, keys: Vec<Bytes>, start_ts: Timestamp, primary: &Bytes) -> Published {
+        let (sender, done) = watch::channel(());
+        let mut locks = self.locks.lock();
+        for key in &keys {
+            let primary = primary.clone();
+            let lock = MemoryLock { start_ts, commit_ts: Timestamp::ZERO, primary, done: done.clone() };
+            let before = locks.insert(key.clone(), lock);
+            assert!(before.is_none(), "two writes in flight on one key: latches do not hold");
+        }
+        self.locked.fetch_add(keys.len() as u64, Ordering::SeqCst);
+        Published { concurrency: self.clone(), keys, _done: sender }
+    }
+
+    /// Whether `max_ts` covers the reads of all terms before `term`.
+    pub fn is_synced(&self, region: RegionId, term: Term) -> bool {
+        self.synced.lock().get(&region) == Some(&term)
+    }
+
+    /// A timestamp that PD has issued after `term` began: it covers the reads of all terms before.
+    pub fn sync(&self, region: RegionId, term: Term, fresh: Timestamp) {
+        self.raise(fresh);
+        let mut synced = self.synced.lock();
+        let known = synced.entry(region).or_default();
+        *known = (*known).max(term);
+    }
+}
+
+impl MemoryLock {
+    fn blocks(&self, read_ts: Timestamp) -> bool {
+        self.commit_ts <= read_ts && self.start_ts <= read_ts
+    }
+
+    fn in_flight(&self, key: &Bytes) -> InFlight {
+        let lock = LockRecord {
+            key: key.clone(),
+            primary: self.primary.clone(),
+            start_ts: self.start_ts.0,
+            ttl_ms: 0,
+            min_commit_ts: self.commit_ts.0,
+            in_memory: true,
+        };
+        InFlight { lock, done: self.done.clone() }
+    }
+}
+
+/// A write in flight; while this lives, reads above its commit timestamp wait for it.
+pub struct Published {
+    concurrency: Arc<Concurrency>,
+    keys: Vec<Bytes>,
+    _done: watch::Sender<()>,
+}
+
+impl Published {
+    /// Chooses a commit timestamp above `floor` and every read that has been announced; reads below it pass from now on.
+    pub fn choose_commit_ts(&self, floor: Timestamp) -> Timestamp {
+        let mut locks = self.concurrency.locks.lock();
+        let commit_ts = self.concurrency.max_ts().max(floor).next();
+        for key in &self.keys {
+            locks.get_mut(key).expect("published keys stay until dropped").commit_ts = commit_ts;
+        }
+        commit_ts
+    }
+}
+
+impl Drop for Published {
+    fn drop(&mut self) {
+        let mut locks = self.concurrency.locks.lock();
+        for key in &self.keys {
+            locks.remove(key);
+        }
+        self.concurrency.locked.fetch_sub(self.keys.len() as u64, Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+
+    fn key(k: &'static str) -> Bytes {
+        Bytes::from_static(k.as_bytes())
+    }
+
+    #[test]
+    fn a_write_lands_above_every_read_announced_before_it_chose() {
+        let shared = Arc::new(Concurrency::default());
+        shared.raise(Timestamp(50));
+        let write = shared.publish(vec![key("a")], Timestamp(10), &key("a"));
+        // Not chosen yet: it could still land at 11, so a read at 60 waits, and raises max_ts before it looks.
+        shared.raise(Timestamp(60));
+        assert!(shared.in_flight_on([&key("a")], Timestamp(60)).is_some());
+        assert!(shared.in_flight_on([&key("b")], Timestamp(60)).is_none());
+        assert_eq!(write.choose_commit_ts(Timestamp(10)), Timestamp(61));
+        assert!(shared.in_flight_on([&key("a")], Timestamp(60)).is_none());
+        assert!(shared.in_flight_in(&KeyRange::new("a", "b"), Timestamp(61)).is_some());
+    }
+
+    #[test]
+    fn a_reader_that_waits_is_woken_when_the_write_is_done() {
+        let shared = Arc::new(Concurrency::default());
+        let write = shared.publish(vec![key("a")], Timestamp(10), &key("a"));
+        let waiting = shared.in_flight_on([&key("a")], Timestamp(10)).unwrap();
+        let mut done = Box::pin(waiting.done());
+        assert!(done.as_mut().now_or_never().is_none());
+        drop(write);
+        assert!(done.now_or_never().is_some());
+        assert!(shared.in_flight_in(&KeyRange::default(), Timestamp::MAX).is_none());
+    }
+
+    #[test]
+    fn a_term_is_synced_once_and_older_terms_do_not_undo_it() {
+        let shared = Concurrency::default();
+        assert!(!shared.is_synced(RegionId(2), Term(5)));
+        shared.sync(RegionId(2), Term(5), Timestamp(100));
+        shared.sync(RegionId(2), Term(4), Timestamp(90));
+        assert!(shared.is_synced(RegionId(2), Term(5)) && shared.max_ts() == Timestamp(100));
+    }
+}

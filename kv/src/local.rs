@@ -1,0 +1,304 @@
+//! A whole kv layer in one process without Raft, disks or sockets: what `sql` is developed and tested against.
+//!
+//! ```text
+//!   Client ── LocalRpc ──► Service ──► LocalStore (regions cut at given borders, one map)
+//!      └───────── LocalPd: timestamps, ids, regions, catalog leases ─┘
+//! ```
+//!
+//! Everything above the store is the real code: transactions over several regions are two-phase, locks are met,
+//! scans cross borders. Proposals apply at once and nothing is ever lost, so it proves nothing about faults: that is
+//! the simulator's part. Time is tokio's, which a test may pause.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::{FutureExt, future::BoxFuture};
+use parking_lot::Mutex;
+use proto::{
+    Batch, Epoch, KeyRange, LogIndex, Peer, PeerId, PeerRole, Region, RegionId, StoreId, Term, Timestamp,
+    wire::{KvRequest, RegionError, RegionStatus, StoreStatus, op::Kind},
+};
+use raftstore::{
+    Instant, MonotonicClock, ProposeError, RegionSnapshot, Target,
+    engine::{Cf, Engine, EngineError, MemoryEngine, WriteBatch, WriteOp},
+};
+
+use crate::{Client, Clock, Pd, PdError, RegionStore, Reply, Rpc, RpcError, Service, Spawn, StoreScan};
+
+/// The one store.
+const STORE: StoreId = StoreId(1);
+/// Its only term.
+const TERM: Term = Term(1);
+/// How long a gateway's catalog lease lasts.
+const LEASE: Duration = Duration::from_secs(10);
+
+/// A kv layer of its own.
+#[derive(Clone)]
+pub struct Local {
+    /// Runs transactions.
+    pub client: Client,
+    /// Timestamps, ids, regions.
+    pub pd: Arc<LocalPd>,
+    /// Tokio's time.
+    pub clock: Arc<dyn Clock>,
+    /// Tokio's tasks.
+    pub spawn: Arc<dyn Spawn>,
+    /// What answers the client.
+    pub service: Service,
+}
+
+impl Local {
+    /// With a region border at each of `borders` (sorted). Pushed-down scans go to `scan`.
+    pub fn start(borders: &[Bytes], scan: Option<Arc<dyn StoreScan>>) -> Self {
+        let regions: Arc<Vec<Arc<Region>>> = Arc::new(cut(borders));
+        let clock = Arc::new(LocalClock::default());
+        let spawn: Arc<dyn Spawn> = Arc::new(LocalSpawn);
+        let pd = Arc::new(LocalPd::new(regions.clone(), clock.clone()));
+        let store = Arc::new(LocalStore { regions, engine: MemoryEngine::new(), writing: Mutex::new(()) });
+        let service = Service::new(store, pd.clone(), clock.clone(), spawn.clone(), scan);
+        let rpc = Arc::new(LocalRpc { service: service.clone() });
+        let client = Client::new(rpc, pd.clone(), clock.clone(), spawn.clone());
+        Local { client, pd, clock, spawn, service }
+    }
+}
+
+fn cut(borders: &[Bytes]) -> Vec<Arc<Region>> {
+    let starts = std::iter::once(Bytes::new()).chain(borders.iter().cloned());
+    let ends = borders.iter().cloned().chain(std::iter::once(Bytes::new()));
+    let region = |(at, (start, end))| {
+        // Region 1 is PD's everywhere else.
+        let id = RegionId(at as u64 + 2);
+        let peer = Peer { id: PeerId(id.0), store: STORE, role: PeerRole::Voter };
+        let epoch = Epoch { conf_ver: 1, version: 1 };
+        Arc::new(Region { id, range: KeyRange { start, end }, epoch, peers: vec![peer] })
+    };
+    starts.zip(ends).enumerate().map(region).collect()
+}
+
+/// Regions over one map; a proposal applies at once.
+struct LocalStore {
+    regions: Arc<Vec<Arc<Region>>>,
+    engine: MemoryEngine,
+    writing: Mutex<()>,
+}
+
+impl LocalStore {
+    fn find(&self, target: &Target) -> Result<Arc<Region>, RegionError> {
+        let region = self.regions.iter().find(|r| r.id == target.region);
+        let region = region.ok_or_else(|| RegionError::region_not_found(target.region))?;
+        if region.epoch != target.epoch {
+            return Err(RegionError::epoch_mismatch(&[region]));
+        }
+        Ok(region.clone())
+    }
+
+    fn apply(&self, batch: Batch) -> Result<(), EngineError> {
+        let _writing = self.writing.lock();
+        let view = self.engine.snapshot();
+        let mut ops = Vec::with_capacity(batch.ops.len());
+        for op in batch.ops {
+            match op.kind {
+                Some(Kind::Put(put)) => ops.push(WriteOp::Put(put.cf(), put.key, put.value)),
+                Some(Kind::Delete(delete)) => ops.push(WriteOp::Delete(delete.cf(), delete.key)),
+                Some(Kind::DeleteRange(r)) => ops.push(WriteOp::DeleteRange(r.cf(), r.start_key, r.end_key)),
+                Some(Kind::Move(m)) => {
+                    let from: Cf = m.from_cf();
+                    let moved = view.get(from, &m.from_key)?.filter(|v| v.len() as u64 >= m.offset);
+                    let moved = moved.ok_or_else(|| EngineError::Corrupt("a move without its source".into()))?;
+                    let value = [&m.prefix[..], &moved[m.offset as usize..]].concat();
+                    ops.push(WriteOp::Put(m.to_cf(), m.to_key, value.into()));
+                    ops.push(WriteOp::Delete(from, m.from_key));
+                }
+                None => return Err(EngineError::Corrupt("an operation of no kind".into())),
+            }
+        }
+        self.engine.write(WriteBatch { ops })
+    }
+}
+
+#[async_trait]
+impl RegionStore for LocalStore {
+    fn try_snapshot(&self, target: &Target) -> Option<Result<RegionSnapshot, RegionError>> {
+        Some(self.find(target).map(|region| RegionSnapshot {
+            engine: self.engine.snapshot(),
+            region,
+            term: TERM,
+            applied: LogIndex(0),
+        }))
+    }
+
+    async fn snapshot(&self, target: &Target) -> Result<RegionSnapshot, RegionError> {
+        self.try_snapshot(target).expect("a snapshot needs no waiting here")
+    }
+
+    async fn propose(&self, target: &Target, batch: Batch) -> Result<(), ProposeError> {
+        self.find(target)?;
+        self.apply(batch).map_err(|e| ProposeError::Unknown(e.to_string()))
+    }
+}
+
+struct LocalRpc {
+    service: Service,
+}
+
+#[async_trait]
+impl Rpc for LocalRpc {
+    async fn call(&self, store: StoreId, request: KvRequest) -> Result<Reply, RpcError> {
+        if store != STORE {
+            return Err(RpcError::Unreachable(store, "there is one store only".into()));
+        }
+        Ok(self.service.call(request).await)
+    }
+
+    fn local_store(&self) -> Option<StoreId> {
+        Some(STORE)
+    }
+}
+
+/// Tokio's clock.
+#[derive(Default)]
+pub struct LocalClock {
+    started: Mutex<Option<tokio::time::Instant>>,
+}
+
+impl MonotonicClock for LocalClock {
+    fn now(&self) -> Instant {
+        let now = tokio::time::Instant::now();
+        let started = *self.started.lock().get_or_insert(now);
+        Instant(now.duration_since(started))
+    }
+}
+
+impl Clock for LocalClock {
+    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
+        tokio::time::sleep_until(tokio::time::Instant::now() + duration).boxed()
+    }
+
+    fn wall_ms(&self) -> u64 {
+        /// 2026-01-01: tests see the same time in every run.
+        const EPOCH_MS: u64 = 1_767_225_600_000;
+        EPOCH_MS + self.now().0.as_millis() as u64
+    }
+}
+
+struct LocalSpawn;
+
+impl Spawn for LocalSpawn {
+    fn spawn(&self, task: BoxFuture<'static, ()>) {
+        tokio::runtime::Handle::current().spawn(task);
+    }
+}
+
+/// A placement driver of one process: it never fails.
+pub struct LocalPd {
+    regions: Arc<Vec<Arc<Region>>>,
+    clock: Arc<LocalClock>,
+    last: AtomicU64,
+    next_id: AtomicU64,
+    catalog: Mutex<Catalog>,
+    published: tokio::sync::watch::Sender<u64>,
+    acknowledged: tokio::sync::Notify,
+}
+
+#[derive(Default)]
+struct Catalog {
+    published: u64,
+    /// Gateway → (version it works with, end of its lease).
+    gateways: BTreeMap<u64, (u64, Timestamp)>,
+}
+
+impl LocalPd {
+    fn new(regions: Arc<Vec<Arc<Region>>>, clock: Arc<LocalClock>) -> Self {
+        LocalPd {
+            regions,
+            clock,
+            last: AtomicU64::new(0),
+            next_id: AtomicU64::new(1000),
+            catalog: Mutex::default(),
+            published: tokio::sync::watch::Sender::new(0),
+            acknowledged: tokio::sync::Notify::new(),
+        }
+    }
+
+    fn now(&self) -> Timestamp {
+        let wall = Timestamp::new(self.clock.wall_ms(), 0).0;
+        let next = |last: u64| Some(wall.max(last + 1));
+        let last = self.last.fetch_update(Ordering::SeqCst, Ordering::SeqCst, next).expect("always a successor");
+        Timestamp(wall.max(last + 1))
+    }
+
+    fn status(region: &Region) -> RegionStatus {
+        RegionStatus {
+            region: Some(region.into()),
+            leader: region.peers.first().map(|&p| p.into()),
+            term: TERM.0,
+            ..RegionStatus::default()
+        }
+    }
+}
+
+#[async_trait]
+impl Pd for LocalPd {
+    async fn timestamp(&self) -> Result<Timestamp, PdError> {
+        Ok(self.now())
+    }
+
+    async fn alloc_ids(&self, count: u32) -> Result<u64, PdError> {
+        Ok(self.next_id.fetch_add(u64::from(count), Ordering::SeqCst))
+    }
+
+    async fn region_of(&self, key: &[u8]) -> Result<RegionStatus, PdError> {
+        let region = self.regions.iter().find(|r| r.range.contains(key)).expect("the regions cover all keys");
+        Ok(Self::status(region))
+    }
+
+    async fn regions(&self, range: &KeyRange, limit: u32) -> Result<Vec<RegionStatus>, PdError> {
+        let inside = self.regions.iter().filter(|r| r.range.intersect(range).is_some());
+        Ok(inside.take(limit as usize).map(|r| Self::status(r)).collect())
+    }
+
+    async fn stores(&self) -> Result<Vec<StoreStatus>, PdError> {
+        let store = proto::wire::Store { id: STORE.0, address: "local".into(), ..Default::default() };
+        let count = self.regions.len() as u64;
+        Ok(vec![StoreStatus { store: Some(store), regions: count, leaders: count, ..Default::default() }])
+    }
+
+    async fn catalog_lease(
+        &self,
+        gateway: u64,
+        acknowledged: u64,
+        wait: Duration,
+    ) -> Result<(u64, Timestamp), PdError> {
+        let mut published = self.published.subscribe();
+        let expires = || Timestamp::new(self.now().physical_ms() + LEASE.as_millis() as u64, 0);
+        self.catalog.lock().gateways.insert(gateway, (acknowledged, expires()));
+        self.acknowledged.notify_waiters();
+        let newer = published.wait_for(|&version| version > acknowledged).map(|_| ());
+        futures::future::select(Box::pin(newer), self.clock.sleep(wait)).await;
+        let expires = expires();
+        let mut catalog = self.catalog.lock();
+        catalog.gateways.insert(gateway, (acknowledged, expires));
+        Ok((catalog.published, expires))
+    }
+
+    async fn publish_catalog(&self, version: u64) -> Result<(), PdError> {
+        self.catalog.lock().published = version;
+        self.published.send_replace(version);
+        loop {
+            let acknowledged = self.acknowledged.notified();
+            let now = self.now();
+            let behind = |&(has, expires): &(u64, Timestamp)| (has < version && expires > now).then_some(expires);
+            let Some(last) = self.catalog.lock().gateways.values().filter_map(behind).max() else { return Ok(()) };
+            let left = Duration::from_millis(last.physical_ms().saturating_sub(now.physical_ms()) + 1);
+            futures::future::select(Box::pin(acknowledged), self.clock.sleep(left)).await;
+        }
+    }
+}

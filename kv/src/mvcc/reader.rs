@@ -1,0 +1,121 @@
+//! Reads of single keys. PURE over a snapshot.
+
+use bytes::Bytes;
+use proto::{Cf, Timestamp};
+use raftstore::engine::Snapshot;
+
+use crate::codec;
+
+use super::{
+    Fault,
+    lock::{self, Lock, LockCfRecord, WriteKind},
+    version::Version,
+};
+
+/// What the newest write of a key did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Newest {
+    /// When it committed.
+    pub commit_ts: Timestamp,
+    /// Its transaction.
+    pub start_ts: Timestamp,
+    /// What it did.
+    pub kind: WriteKind,
+}
+
+/// Reads keys of one snapshot.
+pub struct Reader<'a> {
+    snapshot: &'a dyn Snapshot,
+}
+
+impl<'a> Reader<'a> {
+    /// Over a view of the engine.
+    pub fn new(snapshot: &'a dyn Snapshot) -> Self {
+        Reader { snapshot }
+    }
+
+    /// The lock on a key.
+    pub fn lock(&self, key: &[u8]) -> Result<Option<Lock>, Fault> {
+        let Some(record) = self.snapshot.get(Cf::Lock, key)? else { return Ok(None) };
+        match lock::decode(key, &record)? {
+            LockCfRecord::Lock(lock) => Ok(Some(lock)),
+            LockCfRecord::Rollback => Err(Fault::corrupt(key, "a rollback record stands where a lock should")),
+        }
+    }
+
+    /// Whether transaction `start_ts` was rolled back on this key, with a record to keep it out.
+    pub fn is_rolled_back(&self, key: &[u8], start_ts: Timestamp) -> Result<bool, Fault> {
+        Ok(self.snapshot.get(Cf::Lock, &codec::versioned(key, start_ts))?.is_some())
+    }
+
+    /// The value visible at `ts`, whatever locks there are.
+    pub fn get(&self, key: &[u8], ts: Timestamp) -> Result<Option<Bytes>, Fault> {
+        let mut value = None;
+        self.versions(key, ts, Timestamp::ZERO, |_, version| {
+            if version.kind == WriteKind::Put {
+                value = Some(Bytes::copy_from_slice(version.value));
+            }
+            version.kind == WriteKind::Lock
+        })?;
+        Ok(value)
+    }
+
+    /// The newest write of a key, of any kind.
+    pub fn newest(&self, key: &[u8]) -> Result<Option<Newest>, Fault> {
+        let mut newest = None;
+        self.versions(key, Timestamp::MAX, Timestamp::ZERO, |commit_ts, version| {
+            newest = Some(Newest { commit_ts, start_ts: version.start_ts, kind: version.kind });
+            false
+        })?;
+        Ok(newest)
+    }
+
+    /// Whether the key has a value now.
+    pub fn exists(&self, key: &[u8]) -> Result<bool, Fault> {
+        let mut exists = false;
+        self.versions(key, Timestamp::MAX, Timestamp::ZERO, |_, version| {
+            exists = version.kind == WriteKind::Put;
+            version.kind == WriteKind::Lock
+        })?;
+        Ok(exists)
+    }
+
+    /// When transaction `start_ts` committed its write of this key, if it did.
+    pub fn commit_of(&self, key: &[u8], start_ts: Timestamp) -> Result<Option<Timestamp>, Fault> {
+        let mut found = None;
+        self.versions(key, Timestamp::MAX, start_ts.next(), |commit_ts, version| {
+            if version.start_ts == start_ts {
+                found = Some(commit_ts);
+            }
+            found.is_none()
+        })?;
+        Ok(found)
+    }
+
+    /// Visits the versions of a key from the newest at or below `from` down to `to`, while `visit` says to go on.
+    fn versions(
+        &self,
+        key: &[u8],
+        from: Timestamp,
+        to: Timestamp,
+        mut visit: impl FnMut(Timestamp, Version<'_>) -> bool,
+    ) -> Result<(), Fault> {
+        let lower = codec::versioned(key, from);
+        // One byte behind the key of `to`: the first key that is no version at or above it.
+        let mut upper = Vec::with_capacity(key.len() + codec::TS_LEN + 1);
+        codec::versioned_into(&mut upper, key, to);
+        upper.push(0);
+        let mut cursor = self.snapshot.cursor(Cf::Data, &lower, &upper);
+        let mut stands = cursor.seek(&lower)?;
+        while stands {
+            let (_, commit_ts) = codec::split_versioned(cursor.key())
+                .filter(|(user, _)| *user == key)
+                .ok_or_else(|| Fault::corrupt(cursor.key(), "not a versioned key"))?;
+            if !visit(commit_ts, Version::decode(key, cursor.value())?) {
+                return Ok(());
+            }
+            stands = cursor.next()?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,232 @@
+//! The kv service of a store: answers requests about the regions it leads.
+//!
+//! ```text
+//!   read    raise max_ts → writes in flight? wait → snapshot ─────────────► mvcc ─────► reply
+//!   write   latches ─► snapshot ─► [1PC: publish, choose commit_ts] ─► txn ─► propose ─► reply
+//!           └───────────────── held until the batch is applied, or certainly never will be ──────┘
+//! ```
+//!
+//! The snapshot's term goes into the proposal: had leadership changed in between, another leader may have written
+//! under latches of its own, and the proposal is refused.
+//!
+//! A caller may stop waiting at any time: its deadline passes, or its connection breaks and the future is dropped.
+//! Latches and in-memory locks stay until the fate of the proposal is known all the same (`proposal.rs`).
+
+mod pd_time;
+mod proposal;
+mod read;
+mod turns;
+mod write;
+
+use std::{
+    future::Future,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use futures::future::{Either, select};
+use proto::{
+    Epoch, Region, RegionId,
+    wire::{KvRequest, KvResponse, RegionError, RequestHeader, kv_request::Body},
+};
+use raftstore::{Instant, RegionSnapshot, Target};
+
+use crate::{Clock, Pd, RegionStore, Reply, Spawn, StoreScan, concurrency::Concurrency};
+
+use pd_time::PdTime;
+use turns::Turns;
+
+/// Requests under way at once: what is beyond waits at the client, not in this store's memory.
+const MAX_IN_FLIGHT: usize = 10_000;
+/// Before a client that found the store full should come back.
+const BUSY_BACKOFF_MS: u64 = 20;
+/// When the caller names no deadline.
+const DEFAULT_DEADLINE: Duration = Duration::from_secs(10);
+/// However long the caller says it waits.
+const MAX_DEADLINE: Duration = Duration::from_secs(120);
+
+/// What tests may change.
+#[derive(Clone, Debug, Default)]
+pub struct ServiceConfig {
+    /// A bug to plant, for tests of the tests.
+    #[cfg(feature = "planted-bugs")]
+    pub planted: Option<crate::planted::Planted>,
+}
+
+/// The kv service of one store. Cheap to clone.
+#[derive(Clone)]
+pub struct Service {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Arc<dyn RegionStore>,
+    clock: Arc<dyn Clock>,
+    spawn: Arc<dyn Spawn>,
+    scan: Option<Arc<dyn StoreScan>>,
+    pd_time: PdTime,
+    turns: Arc<Turns>,
+    concurrency: Arc<Concurrency>,
+    in_flight: AtomicUsize,
+    config: ServiceConfig,
+}
+
+/// One request's standing.
+struct Call<'a> {
+    inner: &'a Inner,
+    target: Target,
+    deadline: Instant,
+}
+
+impl Service {
+    /// Over a store of regions. `scan` answers pushed-down scans; without it they are refused.
+    pub fn new(
+        store: Arc<dyn RegionStore>,
+        pd: Arc<dyn Pd>,
+        clock: Arc<dyn Clock>,
+        spawn: Arc<dyn Spawn>,
+        scan: Option<Arc<dyn StoreScan>>,
+    ) -> Self {
+        Self::with_config(store, pd, clock, spawn, scan, ServiceConfig::default())
+    }
+
+    /// The same, with what tests may change.
+    pub fn with_config(
+        store: Arc<dyn RegionStore>,
+        pd: Arc<dyn Pd>,
+        clock: Arc<dyn Clock>,
+        spawn: Arc<dyn Spawn>,
+        scan: Option<Arc<dyn StoreScan>>,
+        config: ServiceConfig,
+    ) -> Self {
+        let inner = Inner {
+            store,
+            clock: clock.clone(),
+            spawn,
+            scan,
+            pd_time: PdTime::new(pd, clock),
+            turns: Turns::new(),
+            concurrency: Arc::default(),
+            in_flight: AtomicUsize::new(0),
+            config,
+        };
+        Service { inner: Arc::new(inner) }
+    }
+
+    /// Answers one request. The future may be dropped at any time; a write may then have been carried out or not.
+    pub async fn call(&self, request: KvRequest) -> Reply {
+        let header = request.header.unwrap_or_default();
+        let answer = match self.inner.admit() {
+            Some(_admitted) => match request.body {
+                Some(body) => self.inner.answer(&header, body).await,
+                None => Err(RegionError { kind: None, message: "a request without a body".into() }),
+            },
+            None => Err(RegionError::server_busy("the kv service's queue", BUSY_BACKOFF_MS)),
+        };
+        answer.unwrap_or_else(|error| Reply {
+            response: KvResponse { region_error: Some(error), body: None },
+            chunk: None,
+        })
+    }
+}
+
+/// One of the `MAX_IN_FLIGHT` places.
+struct Admitted<'a>(&'a AtomicUsize);
+
+impl Drop for Admitted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Inner {
+    fn admit(&self) -> Option<Admitted<'_>> {
+        let before = self.in_flight.fetch_add(1, Ordering::Relaxed);
+        let admitted = Admitted(&self.in_flight);
+        (before < MAX_IN_FLIGHT).then_some(admitted)
+    }
+
+    async fn answer(&self, header: &RequestHeader, body: Body) -> Result<Reply, RegionError> {
+        let limit = match header.deadline_ms {
+            0 => DEFAULT_DEADLINE,
+            ms => Duration::from_millis(ms).min(MAX_DEADLINE),
+        };
+        let target = Target {
+            region: RegionId(header.region_id),
+            epoch: header.epoch.map(Epoch::from).unwrap_or_default(),
+            term: None,
+        };
+        let call = Call { inner: self, target, deadline: self.clock.now() + limit };
+        match body {
+            Body::Get(request) => call.get(request).await,
+            Body::Scan(request) => call.scan(request).await,
+            Body::Prewrite(request) => call.prewrite(request).await,
+            Body::Commit(request) => call.commit(request).await,
+            Body::Rollback(request) => call.rollback(request).await,
+            Body::CheckTxn(request) => call.check_txn(request).await,
+            Body::Resolve(request) => call.resolve(request).await,
+            Body::HeartbeatTxn(request) => call.heartbeat(request).await,
+            Body::UnsafeDeleteRange(request) => call.unsafe_delete_range(request).await,
+        }
+    }
+}
+
+impl Call<'_> {
+    /// Waits for `future`, at most until the deadline.
+    async fn within<T>(&self, what: &str, future: impl Future<Output = T>) -> Result<T, RegionError> {
+        let mut future = pin!(future);
+        // Most are ready at once, and then no timer is set.
+        if let std::task::Poll::Ready(done) = futures::poll!(future.as_mut()) {
+            return Ok(done);
+        }
+        let remaining = self.deadline.since(self.inner.clock.now());
+        if remaining.is_zero() {
+            return Err(RegionError::deadline_exceeded(what));
+        }
+        match select(future, self.inner.clock.sleep(remaining)).await {
+            Either::Left((done, _)) => Ok(done),
+            Either::Right(_) => Err(RegionError::deadline_exceeded(what)),
+        }
+    }
+
+    /// A current view of the region: at once under the lease, otherwise by asking the quorum.
+    async fn snapshot(&self) -> Result<RegionSnapshot, RegionError> {
+        match self.inner.store.try_snapshot(&self.target) {
+            Some(snapshot) => snapshot,
+            None => self.within("asking the quorum", self.inner.store.snapshot(&self.target)).await?,
+        }
+    }
+}
+
+/// Every key of a request must be the region's: the epoch says the borders are known, this says they were kept to.
+fn check_keys<'k>(region: &Region, keys: impl IntoIterator<Item = &'k [u8]>) -> Result<(), RegionError> {
+    match keys.into_iter().find(|key| !region.range.contains(key)) {
+        Some(outside) => Err(RegionError::key_not_in_region(outside, region)),
+        None => Ok(()),
+    }
+}
+
+/// Where planted bugs of the service act; without the feature they are not there.
+#[cfg(feature = "planted-bugs")]
+impl Inner {
+    fn planted_skip_max_ts(&self) -> bool {
+        self.config.planted == Some(crate::planted::Planted::SkipMaxTs)
+    }
+    fn planted_ignore_locks(&self) -> bool {
+        self.config.planted == Some(crate::planted::Planted::IgnoreLocks)
+    }
+}
+
+#[cfg(not(feature = "planted-bugs"))]
+impl Inner {
+    fn planted_skip_max_ts(&self) -> bool {
+        false
+    }
+    fn planted_ignore_locks(&self) -> bool {
+        false
+    }
+}

@@ -1,0 +1,174 @@
+//! Writes: latches, snapshot, evaluate, propose.
+
+use bytes::Bytes;
+use proto::{
+    Batch, Cf, KeyRange, Timestamp,
+    wire::{
+        CheckTxnRequest, CheckTxnResponse, CommitRequest, CommitResponse, HeartbeatTxnRequest, HeartbeatTxnResponse,
+        KeyError, PrewriteRequest, PrewriteResponse, RegionError, ResolveRequest, ResolveResponse, RollbackRequest,
+        RollbackResponse, UnsafeDeleteRangeRequest, UnsafeDeleteRangeResponse, kv_response::Body,
+    },
+};
+use raftstore::{ProposeError, RegionSnapshot, Target};
+
+use crate::{
+    Reply,
+    concurrency::Published,
+    mvcc::{Fault, Reader},
+    txn::{self, PrewriteMode},
+};
+
+use super::{Call, check_keys, proposal::Proposal, read::reply, turns::Turn};
+
+/// Latches taken, and the view they protect.
+struct Stage {
+    turn: Turn,
+    snapshot: RegionSnapshot,
+}
+
+impl Call<'_> {
+    pub(super) async fn prewrite(&self, request: PrewriteRequest) -> Result<Reply, RegionError> {
+        let answer = |response| reply(Body::Prewrite(response));
+        let newest = Timestamp(request.start_ts.max(request.min_commit_ts));
+        if let Err(refused) = self.check_timestamp(newest).await? {
+            return Ok(answer(PrewriteResponse { errors: vec![refused], ..Default::default() }));
+        }
+        let keys: Vec<Bytes> = request.mutations.iter().map(|m| m.key.clone()).collect();
+        let stage = self.stage(&keys).await?;
+        let (mode, published) = if request.try_one_pc {
+            let (commit_ts, published) = self.announce_write(&stage.snapshot, keys, &request).await?;
+            (PrewriteMode::OnePc(commit_ts), Some(published))
+        } else {
+            (PrewriteMode::Locks, None)
+        };
+        let evaluated = txn::prewrite(&self.reader(&stage.snapshot), &request, mode);
+        match evaluated {
+            Ok((batch, response)) => self.finish(stage, batch, published).await.map(|()| answer(response)),
+            Err(fault) => Ok(answer(PrewriteResponse { errors: vec![fault.into()], ..Default::default() })),
+        }
+    }
+
+    /// Publishes a 1PC in memory and chooses its commit timestamp, above every read served here or by earlier leaders.
+    async fn announce_write(
+        &self,
+        snapshot: &RegionSnapshot,
+        keys: Vec<Bytes>,
+        request: &PrewriteRequest,
+    ) -> Result<(Timestamp, Published), RegionError> {
+        let concurrency = &self.inner.concurrency;
+        let (region, term) = (snapshot.region.id, snapshot.term);
+        if !concurrency.is_synced(region, term) {
+            let fresh = self.within("asking PD for a timestamp", self.inner.pd_time.fresh()).await?;
+            let fresh = fresh.map_err(|pd| RegionError::server_busy(&format!("{pd}; 1PC"), super::BUSY_BACKOFF_MS))?;
+            concurrency.sync(region, term, fresh);
+        }
+        let floor = Timestamp(request.start_ts.max(request.min_commit_ts));
+        let published = concurrency.publish(keys, Timestamp(request.start_ts), &request.primary);
+        let commit_ts = published.choose_commit_ts(floor);
+        let commit_ts = if self.inner.planted_skip_max_ts() { floor.next() } else { commit_ts };
+        Ok((commit_ts, published))
+    }
+
+    pub(super) async fn commit(&self, request: CommitRequest) -> Result<Reply, RegionError> {
+        let refuse = |error| CommitResponse { error: Some(error), commit_ts: 0 };
+        if let Err(refused) = self.check_timestamp(Timestamp(request.commit_ts)).await? {
+            return Ok(reply(Body::Commit(refuse(refused))));
+        }
+        let response = self.write(&request.keys, |reader| txn::commit(reader, &request), refuse).await?;
+        Ok(reply(Body::Commit(response)))
+    }
+
+    pub(super) async fn rollback(&self, request: RollbackRequest) -> Result<Reply, RegionError> {
+        let refuse = |error| RollbackResponse { error: Some(error), committed_ts: 0 };
+        let response = self.write(&request.keys, |reader| txn::rollback(reader, &request), refuse).await?;
+        Ok(reply(Body::Rollback(response)))
+    }
+
+    pub(super) async fn check_txn(&self, request: CheckTxnRequest) -> Result<Reply, RegionError> {
+        let refuse = |error| CheckTxnResponse { outcome: None, error: Some(error) };
+        let keys = std::slice::from_ref(&request.primary);
+        let response = self.write(keys, |reader| txn::check_txn(reader, &request), refuse).await?;
+        Ok(reply(Body::CheckTxn(response)))
+    }
+
+    pub(super) async fn resolve(&self, request: ResolveRequest) -> Result<Reply, RegionError> {
+        let refuse = |error| ResolveResponse { error: Some(error) };
+        let response = self.write(&request.keys, |reader| txn::resolve(reader, &request), refuse).await?;
+        Ok(reply(Body::Resolve(response)))
+    }
+
+    pub(super) async fn heartbeat(&self, request: HeartbeatTxnRequest) -> Result<Reply, RegionError> {
+        let refuse = |error| HeartbeatTxnResponse { error: Some(error), ttl_ms: 0 };
+        let keys = std::slice::from_ref(&request.primary);
+        let response = self.write(keys, |reader| txn::heartbeat(reader, &request), refuse).await?;
+        Ok(reply(Body::HeartbeatTxn(response)))
+    }
+
+    pub(super) async fn unsafe_delete_range(&self, request: UnsafeDeleteRangeRequest) -> Result<Reply, RegionError> {
+        let range: KeyRange = request.range.unwrap_or_default().into();
+        let snapshot = self.snapshot().await?;
+        if !snapshot.region.range.covers(&range) {
+            return Err(RegionError::key_not_in_region(&range.start, &snapshot.region));
+        }
+        let mut batch = Batch::default();
+        batch.delete_range(Cf::Data, range.start.clone(), range.end.clone());
+        batch.delete_range(Cf::Lock, range.start, range.end);
+        self.propose(&snapshot, batch, ()).await?;
+        Ok(reply(Body::UnsafeDeleteRange(UnsafeDeleteRangeResponse {})))
+    }
+
+    /// A write command from latches to acknowledgement. `refuse` makes the response of a stored state that can't be read.
+    async fn write<R>(
+        &self,
+        keys: &[Bytes],
+        evaluate: impl FnOnce(&Reader<'_>) -> Result<(Batch, R), Fault>,
+        refuse: impl FnOnce(KeyError) -> R,
+    ) -> Result<R, RegionError> {
+        let stage = self.stage(keys).await?;
+        let evaluated = evaluate(&self.reader(&stage.snapshot));
+        match evaluated {
+            Ok((batch, response)) => self.finish(stage, batch, None).await.map(|()| response),
+            Err(fault) => {
+                tracing::error!(region = %self.target.region, %fault, "stored transactions can't be read");
+                Ok(refuse(fault.into()))
+            }
+        }
+    }
+
+    async fn stage(&self, keys: &[Bytes]) -> Result<Stage, RegionError> {
+        let turn = self.within("waiting for latches", self.inner.turns.take(keys)).await?;
+        let snapshot = self.snapshot().await?;
+        check_keys(&snapshot.region, keys.iter().map(|k| k.as_ref()))?;
+        Ok(Stage { turn, snapshot })
+    }
+
+    fn reader<'s>(&self, snapshot: &'s RegionSnapshot) -> Reader<'s> {
+        Reader::new(snapshot.engine.as_ref())
+    }
+
+    async fn finish(&self, stage: Stage, batch: Batch, published: Option<Published>) -> Result<(), RegionError> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let Stage { turn, snapshot } = stage;
+        self.propose(&snapshot, batch, (turn, published)).await
+    }
+
+    /// Replicates and applies; `held` stays until the fate of the batch is known.
+    async fn propose(
+        &self,
+        snapshot: &RegionSnapshot,
+        batch: Batch,
+        held: impl Send + 'static,
+    ) -> Result<(), RegionError> {
+        let inner = self.inner;
+        let target = Target { term: Some(snapshot.term), ..self.target };
+        let proposal = Proposal::start(inner.store.clone(), inner.spawn.clone(), target, batch, held);
+        match self.within("replicating", proposal).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(ProposeError::Region(error))) => Err(error),
+            Ok(Err(ProposeError::Unknown(why))) => Err(RegionError::outcome_unknown(why)),
+            Err(late) => Err(RegionError::outcome_unknown(late.message)),
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! Check: what became of a transaction? Asked at its primary by whoever met one of its locks. PURE.
+
+use proto::{
+    Batch, Cf, Timestamp,
+    wire::{CheckTxnRequest, CheckTxnResponse, TxnNotFound, check_txn_response::Outcome, key_error::Kind},
+};
+
+use crate::mvcc::{Fault, Reader};
+
+use super::{keep_out, key_error};
+
+/// Evaluates a check. A transaction whose TTL has run out at `current_ts` is rolled back.
+pub fn check_txn(reader: &Reader<'_>, request: &CheckTxnRequest) -> Result<(Batch, CheckTxnResponse), Fault> {
+    let (start_ts, now) = (Timestamp(request.start_ts), Timestamp(request.current_ts));
+    let primary = &request.primary;
+    let mut batch = Batch::default();
+    let outcome = if let Some(lock) = reader.lock(primary)?.filter(|lock| lock.start_ts == start_ts) {
+        if lock.is_expired(now) {
+            // The record goes here even if the lock names another primary: this key was asked, and the answer must stay true.
+            batch.delete(Cf::Lock, primary.clone());
+            keep_out(&mut batch, primary, start_ts);
+            Outcome::RolledBack(true)
+        } else {
+            let ends_ms = start_ts.physical_ms().saturating_add(lock.ttl_ms);
+            Outcome::TtlMs(ends_ms - now.physical_ms())
+        }
+    } else if let Some(commit_ts) = reader.commit_of(primary, start_ts)? {
+        Outcome::CommitTs(commit_ts.0)
+    } else if reader.is_rolled_back(primary, start_ts)? {
+        Outcome::RolledBack(true)
+    } else if request.rollback_if_absent {
+        keep_out(&mut batch, primary, start_ts);
+        Outcome::RolledBack(true)
+    } else {
+        let absent = TxnNotFound { primary: primary.clone(), start_ts: start_ts.0 };
+        let response = CheckTxnResponse { outcome: None, error: Some(key_error(Kind::TxnNotFound(absent))) };
+        return Ok((batch, response));
+    };
+    Ok((batch, CheckTxnResponse { outcome: Some(outcome), error: None }))
+}

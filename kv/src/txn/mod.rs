@@ -1,0 +1,73 @@
+//! The commands of the commit protocol, one a file. PURE: `(snapshot, request) -> (batch, response)`.
+//!
+//! The caller holds the latches of all keys of the request from before the snapshot until the batch is applied, so
+//! what a command reads stays true until what it writes is visible.
+//!
+//! ```text
+//!   prewrite ──► lock on every key, with the value ── commit ──► version, lock gone
+//!      │               │   ▲ heartbeat prolongs            (value moved, not written again)
+//!      │ 1PC           │
+//!      └──► version    └── rollback, or check_txn after the TTL ──► lock gone, at the primary a rollback record
+//! ```
+//!
+//! A transaction's fate is its primary's: a version there means committed, a rollback record means rolled back, for
+//! ever. Every command may be repeated, and finds its own traces when it is.
+
+mod check_txn;
+mod commit;
+mod heartbeat;
+mod prewrite;
+mod resolve;
+mod rollback;
+
+pub use check_txn::check_txn;
+pub use commit::commit;
+pub use heartbeat::heartbeat;
+pub use prewrite::{PrewriteMode, prewrite};
+pub use resolve::resolve;
+pub use rollback::rollback;
+
+use bytes::Bytes;
+use proto::{Batch, Cf, Timestamp, wire};
+use wire::key_error::Kind;
+
+use crate::{
+    codec,
+    mvcc::{
+        Lock, WriteKind,
+        lock::rollback_record,
+        version::{header, record},
+    },
+};
+
+fn key_error(kind: Kind) -> wire::KeyError {
+    wire::KeyError { kind: Some(kind) }
+}
+
+/// Turns a lock into a version.
+fn commit_lock(batch: &mut Batch, key: &Bytes, lock: &Lock, commit_ts: Timestamp) {
+    let version_key = codec::versioned(key, commit_ts);
+    match lock.kind {
+        WriteKind::Put => {
+            let prefix = header(WriteKind::Put, lock.start_ts);
+            batch.move_value((Cf::Lock, key.clone()), lock.value_offset(), (Cf::Data, version_key), prefix);
+        }
+        WriteKind::Delete | WriteKind::Lock => {
+            batch.put(Cf::Data, version_key, record(lock.kind, lock.start_ts, &[]));
+            batch.delete(Cf::Lock, key.clone());
+        }
+    }
+}
+
+/// Removes a lock; at the primary, leaves the record that keeps the transaction from coming back.
+fn roll_back_lock(batch: &mut Batch, key: &Bytes, lock: &Lock) {
+    batch.delete(Cf::Lock, key.clone());
+    if lock.primary == key {
+        keep_out(batch, key, lock.start_ts);
+    }
+}
+
+/// From now on transaction `start_ts` can't prewrite its primary, if this is it.
+fn keep_out(batch: &mut Batch, key: &[u8], start_ts: Timestamp) {
+    batch.put(Cf::Lock, codec::versioned(key, start_ts), rollback_record());
+}

@@ -1,0 +1,148 @@
+//! Prewrite: puts a lock with the new value on every key, if nobody has written them since the transaction's
+//! snapshot. As 1PC it writes the versions at once. All keys of a request, or none. PURE.
+
+use bytes::Bytes;
+use proto::{
+    Batch, Cf, Timestamp,
+    wire::{
+        Aborted, AlreadyExists, CommitFenced, KeyError, Mutation, MutationKind, PrewriteRequest, PrewriteResponse,
+        WriteConflict, key_error::Kind,
+    },
+};
+
+use crate::{
+    codec,
+    mvcc::{Fault, Lock, Reader, WriteKind, version::record},
+};
+
+use super::key_error;
+
+/// What a prewrite leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PrewriteMode {
+    /// Locks, to be committed later.
+    Locks,
+    /// Versions at this timestamp: the request holds all keys of the transaction.
+    OnePc(Timestamp),
+}
+
+/// What stands in the way of a key.
+enum Obstacle {
+    /// The transaction has its lock here already.
+    OwnLock,
+    /// This.
+    Error(Kind),
+}
+
+/// Evaluates a prewrite. Answers with the commit timestamp when the transaction turns out to be committed: the
+/// request was carried out before and its answer was lost.
+pub fn prewrite(
+    reader: &Reader<'_>,
+    request: &PrewriteRequest,
+    mode: PrewriteMode,
+) -> Result<(Batch, PrewriteResponse), Fault> {
+    let start_ts = Timestamp(request.start_ts);
+    let mut own_locks = vec![false; request.mutations.len()];
+    for (mutation, own_lock) in request.mutations.iter().zip(&mut own_locks) {
+        match obstacle(reader, request, mutation)? {
+            None => {}
+            Some(Obstacle::OwnLock) => *own_lock = true,
+            Some(Obstacle::Error(kind)) => {
+                let response = match reader.commit_of(&mutation.key, start_ts)? {
+                    Some(commit_ts) => committed(commit_ts),
+                    None => refused(kind),
+                };
+                return Ok((Batch::default(), response));
+            }
+        }
+    }
+    // An earlier sending fell back to locks: it goes on with locks.
+    let mode = if own_locks.contains(&true) { PrewriteMode::Locks } else { mode };
+    let at_least = match mode {
+        PrewriteMode::Locks => Timestamp(request.min_commit_ts).max(start_ts.next()),
+        PrewriteMode::OnePc(commit_ts) => commit_ts,
+    };
+    if request.max_commit_ts != 0 && at_least.0 >= request.max_commit_ts {
+        let fenced = CommitFenced { max_commit_ts: request.max_commit_ts, needed_commit_ts: at_least.0 };
+        return Ok((Batch::default(), refused(Kind::CommitFenced(fenced))));
+    }
+    let mut batch = Batch::default();
+    for (mutation, _) in request.mutations.iter().zip(own_locks).filter(|(_, own_lock)| !own_lock) {
+        write(&mut batch, request, mutation, mode, at_least);
+    }
+    let response = match mode {
+        PrewriteMode::Locks => PrewriteResponse { min_commit_ts: at_least.0, ..Default::default() },
+        PrewriteMode::OnePc(commit_ts) => committed(commit_ts),
+    };
+    Ok((batch, response))
+}
+
+fn obstacle(reader: &Reader<'_>, request: &PrewriteRequest, mutation: &Mutation) -> Result<Option<Obstacle>, Fault> {
+    let (key, start_ts) = (&mutation.key, Timestamp(request.start_ts));
+    if let Some(lock) = reader.lock(key)? {
+        return Ok(Some(match lock.start_ts == start_ts {
+            true => Obstacle::OwnLock,
+            false => Obstacle::Error(Kind::Locked(lock.to_wire(key))),
+        }));
+    }
+    // Only the primary's record decides: a late lock elsewhere is found, and resolved, through its primary.
+    if *key == request.primary && reader.is_rolled_back(key, start_ts)? {
+        return Ok(Some(Obstacle::Error(Kind::Aborted(Aborted { start_ts: start_ts.0 }))));
+    }
+    let Some(newest) = reader.newest(key)? else { return Ok(None) };
+    if mutation.kind() == MutationKind::Insert {
+        let exists = match newest.kind {
+            WriteKind::Put => true,
+            WriteKind::Delete => false,
+            WriteKind::Lock => reader.exists(key)?,
+        };
+        // Also when it appeared after the snapshot: running the transaction again would end the same way.
+        if exists {
+            return Ok(Some(Obstacle::Error(Kind::AlreadyExists(AlreadyExists { key: key.clone() }))));
+        }
+    }
+    if newest.commit_ts > start_ts {
+        let conflict = WriteConflict {
+            key: key.clone(),
+            start_ts: start_ts.0,
+            conflict_start_ts: newest.start_ts.0,
+            conflict_commit_ts: newest.commit_ts.0,
+        };
+        return Ok(Some(Obstacle::Error(Kind::Conflict(conflict))));
+    }
+    Ok(None)
+}
+
+fn write(
+    batch: &mut Batch,
+    request: &PrewriteRequest,
+    mutation: &Mutation,
+    mode: PrewriteMode,
+    min_commit_ts: Timestamp,
+) {
+    let (kind, value) = match mutation.kind() {
+        MutationKind::Put | MutationKind::Insert => (WriteKind::Put, mutation.value.clone()),
+        MutationKind::Delete => (WriteKind::Delete, Bytes::new()),
+        MutationKind::Lock => (WriteKind::Lock, Bytes::new()),
+    };
+    let start_ts = Timestamp(request.start_ts);
+    match mode {
+        PrewriteMode::OnePc(commit_ts) => {
+            batch.put(Cf::Data, codec::versioned(&mutation.key, commit_ts), record(kind, start_ts, &value));
+        }
+        PrewriteMode::Locks => {
+            let (ttl_ms, primary) = (request.ttl_ms, request.primary.clone());
+            let lock = Lock { kind, start_ts, ttl_ms, min_commit_ts, primary, value };
+            batch.put(Cf::Lock, mutation.key.clone(), lock.encode());
+        }
+    }
+}
+
+fn committed(commit_ts: Timestamp) -> PrewriteResponse {
+    PrewriteResponse { one_pc_commit_ts: commit_ts.0, ..Default::default() }
+}
+
+fn refused(kind: Kind) -> PrewriteResponse {
+    let errors: Vec<KeyError> = vec![key_error(kind)];
+    PrewriteResponse { errors, ..Default::default() }
+}
