@@ -52,7 +52,8 @@ mod tests {
         ) {
             let encoded = versioned(&a.0, Timestamp(a.1)).cmp(&versioned(&b.0, Timestamp(b.1)));
             prop_assert_eq!(encoded, a.0.cmp(&b.0).then(b.1.cmp(&a.1)));
-            prop_assert_eq!(split_versioned(&versioned(&a.0, Timestamp(a.1))), Some((&a.0[..], Timestamp(a.1))));
+            let key = versioned(&a.0, Timestamp(a.1));
+            prop_assert_eq!(split_versioned(&key), Some((&a.0[..], Timestamp(a.1))));
         }
 
         /// Whatever stands in the engine, taking it apart does not panic.

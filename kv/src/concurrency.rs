@@ -29,7 +29,7 @@ use std::{
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use proto::{KeyRange, RegionId, Term, Timestamp, wire::LockRecord};
+use proto::{KeyRange, RegionId, Term, Timestamp};
 use tokio::sync::watch;
 
 /// What reads and one-round commits of a store know of each other.
@@ -48,15 +48,12 @@ struct MemoryLock {
     start_ts: Timestamp,
     /// Zero until the commit timestamp is chosen.
     commit_ts: Timestamp,
-    primary: Bytes,
     /// Its sender is dropped when the write is done.
     done: watch::Receiver<()>,
 }
 
-/// A lock in memory that a read has to wait for.
+/// A write under way that a read has to wait for.
 pub struct InFlight {
-    /// As others are told of it.
-    pub lock: LockRecord,
     done: watch::Receiver<()>,
 }
 
@@ -79,16 +76,12 @@ impl Concurrency {
     }
 
     /// A write in flight on one of `keys` that may commit at or below `read_ts`. Call after [`Concurrency::raise`].
-    pub fn in_flight_on<'a>(
-        &self,
-        keys: impl IntoIterator<Item = &'a Bytes>,
-        read_ts: Timestamp,
-    ) -> Option<InFlight> {
+    pub fn in_flight_on<'a>(&self, keys: impl IntoIterator<Item = &'a Bytes>, read_ts: Timestamp) -> Option<InFlight> {
         if self.locked.load(Ordering::SeqCst) == 0 {
             return None;
         }
         let locks = self.locks.lock();
-        keys.into_iter().find_map(|key| locks.get(key).filter(|l| l.blocks(read_ts)).map(|l| l.in_flight(key)))
+        keys.into_iter().find_map(|key| locks.get(key).filter(|l| l.blocks(read_ts)).map(MemoryLock::in_flight))
     }
 
     /// The same for a range.
@@ -100,16 +93,15 @@ impl Concurrency {
         let upper = if range.end.is_empty() { Bound::Unbounded } else { Bound::Excluded(&range.end) };
         let locks = self.locks.lock();
         let mut inside = locks.range::<Bytes, _>((Bound::Included(&range.start), upper));
-        inside.find(|(_, lock)| lock.blocks(read_ts)).map(|(key, lock)| lock.in_flight(key))
+        inside.find(|(_, lock)| lock.blocks(read_ts)).map(|(_, lock)| lock.in_flight())
     }
 
     /// Announces a write of `keys` (whose latches the caller holds). Dropping the result takes it back.
-    pub fn publish(self: &Arc<Self>, keys: Vec<Bytes>, start_ts: Timestamp, primary: &Bytes) -> Published {
+    pub fn publish(self: &Arc<Self>, keys: Vec<Bytes>, start_ts: Timestamp) -> Published {
         let (sender, done) = watch::channel(());
         let mut locks = self.locks.lock();
         for key in &keys {
-            let primary = primary.clone();
-            let lock = MemoryLock { start_ts, commit_ts: Timestamp::ZERO, primary, done: done.clone() };
+            let lock = MemoryLock { start_ts, commit_ts: Timestamp::ZERO, done: done.clone() };
             let before = locks.insert(key.clone(), lock);
             assert!(before.is_none(), "two writes in flight on one key: latches do not hold");
         }
@@ -136,16 +128,8 @@ impl MemoryLock {
         self.commit_ts <= read_ts && self.start_ts <= read_ts
     }
 
-    fn in_flight(&self, key: &Bytes) -> InFlight {
-        let lock = LockRecord {
-            key: key.clone(),
-            primary: self.primary.clone(),
-            start_ts: self.start_ts.0,
-            ttl_ms: 0,
-            min_commit_ts: self.commit_ts.0,
-            in_memory: true,
-        };
-        InFlight { lock, done: self.done.clone() }
+    fn in_flight(&self) -> InFlight {
+        InFlight { done: self.done.clone() }
     }
 }
 
@@ -192,7 +176,7 @@ mod tests {
     fn a_write_lands_above_every_read_announced_before_it_chose() {
         let shared = Arc::new(Concurrency::default());
         shared.raise(Timestamp(50));
-        let write = shared.publish(vec![key("a")], Timestamp(10), &key("a"));
+        let write = shared.publish(vec![key("a")], Timestamp(10));
         // Not chosen yet: it could still land at 11, so a read at 60 waits, and raises max_ts before it looks.
         shared.raise(Timestamp(60));
         assert!(shared.in_flight_on([&key("a")], Timestamp(60)).is_some());
@@ -205,7 +189,7 @@ mod tests {
     #[test]
     fn a_reader_that_waits_is_woken_when_the_write_is_done() {
         let shared = Arc::new(Concurrency::default());
-        let write = shared.publish(vec![key("a")], Timestamp(10), &key("a"));
+        let write = shared.publish(vec![key("a")], Timestamp(10));
         let waiting = shared.in_flight_on([&key("a")], Timestamp(10)).unwrap();
         let mut done = Box::pin(waiting.done());
         assert!(done.as_mut().now_or_never().is_none());

@@ -19,5 +19,5 @@ pub use driver::{Clock, Pd, PdError, Reply, Rpc, RpcError, ScanChunk, ScanSink, 
 pub use error::Error;
 /// Of a monotonic clock; `sql` measures its leases and time-outs with it.
 pub use raftstore::{Instant, MonotonicClock};
-pub use service::{Service, ServiceConfig};
+pub use service::Service;
 pub use store::RegionStore;

@@ -14,6 +14,10 @@ pub trait RegionStore: Send + Sync + 'static {
     async fn snapshot(&self, target: &Target) -> Result<RegionSnapshot, RegionError>;
     /// Replicates and applies a batch. With `target.term` set it is applied only if that term still
     /// holds at propose: what was evaluated under the leader's latches stays true.
+    ///
+    /// Completes when the batch is applied here, or when it certainly is not and never will be by this store's
+    /// leadership of the term: [`ProposeError::Unknown`] only once the store does not lead in that term any more.
+    /// Latches and in-memory locks are held until then, so an implementation must not give up earlier.
     async fn propose(&self, target: &Target, batch: Batch) -> Result<(), ProposeError>;
 }
 

@@ -56,9 +56,6 @@ impl Client {
         deadline: Deadline,
     ) -> Result<(), Error> {
         let why = || format!("key {} is locked by transaction {}", crate::error::hex(&lock.key), lock.start_ts);
-        if lock.in_memory {
-            return self.pause(&mut wait.backoff, Duration::ZERO, deadline, &why()).await;
-        }
         let start_ts = Timestamp(lock.start_ts);
         let now = self.timestamp().await?;
         let expired = now.physical_ms() >= start_ts.physical_ms().saturating_add(lock.ttl_ms);

@@ -21,6 +21,8 @@ pub(crate) struct Deadline(pub(crate) Instant);
 const LEAST_REMAINING: Duration = Duration::from_millis(1);
 
 /// What became of one attempt.
+// An answer is moved twice on the hot path; a box would cost an allocation instead.
+#[allow(clippy::large_enum_variant)]
 pub(crate) enum Attempt {
     /// The region answered (the body may still be a key error).
     Answer(Reply),

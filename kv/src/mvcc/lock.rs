@@ -94,7 +94,6 @@ impl Lock {
             start_ts: self.start_ts.0,
             ttl_ms: self.ttl_ms,
             min_commit_ts: self.min_commit_ts.0,
-            in_memory: false,
         }
     }
 
@@ -132,7 +131,8 @@ fn decode_lock(mut record: &[u8]) -> Option<Lock> {
         return None;
     }
     let kind = WriteKind::from_byte(record.get_u8())?;
-    let (start_ts, ttl_ms, min_commit_ts) = (Timestamp(record.get_u64()), record.get_u64(), Timestamp(record.get_u64()));
+    let (start_ts, ttl_ms, min_commit_ts) =
+        (Timestamp(record.get_u64()), record.get_u64(), Timestamp(record.get_u64()));
     let primary_len = record.get_u32() as usize;
     let (primary, value) = record.split_at_checked(primary_len)?;
     let (primary, value) = (Bytes::copy_from_slice(primary), Bytes::copy_from_slice(value));

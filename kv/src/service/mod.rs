@@ -49,14 +49,6 @@ const DEFAULT_DEADLINE: Duration = Duration::from_secs(10);
 /// However long the caller says it waits.
 const MAX_DEADLINE: Duration = Duration::from_secs(120);
 
-/// What tests may change.
-#[derive(Clone, Debug, Default)]
-pub struct ServiceConfig {
-    /// A bug to plant, for tests of the tests.
-    #[cfg(feature = "planted-bugs")]
-    pub planted: Option<crate::planted::Planted>,
-}
-
 /// The kv service of one store. Cheap to clone.
 #[derive(Clone)]
 pub struct Service {
@@ -72,7 +64,8 @@ struct Inner {
     turns: Arc<Turns>,
     concurrency: Arc<Concurrency>,
     in_flight: AtomicUsize,
-    config: ServiceConfig,
+    #[cfg(feature = "planted-bugs")]
+    planted: Option<crate::planted::Planted>,
 }
 
 /// One request's standing.
@@ -91,18 +84,6 @@ impl Service {
         spawn: Arc<dyn Spawn>,
         scan: Option<Arc<dyn StoreScan>>,
     ) -> Self {
-        Self::with_config(store, pd, clock, spawn, scan, ServiceConfig::default())
-    }
-
-    /// The same, with what tests may change.
-    pub fn with_config(
-        store: Arc<dyn RegionStore>,
-        pd: Arc<dyn Pd>,
-        clock: Arc<dyn Clock>,
-        spawn: Arc<dyn Spawn>,
-        scan: Option<Arc<dyn StoreScan>>,
-        config: ServiceConfig,
-    ) -> Self {
         let inner = Inner {
             store,
             clock: clock.clone(),
@@ -112,9 +93,17 @@ impl Service {
             turns: Turns::new(),
             concurrency: Arc::default(),
             in_flight: AtomicUsize::new(0),
-            config,
+            #[cfg(feature = "planted-bugs")]
+            planted: None,
         };
         Service { inner: Arc::new(inner) }
+    }
+
+    /// The same service with a bug. Only before it is shared.
+    #[cfg(feature = "planted-bugs")]
+    pub fn plant(mut self, bug: Option<crate::planted::Planted>) -> Self {
+        Arc::get_mut(&mut self.inner).expect("the service is not shared yet").planted = bug;
+        self
     }
 
     /// Answers one request. The future may be dropped at any time; a write may then have been carried out or not.
@@ -214,10 +203,10 @@ fn check_keys<'k>(region: &Region, keys: impl IntoIterator<Item = &'k [u8]>) -> 
 #[cfg(feature = "planted-bugs")]
 impl Inner {
     fn planted_skip_max_ts(&self) -> bool {
-        self.config.planted == Some(crate::planted::Planted::SkipMaxTs)
+        self.planted == Some(crate::planted::Planted::SkipMaxTs)
     }
     fn planted_ignore_locks(&self) -> bool {
-        self.config.planted == Some(crate::planted::Planted::IgnoreLocks)
+        self.planted == Some(crate::planted::Planted::IgnoreLocks)
     }
 }
 

@@ -35,12 +35,13 @@ impl Call<'_> {
         let read_ts = Timestamp(request.read_ts);
         let newest = read_ts == Timestamp::ZERO;
         if request.keys.len() > MAX_GET_KEYS || (newest && request.keys.len() != 1) {
-            return Ok(get_refused(bad_timestamp(read_ts, "the newest version is read of one key, a snapshot of 4096 at most")));
+            return Ok(get_refused(bad_timestamp(
+                read_ts,
+                "the newest version is read of one key, a snapshot of 4096 at most",
+            )));
         }
-        if !newest {
-            if let Err(refused) = self.announce_read(read_ts, |c, ts| c.in_flight_on(&request.keys, ts)).await? {
-                return Ok(get_refused(refused));
-            }
+        if !newest && let Err(refused) = self.announce_read(read_ts, |c, ts| c.in_flight_on(&request.keys, ts)).await? {
+            return Ok(get_refused(refused));
         }
         let snapshot = self.snapshot().await?;
         check_keys(&snapshot.region, request.keys.iter().map(|k| k.as_ref()))?;
@@ -93,12 +94,7 @@ impl Call<'_> {
         Ok(page.unwrap_or_else(|fault| scan_refused(fault.into())))
     }
 
-    fn pushed_page(
-        &self,
-        snapshot: &RegionSnapshot,
-        range: &KeyRange,
-        request: &ScanRequest,
-    ) -> Result<Reply, Fault> {
+    fn pushed_page(&self, snapshot: &RegionSnapshot, range: &KeyRange, request: &ScanRequest) -> Result<Reply, Fault> {
         let Some(scan) = &self.inner.scan else {
             return Err(Fault::Pushdown("this store has no such half".into()));
         };

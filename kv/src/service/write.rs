@@ -63,7 +63,7 @@ impl Call<'_> {
             concurrency.sync(region, term, fresh);
         }
         let floor = Timestamp(request.start_ts.max(request.min_commit_ts));
-        let published = concurrency.publish(keys, Timestamp(request.start_ts), &request.primary);
+        let published = concurrency.publish(keys, Timestamp(request.start_ts));
         let commit_ts = published.choose_commit_ts(floor);
         let commit_ts = if self.inner.planted_skip_max_ts() { floor.next() } else { commit_ts };
         Ok((commit_ts, published))

@@ -2,9 +2,7 @@
 
 use proto::{
     Batch, Timestamp,
-    wire::{
-        Aborted, CommitFenced, CommitRequest, CommitResponse, CommitTsTooLow, TxnNotFound, key_error::Kind,
-    },
+    wire::{Aborted, CommitFenced, CommitRequest, CommitResponse, CommitTsTooLow, TxnNotFound, key_error::Kind},
 };
 
 use crate::mvcc::{Fault, Reader};

@@ -10,10 +10,7 @@ use crate::mvcc::{Fault, Lock, Reader};
 use super::key_error;
 
 /// Evaluates a heartbeat. A TTL never gets shorter.
-pub fn heartbeat(
-    reader: &Reader<'_>,
-    request: &HeartbeatTxnRequest,
-) -> Result<(Batch, HeartbeatTxnResponse), Fault> {
+pub fn heartbeat(reader: &Reader<'_>, request: &HeartbeatTxnRequest) -> Result<(Batch, HeartbeatTxnResponse), Fault> {
     let (primary, start_ts) = (&request.primary, Timestamp(request.start_ts));
     let mut batch = Batch::default();
     let Some(lock) = reader.lock(primary)?.filter(|lock| lock.start_ts == start_ts) else {
