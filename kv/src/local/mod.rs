@@ -9,8 +9,6 @@
 //! scans cross borders. Proposals apply at once and nothing is ever lost, so it proves nothing about faults: that is
 //! the simulator's part. Time is tokio's, which a test may pause.
 
-mod engine;
-
 use std::{
     collections::BTreeMap,
     sync::{
@@ -30,12 +28,10 @@ use proto::{
 };
 use raftstore::{
     Instant, MonotonicClock, ProposeError, RegionSnapshot, Target,
-    engine::{Cf, Engine, EngineError, WriteBatch, WriteOp},
+    engine::{Cf, Engine, EngineError, MemoryEngine, WriteBatch, WriteOp},
 };
 
 use crate::{Client, Clock, Pd, PdError, RegionStore, Reply, Rpc, RpcError, Service, Spawn, StoreScan};
-
-use engine::MemoryEngine;
 
 /// The one store.
 const STORE: StoreId = StoreId(1);
