@@ -28,7 +28,7 @@ use proto::{
 };
 use raftstore::{
     Instant, MonotonicClock, ProposeError, RegionSnapshot, Target,
-    engine::{Cf, Engine, EngineError, MemoryEngine, WriteBatch, WriteOp},
+    engine::{Cf, Engine, EngineError, WriteBatch, WriteOp, memory::MemoryEngine},
 };
 
 use crate::{Client, Clock, Pd, PdError, RegionStore, Reply, Rpc, RpcError, Service, Spawn, StoreScan};
