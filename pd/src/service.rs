@@ -137,7 +137,7 @@ impl Service {
     pub fn term(&self) -> Term {
         self.settings.term
     }
-    /// Set once a write's outcome was lost: end this service and start another one.
+    /// Set once it has resigned, or a write's outcome was lost: end this service and start another one.
     pub fn has_failed(&self) -> bool {
         self.failed.load(Ordering::Acquire)
     }
@@ -145,12 +145,21 @@ impl Service {
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
     }
+    /// Ends the service: calls that wait are woken, and everybody is sent elsewhere.
+    pub fn resign(&self) {
+        self.failed.store(true, Ordering::Release);
+        self.changed();
+    }
     fn changed(&self) {
         self.changes.send_modify(|n| *n += 1);
     }
 
     /// Answers a request, or says what it waits for.
     pub async fn call(&self, now: Now, request: &PdRequest) -> Answer {
+        if self.has_failed() {
+            let error = RegionError::not_leader(PD_REGION, None, self.settings.term);
+            return Answer::Done(PdResponse { error: Some(error), ..PdResponse::default() });
+        }
         let worked = match &request.body {
             Some(Body::CatalogLease(r)) => self.catalog_lease(now, r).await,
             Some(Body::CatalogPublish(r)) => self.catalog_publish(now, r).await,

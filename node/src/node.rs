@@ -1,0 +1,396 @@
+//! A node, assembled.
+
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use kv::{Clock, Spawn, StoreScan};
+use proto::{
+    ClusterId, PD_REGION, StoreId,
+    wire::{
+        self, AcceptRequest, AcceptResponse, FoundingRecord, HeartbeatRequest, HeartbeatResponse, KvRequest,
+        KvResponse, PdRequest, PdResponse, ProbeRequest, ProbeResponse, RaftFrame, RegionError, RegionStatus,
+    },
+};
+use raftstore::{BootError, Role, StoreConfig, StoreCore, StoreHandle, bootstrap, engine::Engine, log::LogEngine};
+use tokio::sync::watch;
+
+use crate::{
+    AddressBook, FoundingError, FrameSender, Membership, NodeRpc, PdClient, StoreRunner,
+    founding::record,
+    frames::{self, Envelopes, Sender},
+    identity::{Identity, UUID_LEN},
+    kv_door::KvDoor,
+    membership::Founded,
+    pd::{
+        client::Doors,
+        heartbeat::{DiskSpace, Heartbeat, region_status},
+        role::{Origin, PdRole},
+    },
+};
+
+/// Pause between attempts to register a new store with a PD that is not there.
+const REGISTER_RETRY: Duration = Duration::from_secs(1);
+/// How often a draining node looks whether its leaderships are gone.
+const DRAIN_POLL: Duration = Duration::from_millis(20);
+
+/// How a node behaves.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// Of its gRPC door, as other nodes reach it, and as `--join` spells it.
+    pub address: String,
+    /// Of its SQL door; empty: none.
+    pub sql_address: String,
+    /// Of its HTTP door; empty: none.
+    pub http_address: String,
+    /// The founders' addresses; a node that is not among them joins the running cluster.
+    pub join: Vec<String>,
+    /// User regions of a new cluster, 1 to [`record::MAX_USER_REGIONS`].
+    pub user_regions: u32,
+    /// Random; becomes the UUID of an empty data directory.
+    pub fresh_uuid: [u8; UUID_LEN],
+    /// Random, not 0; becomes the id of a cluster that this node proposes.
+    pub fresh_cluster_id: u64,
+    /// The store's behaviour; its store id is filled in.
+    pub store: StoreConfig,
+    /// The client's behaviour.
+    pub client: kv::ClientConfig,
+    /// An invariant of PD's to break.
+    #[cfg(feature = "planted-bugs")]
+    pub planted: Option<pd::Planted>,
+}
+
+/// A node's doors to the world.
+#[derive(Clone)]
+pub struct Drivers {
+    /// The store's state.
+    pub engine: Arc<dyn Engine>,
+    /// The Raft log.
+    pub log: Arc<dyn LogEngine>,
+    /// Runs the store core.
+    pub runner: Arc<dyn StoreRunner>,
+    /// Calls to other nodes.
+    pub rpc: Arc<dyn NodeRpc>,
+    /// Raft traffic to other nodes.
+    pub frames: Arc<dyn FrameSender>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Background tasks of this node.
+    pub spawn: Arc<dyn Spawn>,
+    /// The store-side half of scans.
+    pub scan: Option<Arc<dyn StoreScan>>,
+    /// The disk under the store.
+    pub disk: Arc<dyn Fn() -> DiskSpace + Send + Sync>,
+}
+
+/// Why a node did not start.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum StartError {
+    /// It is in no cluster.
+    #[error(transparent)]
+    Founding(#[from] FoundingError),
+    /// Its data does not open.
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    /// A person must look; the reason.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// One node. Its methods answer what other nodes call through [`NodeRpc`] and [`FrameSender`].
+pub struct Node {
+    config: NodeConfig,
+    drivers: Drivers,
+    membership: Arc<Membership>,
+    book: Arc<AddressBook>,
+    running: OnceLock<Running>,
+    /// Why it must end, once it must.
+    end: watch::Sender<Option<String>>,
+}
+
+/// What a node consists of once it is in a cluster.
+struct Running {
+    cluster: ClusterId,
+    sender: Sender,
+    store: StoreHandle,
+    role: Arc<PdRole>,
+    pd: PdClient,
+    door: Arc<KvDoor>,
+    client: kv::Client,
+}
+
+impl Node {
+    /// Opens the data directory's identity. From now on the node answers who it is; [`Node::start`] does the rest.
+    pub fn open(config: NodeConfig, drivers: Drivers) -> Result<Arc<Node>, StartError> {
+        if !(1..=record::MAX_USER_REGIONS).contains(&config.user_regions) || config.fresh_cluster_id == 0 {
+            let most = record::MAX_USER_REGIONS;
+            return Err(StartError::Refused(format!("user regions must be 1 to {most}, and the cluster id not 0")));
+        }
+        let identity = Identity::open(drivers.engine.clone(), config.fresh_uuid).map_err(FoundingError::Engine)?;
+        let (address, cluster) = (config.address.clone(), config.fresh_cluster_id);
+        let membership = Membership::new(identity, address, &config.join, cluster, config.user_regions);
+        Ok(Arc::new(Node {
+            config,
+            drivers,
+            membership: Arc::new(membership),
+            book: Arc::default(),
+            running: OnceLock::new(),
+            end: watch::Sender::new(None),
+        }))
+    }
+
+    /// Finds or founds the cluster, and runs. Returns when client and PD can be used (they may have to wait for elections).
+    pub async fn start(self: &Arc<Self>) -> Result<(), StartError> {
+        let founded = self.membership.found(&*self.drivers.rpc, &*self.drivers.clock).await?;
+        let no_record = || StartError::Refused("this node holds no founding record".into());
+        let record = self.membership.record().ok_or_else(no_record)?;
+        let regions = record::regions(&record).map_err(StartError::Refused)?;
+        let pd = self.find_pd(&record, &regions[0])?;
+        let store = match founded {
+            Founded::As(store) => store,
+            Founded::Newcomer => self.register(&pd).await?,
+        };
+        let (engine, log) = (self.drivers.engine.clone(), self.drivers.log.clone());
+        bootstrap(&*engine, &*log, store, &regions)?;
+        let store_config = StoreConfig { store, ..self.config.store.clone() };
+        let (core, handle) = StoreCore::open(store_config, engine, log, self.drivers.clock.clone())?;
+        let cluster = ClusterId(record.cluster_id);
+        let sender = Sender { cluster, store, uuid: self.membership.uuid(), boot_id: self.membership.boot_id() };
+        let envelopes = Envelopes::new(sender.clone(), self.book.clone(), self.drivers.frames.clone());
+        let running = self.assemble(cluster, sender, record, regions, handle.clone(), pd);
+        if self.running.set(running).is_err() {
+            return Err(StartError::Refused("the node was started before".into()));
+        }
+        self.drivers.runner.run(core, handle, Arc::new(envelopes)).map_err(StartError::Refused)?;
+        self.spawn_tasks();
+        tracing::info!(%store, cluster = %format!("{:x}", cluster.0), address = self.config.address, "the node runs");
+        Ok(())
+    }
+
+    fn find_pd(&self, record: &FoundingRecord, founded: &proto::Region) -> Result<PdClient, StartError> {
+        let (remembered, addresses) = self.membership.remembered().map_err(FoundingError::Engine)?;
+        self.book.update(&record.founders);
+        self.book.update(&addresses);
+        let region = remembered.and_then(|r| proto::Region::try_from(r).ok());
+        let doors = Doors {
+            rpc: self.drivers.rpc.clone(),
+            book: self.book.clone(),
+            clock: self.drivers.clock.clone(),
+            spawn: self.drivers.spawn.clone(),
+        };
+        Ok(PdClient::new(ClusterId(record.cluster_id), doors, region.as_ref().unwrap_or(founded)))
+    }
+
+    /// Asks PD for a store id until it gives one.
+    async fn register(&self, pd: &PdClient) -> Result<StoreId, StartError> {
+        loop {
+            match pd.register(self.record(0)).await {
+                Ok(registered) => {
+                    let store = StoreId(registered.store_id);
+                    self.membership.registered(store).map_err(FoundingError::Engine)?;
+                    return Ok(store);
+                }
+                Err(kv::PdError::Refused(reason)) => return Err(StartError::Refused(reason)),
+                Err(kv::PdError::Unavailable(reason)) => {
+                    tracing::warn!(address = self.config.address, reason, "a new store waits for PD to register it");
+                    self.drivers.clock.sleep(REGISTER_RETRY).await;
+                }
+            }
+        }
+    }
+
+    /// This store as PD shall know it.
+    fn record(&self, id: u64) -> wire::Store {
+        wire::Store {
+            id,
+            address: self.config.address.clone(),
+            uuid: self.membership.uuid(),
+            sql_address: self.config.sql_address.clone(),
+            http_address: self.config.http_address.clone(),
+            ..wire::Store::default()
+        }
+    }
+
+    fn assemble(
+        &self,
+        cluster: ClusterId,
+        sender: Sender,
+        record: FoundingRecord,
+        founded: Vec<proto::Region>,
+        store: StoreHandle,
+        pd: PdClient,
+    ) -> Running {
+        let Drivers { clock, spawn, scan, rpc, .. } = self.drivers.clone();
+        let origin = Origin {
+            cluster,
+            founders: record.founders,
+            founded,
+            #[cfg(feature = "planted-bugs")]
+            planted: self.config.planted,
+        };
+        let role = Arc::new(PdRole::new(origin, store.clone(), clock.clone()));
+        pd.set_local(sender.store, role.clone());
+        let regions = Arc::new(store.clone());
+        let service = kv::Service::new(regions, Arc::new(pd.clone()), clock.clone(), spawn.clone(), scan.clone());
+        #[cfg(feature = "planted-bugs")]
+        let service = service.plant(self.config.client.planted);
+        let door = Arc::new(KvDoor { cluster, store: sender.store, service, rpc, book: self.book.clone(), scan });
+        let config = self.config.client.clone();
+        let client = kv::Client::with_config(door.clone(), Arc::new(pd.clone()), clock, spawn, config);
+        Running { cluster, sender, store, role, pd, door, client }
+    }
+
+    fn spawn_tasks(self: &Arc<Self>) {
+        let running = self.running();
+        let heartbeat = Heartbeat {
+            membership: self.membership.clone(),
+            cluster: running.cluster,
+            record: self.record(running.sender.store.0),
+            store: running.store.clone(),
+            pd: running.pd.clone(),
+            book: self.book.clone(),
+            clock: self.drivers.clock.clone(),
+            disk: self.drivers.disk.clone(),
+        };
+        self.drivers.spawn.spawn(Box::pin(running.role.clone().run()));
+        self.drivers.spawn.spawn(Box::pin(heartbeat.run()));
+        let node = self.clone();
+        self.drivers.spawn.spawn(Box::pin(async move {
+            if let Some(reason) = node.membership.look_for_stray(&*node.drivers.rpc, &*node.drivers.clock).await {
+                node.end.send_replace(Some(reason));
+            }
+        }));
+    }
+
+    fn running(&self) -> &Running {
+        self.running.get().expect("the node was started")
+    }
+
+    /// Completes when the node must not go on, with the reason (it belongs to another cluster than `--join` says).
+    pub async fn must_end(&self) -> String {
+        let mut end = self.end.subscribe();
+        loop {
+            if let Some(reason) = end.borrow_and_update().clone() {
+                return reason;
+            }
+            // The sender lives as long as the node.
+            let _ = end.changed().await;
+        }
+    }
+
+    /// Hands the leadership of every region to another store, and waits until that is done, at most `limit`.
+    pub async fn drain(&self, limit: Duration) {
+        let Some(running) = self.running.get() else { return };
+        let until = self.drivers.clock.now() + limit;
+        let mut asked = std::collections::BTreeSet::new();
+        loop {
+            let replicas = running.store.statuses();
+            let mut led = 0;
+            for view in replicas.iter().map(|r| &r.view).filter(|v| v.role == Role::Leader && v.region.peers.len() > 1)
+            {
+                led += 1;
+                let other = view.region.peers.iter().find(|p| p.store != running.sender.store);
+                if let Some(other) = other
+                    && asked.insert((view.region.id, view.term))
+                {
+                    running.store.transfer(view.region.id, other.store);
+                }
+            }
+            if led == 0 || self.drivers.clock.now() >= until {
+                return;
+            }
+            self.drivers.clock.sleep(DRAIN_POLL).await;
+        }
+    }
+}
+
+/// What the rest of the process uses. All but `cluster` and `store` must be called after [`Node::start`].
+impl Node {
+    /// The cluster, once known.
+    pub fn cluster(&self) -> Option<ClusterId> {
+        self.membership.cluster()
+    }
+    /// This node's store, once it runs.
+    pub fn store(&self) -> Option<StoreId> {
+        self.running.get().map(|r| r.sender.store)
+    }
+    /// Transactions.
+    pub fn client(&self) -> kv::Client {
+        self.running().client.clone()
+    }
+    /// Timestamps, ids, routing, catalog leases; what PD knows of the cluster.
+    pub fn pd_client(&self) -> PdClient {
+        self.running().pd.clone()
+    }
+    /// The store's own handle, for tests and tools.
+    pub fn store_handle(&self) -> StoreHandle {
+        self.running().store.clone()
+    }
+    /// Whether this node is PD, as far as it knows.
+    pub fn is_pd(&self) -> bool {
+        self.running.get().is_some_and(|r| r.role.is_running())
+    }
+    /// The replicas of this store.
+    pub fn replicas(&self) -> Vec<RegionStatus> {
+        let Some(running) = self.running.get() else { return vec![] };
+        running.store.statuses().iter().map(|r| region_status(&running.store, r)).collect()
+    }
+}
+
+/// What other nodes call; safe at any time.
+impl Node {
+    /// Who this node is.
+    pub fn probe(&self, request: &ProbeRequest) -> ProbeResponse {
+        self.membership.probe(request)
+    }
+
+    /// Takes a founding record.
+    pub fn accept(&self, request: AcceptRequest) -> AcceptResponse {
+        self.membership.accept(request)
+    }
+
+    /// Answers as PD, if it is.
+    pub async fn pd(&self, request: PdRequest) -> PdResponse {
+        let refuse = |error| PdResponse { error: Some(error), ..PdResponse::default() };
+        let Some(running) = self.running.get() else {
+            return refuse(RegionError::region_not_found(PD_REGION));
+        };
+        let said = ClusterId(request.header.as_ref().map_or(0, |h| h.cluster_id));
+        if said != running.cluster {
+            return refuse(RegionError::cluster_mismatch(running.cluster, said));
+        }
+        running.role.call(request).await
+    }
+
+    /// Takes a report as PD, if it is.
+    pub async fn heartbeat(&self, request: HeartbeatRequest) -> HeartbeatResponse {
+        match self.running.get() {
+            Some(running) => running.role.heartbeat(request).await,
+            None => HeartbeatResponse { refusal: "this node is not in a cluster yet".into(), ..Default::default() },
+        }
+    }
+
+    /// Answers a request to this store's regions.
+    pub async fn kv(&self, request: KvRequest) -> KvResponse {
+        match self.running.get() {
+            Some(running) => running.door.answer(request).await,
+            None => {
+                let region = proto::RegionId(request.header.as_ref().map_or(0, |h| h.region_id));
+                KvResponse { region_error: Some(RegionError::region_not_found(region)), body: None }
+            }
+        }
+    }
+
+    /// Takes Raft traffic. `Err`: it is not for this store, and why; the stream should end.
+    pub fn raft(&self, frame: RaftFrame) -> Result<(), String> {
+        let Some(running) = self.running.get() else { return Err("this node is not in a cluster yet".into()) };
+        if let Some(reason) = frames::refusal(&running.sender, &self.book, &frame) {
+            tracing::warn!(from = frame.from_store, reason, "a Raft frame was refused");
+            return Err(reason);
+        }
+        // Past the inbox's bound it is dropped: Raft repeats itself.
+        let _ = running.store.deliver(frame);
+        Ok(())
+    }
+}
