@@ -12,6 +12,8 @@
 //! What a log write promises is kept here until [`Event::LogWritten`] says that it is durable.
 
 pub(crate) mod boot;
+#[cfg(test)]
+mod golden;
 pub(crate) mod handle;
 pub(crate) mod inbox;
 pub(crate) mod shared;
