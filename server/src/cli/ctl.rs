@@ -119,7 +119,7 @@ async fn answer(options: &CtlOptions) -> anyhow::Result<String> {
     let result = match &options.verb {
         Verb::Cluster(ClusterVerb::Status) => cluster_status(&mut client, output).await,
         Verb::Cluster(ClusterVerb::WaitReady { timeout }) => {
-            wait_ready(&mut client, Duration::from_secs(*timeout)).await
+            wait_ready(&mut client, Duration::from_secs(*timeout), output).await
         }
         Verb::Region(RegionVerb::List) => region_list(&mut client, output).await,
         Verb::Region(RegionVerb::Show { id }) => region_show(&mut client, *id, output).await,
@@ -165,12 +165,16 @@ async fn cluster_status(client: &mut Client, output: Output) -> anyhow::Result<S
     Ok(table.render_one(output))
 }
 
-async fn wait_ready(client: &mut Client, patience: Duration) -> anyhow::Result<String> {
+async fn wait_ready(client: &mut Client, patience: Duration, output: Output) -> anyhow::Result<String> {
     let started = SystemClock.now();
     let mut why;
     loop {
         why = match status(client).await {
-            Ok(s) if s.ready => return Ok("ready\n".into()),
+            Ok(s) if s.ready => {
+                let mut table = Table::new(&["ready", "regions", "stores"]);
+                table.row(vec![json!(true), json!(s.regions), json!(s.stores.len())]);
+                return Ok(table.render_one(output));
+            }
             Ok(s) => format!("{} of {} regions have no leader", s.regions_without_leader, s.regions),
             Err(error) => format!("{error:#}"),
         };

@@ -10,9 +10,9 @@
 //! A call to this very node never comes here: it is handed over without serialising. What is *not* done
 //! here: retries and routing. A call either brings an answer or an error that says whether it was sent.
 
-pub mod book;
 pub mod channels;
-pub mod transport;
+pub mod client;
+pub mod streams;
 
 /// The generated stubs; their messages are `proto::wire`'s.
 #[allow(missing_docs, clippy::all)]

@@ -1,0 +1,82 @@
+"""Runs pgbench and reads what it prints."""
+
+import dataclasses
+import os
+import re
+import statistics
+import subprocess
+import tempfile
+import time
+
+# Conflicting transactions are repeated by the client: row locks that wait are not there yet.
+MAX_TRIES = 1000
+
+COMMIT = """\\set bid random(1, 1)
+UPDATE bench_commit SET n = n + 1 WHERE id = :bid;
+"""
+COMMITS = 2000
+
+
+@dataclasses.dataclass
+class Result:
+    tps: float
+    retries: float  # per transaction
+    cpu_us: float  # of all server processes, per transaction
+
+
+def _run(system, *arguments):
+    command = ["pgbench", "-h", "127.0.0.1", "-p", str(system.sql_port()), "-U", "postgres", *arguments, "postgres"]
+    environment = {**os.environ, "PGOPTIONS": ""}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if done.returncode != 0:
+        raise SystemExit(f"{system.name}: {' '.join(command)} failed:\n{done.stderr[-2000:]}")
+    return done.stdout
+
+
+def _number(pattern, text, default=None):
+    found = re.search(pattern, text)
+    if found is None and default is None:
+        raise SystemExit(f"pgbench did not print {pattern!r}:\n{text}")
+    return float(found.group(1)) if found else default
+
+
+def initialise(system, scale):
+    started = time.monotonic()
+    _run(system, "-i", "-q", "-s", str(scale))
+    return time.monotonic() - started
+
+
+def run(system, workload, mode, clients, seconds):
+    before = system.cpu_seconds()
+    options = ["-n", "-b", workload, "-M", mode, "-c", str(clients), "-j", "2", "-T", str(seconds), f"--max-tries={MAX_TRIES}"]
+    out = _run(system, *options)
+    cpu = system.cpu_seconds() - before
+    transactions = _number(r"number of transactions actually processed: (\d+)", out)
+    failed = _number(r"number of failed transactions: (\d+)", out, 0)
+    if failed:
+        raise SystemExit(f"{system.name}: {failed:.0f} transactions failed in {workload}")
+    return Result(
+        tps=_number(r"tps = ([\d.]+) \(without initial connection time\)", out),
+        retries=_number(r"total number of retries: (\d+)", out, 0) / transactions,
+        cpu_us=cpu * 1e6 / transactions,
+    )
+
+
+def commit_latency_ms(system):
+    """Median milliseconds of an autocommit UPDATE of one row, from pgbench's own log of each transaction."""
+    psql = ["psql", "-h", "127.0.0.1", "-p", str(system.sql_port()), "-U", "postgres", "-qc"]
+    for statement in [
+        "DROP TABLE IF EXISTS bench_commit",
+        "CREATE TABLE bench_commit (id int PRIMARY KEY, n int)",
+        "INSERT INTO bench_commit VALUES (1, 0)",
+    ]:
+        subprocess.run([*psql, statement], check=True, stdout=subprocess.DEVNULL)
+    with tempfile.TemporaryDirectory() as folder:
+        script = os.path.join(folder, "commit.sql")
+        with open(script, "w") as file:
+            file.write(COMMIT)
+        prefix = os.path.join(folder, "log")
+        _run(system, "-n", "-f", script, "-M", "prepared", "-c", "1", "-t", str(COMMITS), "-l", f"--log-prefix={prefix}")
+        [name] = [name for name in os.listdir(folder) if name.startswith("log")]
+        with open(os.path.join(folder, name)) as log:
+            return statistics.median(int(line.split()[2]) for line in log) / 1000

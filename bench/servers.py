@@ -1,0 +1,164 @@
+"""The two systems: three processes of FlareDB; PostgreSQL with two standbys of which any one must confirm."""
+
+import glob
+import json
+import os
+import pathlib
+import shutil
+import socket
+import subprocess
+import time
+
+READY_SECONDS = 60
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def free_ports(count):
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports
+
+
+def cpu_seconds(root_pids):
+    """User and system time of these processes and all below them, ended children included."""
+    parents, times = {}, {}
+    for stat in glob.glob("/proc/[0-9]*/stat"):
+        try:
+            text = pathlib.Path(stat).read_text()
+        except OSError:
+            continue  # Ended in between; its parent has the time.
+        pid, rest = int(text.split(" ", 1)[0]), text.rsplit(")", 1)[1].split()
+        parents[pid] = int(rest[1])
+        times[pid] = sum(int(t) for t in rest[11:15]) / TICKS
+    def belongs(pid):
+        while pid in parents:
+            if pid in root_pids:
+                return True
+            pid = parents[pid]
+        return False
+    return sum(seconds for pid, seconds in times.items() if belongs(pid))
+
+
+class FlareDB:
+    name = "FlareDB"
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.processes = []
+
+    def __enter__(self):
+        binary = os.environ.get("FLAREDB_BIN") or "target/release/flaredb"
+        self.binary = str(pathlib.Path(binary).resolve())
+        self.folder.mkdir()
+        ports = free_ports(9)
+        self.grpc, self.sql, http = ports[:3], ports[3:6], ports[6:]
+        join = ",".join(f"127.0.0.1:{p}" for p in self.grpc)
+        for n in range(3):
+            command = [self.binary, "start", "--data-dir", str(self.folder / f"node{n + 1}"), "--join", join]
+            command += ["--listen", f"127.0.0.1:{self.grpc[n]}", "--sql-listen", f"127.0.0.1:{self.sql[n]}"]
+            command += ["--http-listen", f"127.0.0.1:{http[n]}", "--log", "warn"]
+            log = open(self.folder / f"node{n + 1}.log", "w")
+            self.processes.append(subprocess.Popen(command, stdout=log, stderr=log))
+        self.ctl("cluster", "wait-ready", "--timeout", str(READY_SECONDS))
+        return self
+
+    def __exit__(self, *_):
+        for process in self.processes:
+            process.terminate()
+        for process in self.processes:
+            process.wait()
+
+    def ctl(self, *verb):
+        last = ""
+        for port in self.grpc:
+            command = [self.binary, "ctl", "--endpoint", f"127.0.0.1:{port}", "--output", "json", *verb]
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode == 0:
+                return json.loads(done.stdout)
+            last = done.stderr
+        raise SystemExit(f"FlareDB: ctl {' '.join(verb)}: {last}")
+
+    def sql_port(self):
+        """Of the node that leads the region with most of the work."""
+        user_regions = [r for r in self.ctl("region", "list") if r["id"] != 1 and r["leader_store"]]
+        busiest = max(user_regions, key=lambda r: (r["bytes"], r["committed"]))
+        [store] = [s for s in self.ctl("store", "list") if s["id"] == busiest["leader_store"]]
+        return self.sql[[f"127.0.0.1:{p}" for p in self.sql].index(store["sql"])]
+
+    def cpu_seconds(self):
+        return cpu_seconds({p.pid for p in self.processes})
+
+
+class Postgres:
+    name = "PostgreSQL"
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.pids = set()
+
+    def __enter__(self):
+        self.folder.mkdir()
+        if os.getuid() == 0:
+            shutil.chown(self.folder, "postgres", "postgres")
+        self.bin = max(glob.glob("/usr/lib/postgresql/*/bin"), default=None, key=lambda p: int(p.split("/")[-2]))
+        if self.bin is None:
+            raise SystemExit("PostgreSQL's server is missing: apt-get install postgresql")
+        self.ports = free_ports(3)
+        primary = self.folder / "primary"
+        self.do("initdb", "-D", primary, "-A", "trust", "-U", "postgres", "--no-sync")
+        names = ", ".join(f"standby{n}" for n in (1, 2))
+        with open(primary / "postgresql.conf", "a") as conf:
+            conf.write("wal_level = replica\nmax_wal_senders = 4\nmax_connections = 100\nshared_buffers = 256MB\n")
+            conf.write("max_wal_size = 4GB\n")
+        self.start(primary, self.ports[0])
+        for n in (1, 2):
+            standby = self.folder / f"standby{n}"
+            source = f"host=127.0.0.1 port={self.ports[0]} user=postgres application_name=standby{n}"
+            self.do("pg_basebackup", "-D", standby, "-R", "--checkpoint=fast", "--no-sync", "-d", source)
+            self.start(standby, self.ports[n])
+        self.sql(f"ALTER SYSTEM SET synchronous_standby_names = 'ANY 1 ({names})'")
+        self.sql("SELECT pg_reload_conf()")
+        self.wait_for("SELECT count(*) = 2 FROM pg_stat_replication WHERE sync_state = 'quorum'")
+        return self
+
+    def __exit__(self, *_):
+        for folder in ("standby1", "standby2", "primary"):
+            if (self.folder / folder / "postmaster.pid").exists():
+                self.do("pg_ctl", "-D", self.folder / folder, "-m", "immediate", "stop")
+
+    def do(self, program, *arguments):
+        command = [f"{self.bin}/{program}", *map(str, arguments)]
+        if os.getuid() == 0:
+            command = ["runuser", "-u", "postgres", "--", *command]
+        done = subprocess.run(command, capture_output=True, text=True, cwd="/")
+        if done.returncode != 0:
+            raise SystemExit(f"PostgreSQL: {' '.join(command)} failed:\n{done.stderr[-2000:]}")
+        return done.stdout
+
+    def start(self, folder, port):
+        options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories=''"
+        log = self.folder / f"{folder.name}.log"
+        # pg_ctl's child keeps what it inherits open: it must not be our pipe.
+        command = [f"{self.bin}/pg_ctl", "-D", str(folder), "-l", str(log), "-o", options, "-w", "start"]
+        if os.getuid() == 0:
+            command = ["runuser", "-u", "postgres", "--", *command]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/")
+        self.pids.add(int((folder / "postmaster.pid").read_text().split()[0]))
+
+    def sql(self, statement):
+        return self.do("psql", "-h", "127.0.0.1", "-p", self.ports[0], "-U", "postgres", "-Atqc", statement).strip()
+
+    def wait_for(self, condition):
+        end = time.monotonic() + READY_SECONDS
+        while self.sql(condition) != "t":
+            if time.monotonic() > end:
+                raise SystemExit(f"PostgreSQL: not within {READY_SECONDS} s: {condition}")
+            time.sleep(0.1)
+
+    def sql_port(self):
+        return self.ports[0]
+
+    def cpu_seconds(self):
+        return cpu_seconds(self.pids)
