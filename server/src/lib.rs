@@ -7,6 +7,8 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod data_dir;
+pub mod http;
 pub mod logging;
 pub mod pgwire;
+pub mod process;
 pub mod rpc;

@@ -1,11 +1,13 @@
 //! The command line: one binary is a laptop database, a node of a cluster, and the tool to look at it.
 
 mod ctl;
+mod demo;
 mod output;
+mod start;
 
 use clap::{Parser, Subcommand};
 
-pub use self::ctl::CtlOptions;
+pub use self::{ctl::CtlOptions, demo::DemoOptions, start::StartCommand};
 
 /// A PostgreSQL-wire, distributed SQL database.
 #[derive(Debug, Parser)]
@@ -17,6 +19,10 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// A whole cluster in one process, to try things out.
+    Demo(DemoOptions),
+    /// One node of a cluster.
+    Start(StartCommand),
     /// Looks at a running cluster.
     Ctl(CtlOptions),
     /// Load generators with built-in history checks (come with the workloads issue).
@@ -30,6 +36,8 @@ enum Command {
 /// Runs a command to its end.
 pub fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
+        Command::Demo(options) => demo::run(options),
+        Command::Start(command) => start::run(command),
         Command::Ctl(options) => ctl::run(options),
         Command::Workload { .. } => anyhow::bail!("workload: the load generators are not there yet; pgbench works"),
     }
@@ -48,6 +56,10 @@ mod tests {
     #[test]
     fn the_contract_of_the_design_parses() {
         for line in [
+            "flaredb demo",
+            "flaredb demo --nodes 3 --data-dir d --sql-listen 127.0.0.1:5433",
+            "flaredb start --data-dir d --listen h:1 --sql-listen h:2 --http-listen h:3 --join h:1,i:1 --advertise h:1 --insecure --config f",
+            "flaredb start --data-dir d --join h:1 --certs-dir c --log info --log-format json",
             "flaredb ctl --endpoint h:1 cluster status --output json",
             "flaredb ctl --endpoint h:1 --output table cluster wait-ready",
             "flaredb ctl --endpoint h:1 region list",

@@ -7,7 +7,7 @@
 //!            └────────────── Sync ──────────────────────────────────▶ ReadyForQuery ┘
 //! ```
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::atomic::Ordering};
 
 use bytes::Bytes;
 use sql::{Session, SqlError, SqlState, Step, TransactionStatus, types::Format};
@@ -17,7 +17,7 @@ use tokio::{
 };
 
 use super::{
-    door::Phase,
+    door::{Counters, Phase},
     frontend::{self, Bind, Frontend, Malformed, Target},
     greeting::fatal,
     wire::{Wire, WireError},
@@ -32,6 +32,7 @@ pub struct Connection<'a, S> {
     formats: HashMap<String, Vec<Format>>,
     /// An extended message failed: nothing is done until Sync.
     skipping: bool,
+    counters: &'a Counters,
 }
 
 /// What a message can end with instead of success.
@@ -71,8 +72,8 @@ impl From<Malformed> for Fault {
 
 impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
     /// Takes over where the greeting ended.
-    pub fn new(wire: &'a mut Wire<S>, session: Session, phase: watch::Receiver<Phase>) -> Self {
-        Connection { wire, session, phase, formats: HashMap::new(), skipping: false }
+    pub fn new(wire: &'a mut Wire<S>, session: Session, phase: watch::Receiver<Phase>, counters: &'a Counters) -> Self {
+        Connection { wire, session, phase, formats: HashMap::new(), skipping: false, counters }
     }
 
     /// Until the client leaves, the connection breaks, or the process ends. What is to be said at the end is written, not sent.
@@ -130,6 +131,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
         if error.severity == sql::Severity::Fatal {
             return Err(Fault::Statement(error));
         }
+        self.counters.errors.fetch_add(1, Ordering::Relaxed);
         self.notices();
         self.wire.say().report(&error);
         self.wire.flush_before_read();
@@ -140,6 +142,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
     async fn dispatch(&mut self, message: Frontend) -> Result<(), Fault> {
         match message {
             Frontend::Query(sql) => {
+                self.counters.statements.fetch_add(1, Ordering::Relaxed);
                 self.session.simple(&sql).await?;
                 self.steps(&[]).await
             }
@@ -206,6 +209,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
     async fn execute(&mut self, portal: &str, max_rows: u32) -> Result<(), Fault> {
         // Nothing more to come but Sync: the statement may commit by itself.
         let last = self.wire.peek().await?.ok_or(Fault::Left)? == b'S';
+        self.counters.statements.fetch_add(1, Ordering::Relaxed);
         self.session.execute(portal, max_rows, last).await?;
         let formats = self.formats.get(portal).cloned().unwrap_or_default();
         self.steps(&formats).await

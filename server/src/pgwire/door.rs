@@ -3,7 +3,10 @@
 use std::{
     io,
     panic::AssertUnwindSafe,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -65,6 +68,18 @@ pub struct SqlDoor {
     connections: Arc<Semaphore>,
     phase: watch::Sender<Phase>,
     tasks: Tasks,
+    counters: Counters,
+}
+
+/// Since the start.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Connections accepted.
+    pub connections: AtomicU64,
+    /// Query and Execute messages.
+    pub statements: AtomicU64,
+    /// Messages that failed.
+    pub errors: AtomicU64,
 }
 
 impl SqlDoor {
@@ -78,6 +93,7 @@ impl SqlDoor {
             connections: Arc::new(Semaphore::new(config.max_connections + EXTRA_CONNECTIONS)),
             phase: watch::Sender::new(Phase::Serving),
             tasks: Tasks::default(),
+            counters: Counters::default(),
             config,
         })
     }
@@ -112,6 +128,10 @@ impl SqlDoor {
         }
     }
 
+    /// What has happened since the start.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
     /// Sessions that are open.
     pub fn open_sessions(&self) -> usize {
         self.keys.len()
@@ -119,6 +139,7 @@ impl SqlDoor {
 
     fn admit(self: &Arc<Self>, stream: TcpStream) {
         // Past all bounds a connection is closed without a word: a word would need memory for each of them.
+        self.counters.connections.fetch_add(1, Ordering::Relaxed);
         let Ok(permit) = self.connections.clone().try_acquire_owned() else { return };
         let door = self.clone();
         self.tasks.run("sql connection", async move {
@@ -157,7 +178,7 @@ impl SqlDoor {
         let _slot =
             self.sessions.try_acquire().map_err(|_| NoSession::Refused(too_many(self.config.max_connections)))?;
         let (session, _key) = greeting::welcome(self, hello, wire).map_err(NoSession::Refused)?;
-        Connection::new(wire, session, self.phase.subscribe()).run().await;
+        Connection::new(wire, session, self.phase.subscribe(), &self.counters).run().await;
         Ok(())
     }
 }

@@ -12,6 +12,8 @@
 
 pub mod channels;
 pub mod client;
+pub mod server;
+pub mod services;
 pub mod streams;
 
 /// The generated stubs; their messages are `proto::wire`'s.

@@ -195,7 +195,7 @@ mod tests {
         tasks.run("server", async { serving.await.unwrap() });
 
         let streams = RaftStreams::new(Arc::default(), tasks);
-        [1, 2, 99].map(|region| streams.send(&address, frame(region))); // The server breaks the stream at 99.
+        [1, 2, 99].iter().for_each(|region| streams.send(&address, frame(*region))); // The server breaks the stream at 99.
         let mut regions = Vec::new();
         while regions.len() < 3 {
             let frame = frames.recv().await.unwrap();
