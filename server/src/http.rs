@@ -42,7 +42,8 @@ async fn metrics(State(server): State<Arc<Server>>) -> impl IntoResponse {
 /// Prometheus' text format.
 fn exposition(server: &Server) -> String {
     let regions = server.node.replicas();
-    let leads = regions.iter().filter(|r| Some(r.leader.unwrap_or_default().store_id) == server.node.store().map(|s| s.0));
+    let leads =
+        regions.iter().filter(|r| Some(r.leader.unwrap_or_default().store_id) == server.node.store().map(|s| s.0));
     let (counters, mut out) = (server.door.counters(), String::new());
     let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     let mut number = |name: &str, kind: &str, help: &str, value: u64| {
@@ -52,11 +53,21 @@ fn exposition(server: &Server) -> String {
     number("up", "gauge", "1 when the node serves SQL.", server.serves_sql().into());
     number("sql_sessions", "gauge", "Open sessions.", server.door.open_sessions() as u64);
     number("sql_connections_total", "counter", "Connections accepted since the start.", load(&counters.connections));
-    number("sql_statements_total", "counter", "Query and Execute messages since the start.", load(&counters.statements));
+    number(
+        "sql_statements_total",
+        "counter",
+        "Query and Execute messages since the start.",
+        load(&counters.statements),
+    );
     number("sql_errors_total", "counter", "Statements that failed since the start.", load(&counters.errors));
     number("regions", "gauge", "Replicas on this store.", regions.len() as u64);
     number("region_leaders", "gauge", "Regions this store leads.", leads.count() as u64);
-    number("raft_messages_dropped_total", "counter", "Raft messages that found their queue full.", server.streams.dropped());
+    number(
+        "raft_messages_dropped_total",
+        "counter",
+        "Raft messages that found their queue full.",
+        server.streams.dropped(),
+    );
     number("background_tasks", "gauge", "Background tasks that run.", server.tasks.len() as u64);
     out
 }

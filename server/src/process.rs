@@ -10,11 +10,7 @@
 //! The ports are open from the beginning: a founder has to be asked before it is in a cluster, and a SQL client is
 //! told that the node is starting.
 
-use std::{
-    net::SocketAddr,
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use kv::Clock;
@@ -105,7 +101,7 @@ impl Server {
             frames: streams.clone(),
             clock,
             spawn: Arc::new(tasks.clone()),
-            scan: Some(sql::store_scan()),
+            scan: None,
             disk: Arc::new(move || disk_space(&path)),
         };
         let node = Node::open(node_config(&settings), drivers)?;
@@ -202,7 +198,6 @@ fn node_config(settings: &NodeSettings) -> NodeConfig {
         fresh_cluster_id: Uuid::new_v4().as_u64_pair().0,
         store: StoreConfig::new(StoreId(0), seed),
         client: kv::ClientConfig { seed, ..Default::default() },
-        service: kv::ServiceConfig::default(),
     }
 }
 

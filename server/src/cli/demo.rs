@@ -82,7 +82,11 @@ async fn cluster(nodes: Vec<NodeSettings>, first: SocketAddr) -> anyhow::Result<
         () = ending.asked() => return Ok(()),
     }
     let port = first.port();
-    println!("FlareDB runs with {} nodes. Connect with:\n\n    psql -h {} -p {port} -U postgres\n", servers.len(), first.ip());
+    println!(
+        "FlareDB runs with {} nodes. Connect with:\n\n    psql -h {} -p {port} -U postgres\n",
+        servers.len(),
+        first.ip()
+    );
     println!("The cluster as the nodes see it:  http://{}:{}/", first.ip(), port + HTTP_PORTS_AFTER_SQL);
     println!("Ctrl-C ends it.");
     ending.asked().await;

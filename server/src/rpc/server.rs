@@ -56,10 +56,9 @@ pub async fn serve(node: Arc<Node>, listener: TcpListener, mut stopping: watch::
         .add_service(admin)
         .add_service(health_service)
         .add_service(reflection)
-        .serve_with_incoming_shutdown(
-            TcpIncoming::from(listener).with_nodelay(Some(true)),
-            async move { stopping.wait_for(|stop| *stop).map(|_| ()).await },
-        )
+        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), async move {
+            stopping.wait_for(|stop| *stop).map(|_| ()).await
+        })
         .await?;
     Ok(())
 }

@@ -152,8 +152,8 @@ fn take_more(frame: &mut RaftFrame, waiting: &mut mpsc::Receiver<RaftFrame>) {
 mod tests {
     use super::*;
     use crate::rpc::stubs::raft_server::{Raft, RaftServer};
-    use futures::StreamExt;
     use bytes::Bytes;
+    use futures::StreamExt;
     use proto::wire::RaftStreamClosed;
     use tokio_stream::wrappers::TcpListenerStream;
     use tonic::{Request, Response, Status, Streaming};
