@@ -1,14 +1,48 @@
 //! Transactions over a replicated byte map: MVCC, locks, the commit protocol, routing.
+//!
+//! ```text
+//!   gateway                                        store that leads a region
+//!   ───────                                        ─────────────────────────
+//!   Client ─ begin ─► Txn                          Service
+//!     │      snapshot at a timestamp of PD           │ latches      one writer of a key at a time
+//!     │      writes buffered                         │ concurrency  one-round commits above all reads
+//!     │                                              ▼
+//!   region_map ─ committer ─ resolver ══ Rpc ══►  txn, mvcc        (snapshot, request) → (batch, response)
+//!     where       how          what others           │
+//!                              left behind           ▼
+//!                                                  RegionStore      snapshot, propose: `raftstore`
+//! ```
+//!
+//! It is Percolator with what has been learnt since. A transaction reads a snapshot, and commits its writes all at
+//! once if nobody has committed one of the same keys since that snapshot (snapshot isolation: lost updates
+//! are refused, write skew is allowed).
+//!
+//! - **All keys in one region**: one round. The leader checks, chooses the commit timestamp and replicates the versions
+//!   (1PC). What keeps such a timestamp above every snapshot read there is in `concurrency`.
+//! - **Several regions**: locks with the new values everywhere, of which one, the primary's, decides; then a
+//!   timestamp from PD; then the primary's lock is turned into a version, and with it everything is committed. The
+//!   other locks follow in the background. A value travels through the log once: commit moves it from its lock.
+//! - **Whoever meets a lock** asks its primary, and finishes what is decided, or waits, or after the TTL (by PD's
+//!   time) rolls it back for everybody ([`txn`]).
+//! - **A lost answer** is asked for again: every request recognises its own traces. If the outcome of a commit can't be
+//!   learnt before the deadline it is reported as unknown, never as a failure ([`client::committer`]).
+//!
+//! Pure, in the sense of the design (no clock, no lock, no `async`): [`codec`], [`mvcc`], [`txn`], [`latch`],
+//! [`client::region_map`], [`client::committer`]. Around them [`Service`] and [`Client`] do the waiting and sending.
+//!
+//! What it does not do: it knows no rows and no tables; it never dials a socket; it keeps all old versions (their
+//! collection is an issue of its own); it has neither row locks that wait nor serializable transactions yet.
 
 pub mod client;
 pub mod codec;
 mod concurrency;
 pub mod driver;
 mod error;
+#[cfg(test)]
+mod golden;
 pub mod latch;
 pub mod local;
 pub mod mvcc;
-#[cfg(feature = "planted-bugs")]
 pub mod planted;
 pub mod service;
 pub mod store;

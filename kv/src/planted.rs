@@ -1,20 +1,44 @@
-//! Bugs to plant, so that the simulator can show it finds them. Compiled only with the feature `planted-bugs`.
+//! Bugs to plant, so that the simulator can show it finds them. Without the feature `planted-bugs` none can be
+//! planted, and every question for one is a constant no.
 
 /// One bug, each against one rule of the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Planted {
-    /// Store: 1PC takes its commit timestamp without regard to the reads that were served (`max_ts`), and a read
+    /// Store: a 1PC takes its commit timestamp without regard to the reads that were served (`max_ts`), and a read
     /// does not wait for writes in flight.
     SkipMaxTs,
     /// Client: after the primary's commit the secondaries' locks are rolled back, by the owner and by whoever
     /// resolves them: half of a transaction is lost.
     DropSecondaryCommit,
-    /// Store: a prewrite does not look for versions newer than the transaction's snapshot: lost updates.
-    SkipConflictCheck,
-    /// Store: a rollback leaves no record, so that a late prewrite of a rolled back transaction succeeds.
-    SkipRollbackRecord,
-    /// Client: a commit whose answer was lost is reported as failed.
-    LostCommitIsFailure,
+    /// Store: a proposal does not carry the term in which it was evaluated; another leader may have written since.
+    SkipTermCheck,
     /// Store: reads do not look at locks.
     IgnoreLocks,
+    /// Client: a request whose answer was lost counts as refused: committed writes are reported as failed.
+    LostIsRefused,
+}
+
+/// The bug of a client or of a service, if it has one.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Plant {
+    #[cfg(feature = "planted-bugs")]
+    bug: Option<Planted>,
+}
+
+impl Plant {
+    /// With a bug.
+    #[cfg(feature = "planted-bugs")]
+    pub fn of(bug: Planted) -> Self {
+        Plant { bug: Some(bug) }
+    }
+
+    #[cfg(feature = "planted-bugs")]
+    pub(crate) fn has(self, bug: Planted) -> bool {
+        self.bug == Some(bug)
+    }
+
+    #[cfg(not(feature = "planted-bugs"))]
+    pub(crate) fn has(self, _: Planted) -> bool {
+        false
+    }
 }

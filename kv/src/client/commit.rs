@@ -11,7 +11,7 @@ use proto::{
     },
 };
 
-use crate::{Error, Reply, error::Refusal};
+use crate::{Error, Reply, error::Refusal, planted::Planted};
 
 use super::{
     Client, Route,
@@ -248,6 +248,9 @@ impl Job {
                 tracing::debug!(start_ts = %self.job.start_ts, why, "request of a commit is routed again");
                 Ok(Err(Event::Again(id, pause.unwrap_or_default())))
             }
+            Attempt::Lost(why) if self.job.client.inner.config.plant.has(Planted::LostIsRefused) => {
+                Err(Error::Unavailable(why))
+            }
             Attempt::Lost(why) => {
                 tracing::debug!(start_ts = %self.job.start_ts, why, "request of a commit is repeated");
                 Ok(Err(Event::Lost(id)))
@@ -303,7 +306,7 @@ impl Job {
     }
 
     fn commit_rest(self: &Arc<Self>, runs: Vec<Run>, commit_ts: Timestamp) {
-        if self.job.client.planted_drop_of_secondaries() {
+        if self.job.client.inner.config.plant.has(Planted::DropSecondaryCommit) {
             return self.roll_back(runs);
         }
         let job = self.clone();

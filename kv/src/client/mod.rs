@@ -28,7 +28,7 @@ use bytes::Bytes;
 use parking_lot::RwLock;
 use proto::{KeyRange, StoreId, Timestamp, wire};
 
-use crate::{Clock, Error, Pd, Rpc, Spawn};
+use crate::{Clock, Error, Pd, Rpc, Spawn, planted::Plant};
 
 use backoff::Jitter;
 use region_map::RegionMap;
@@ -48,9 +48,8 @@ pub struct ClientConfig {
     /// How long locks of a transaction live without a heartbeat. With the election timeout it bounds how long a
     /// dead coordinator blocks others.
     pub lock_ttl: Duration,
-    /// A bug to plant, for tests of the tests.
-    #[cfg(feature = "planted-bugs")]
-    pub planted: Option<crate::planted::Planted>,
+    /// A bug, for tests of the tests.
+    pub plant: Plant,
 }
 
 impl Default for ClientConfig {
@@ -59,8 +58,7 @@ impl Default for ClientConfig {
             seed: 0x5EED,
             operation_timeout: Duration::from_secs(15),
             lock_ttl: Duration::from_millis(2000),
-            #[cfg(feature = "planted-bugs")]
-            planted: None,
+            plant: Plant::default(),
         }
     }
 }
@@ -168,26 +166,5 @@ impl Client {
     /// The placement driver this client asks.
     pub fn pd(&self) -> &Arc<dyn Pd> {
         &self.inner.pd
-    }
-}
-
-/// Where planted bugs of the client act; without the feature they are not there.
-#[cfg(feature = "planted-bugs")]
-impl Client {
-    fn planted_drop_of_secondaries(&self) -> bool {
-        self.inner.config.planted == Some(crate::planted::Planted::DropSecondaryCommit)
-    }
-    fn planted_resolution(&self, commit_ts: Timestamp) -> Timestamp {
-        if self.planted_drop_of_secondaries() { Timestamp::ZERO } else { commit_ts }
-    }
-}
-
-#[cfg(not(feature = "planted-bugs"))]
-impl Client {
-    fn planted_drop_of_secondaries(&self) -> bool {
-        false
-    }
-    fn planted_resolution(&self, commit_ts: Timestamp) -> Timestamp {
-        commit_ts
     }
 }

@@ -12,7 +12,7 @@ use proto::{
     wire::{CheckTxnRequest, LockRecord, ResolveRequest, check_txn_response::Outcome, kv_request::Body, kv_response},
 };
 
-use crate::{Error, error::Refusal};
+use crate::{Error, error::Refusal, planted::Planted};
 
 use super::{
     Client,
@@ -112,7 +112,8 @@ impl Client {
         commit_ts: Timestamp,
         deadline: Deadline,
     ) -> Result<(), Error> {
-        let commit_ts = self.planted_resolution(commit_ts);
+        let dropped = self.inner.config.plant.has(Planted::DropSecondaryCommit);
+        let commit_ts = if dropped { Timestamp::ZERO } else { commit_ts };
         let request =
             || Body::Resolve(ResolveRequest { start_ts: start_ts.0, commit_ts: commit_ts.0, keys: vec![key.clone()] });
         let (_, reply) = self.call(&key, deadline, request).await?;

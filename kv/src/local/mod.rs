@@ -99,29 +99,29 @@ impl LocalStore {
         }
         Ok(region.clone())
     }
+}
 
-    fn apply(&self, batch: Batch) -> Result<(), EngineError> {
-        let _writing = self.writing.lock();
-        let view = self.engine.snapshot();
-        let mut ops = Vec::with_capacity(batch.ops.len());
-        for op in batch.ops {
-            match op.kind {
-                Some(Kind::Put(put)) => ops.push(WriteOp::Put(put.cf(), put.key, put.value)),
-                Some(Kind::Delete(delete)) => ops.push(WriteOp::Delete(delete.cf(), delete.key)),
-                Some(Kind::DeleteRange(r)) => ops.push(WriteOp::DeleteRange(r.cf(), r.start_key, r.end_key)),
-                Some(Kind::Move(m)) => {
-                    let from: Cf = m.from_cf();
-                    let moved = view.get(from, &m.from_key)?.filter(|v| v.len() as u64 >= m.offset);
-                    let moved = moved.ok_or_else(|| EngineError::Corrupt("a move without its source".into()))?;
-                    let value = [&m.prefix[..], &moved[m.offset as usize..]].concat();
-                    ops.push(WriteOp::Put(m.to_cf(), m.to_key, value.into()));
-                    ops.push(WriteOp::Delete(from, m.from_key));
-                }
-                None => return Err(EngineError::Corrupt("an operation of no kind".into())),
+/// Applies a proposal's batch to an engine. Not safe against another call at the same time.
+pub(crate) fn apply(engine: &MemoryEngine, batch: Batch) -> Result<(), EngineError> {
+    let view = engine.snapshot();
+    let mut ops = Vec::with_capacity(batch.ops.len());
+    for op in batch.ops {
+        match op.kind {
+            Some(Kind::Put(put)) => ops.push(WriteOp::Put(put.cf(), put.key, put.value)),
+            Some(Kind::Delete(delete)) => ops.push(WriteOp::Delete(delete.cf(), delete.key)),
+            Some(Kind::DeleteRange(r)) => ops.push(WriteOp::DeleteRange(r.cf(), r.start_key, r.end_key)),
+            Some(Kind::Move(m)) => {
+                let from: Cf = m.from_cf();
+                let moved = view.get(from, &m.from_key)?.filter(|v| v.len() as u64 >= m.offset);
+                let moved = moved.ok_or_else(|| EngineError::Corrupt("a move without its source".into()))?;
+                let value = [&m.prefix[..], &moved[m.offset as usize..]].concat();
+                ops.push(WriteOp::Put(m.to_cf(), m.to_key, value.into()));
+                ops.push(WriteOp::Delete(from, m.from_key));
             }
+            None => return Err(EngineError::Corrupt("an operation of no kind".into())),
         }
-        self.engine.write(WriteBatch { ops })
     }
+    engine.write(WriteBatch { ops })
 }
 
 #[async_trait]
@@ -141,7 +141,8 @@ impl RegionStore for LocalStore {
 
     async fn propose(&self, target: &Target, batch: Batch) -> Result<(), ProposeError> {
         self.find(target)?;
-        self.apply(batch).map_err(|e| ProposeError::Unknown(e.to_string()))
+        let _writing = self.writing.lock();
+        apply(&self.engine, batch).map_err(|e| ProposeError::Unknown(e.to_string()))
     }
 }
 

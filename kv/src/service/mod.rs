@@ -35,7 +35,7 @@ use proto::{
 };
 use raftstore::{Instant, RegionSnapshot, Target};
 
-use crate::{Clock, Pd, RegionStore, Reply, Spawn, StoreScan, concurrency::Concurrency};
+use crate::{Clock, Pd, RegionStore, Reply, Spawn, StoreScan, concurrency::Concurrency, planted::Plant};
 
 use pd_time::PdTime;
 use turns::Turns;
@@ -64,8 +64,7 @@ struct Inner {
     turns: Arc<Turns>,
     concurrency: Arc<Concurrency>,
     in_flight: AtomicUsize,
-    #[cfg(feature = "planted-bugs")]
-    planted: Option<crate::planted::Planted>,
+    plant: Plant,
 }
 
 /// One request's standing.
@@ -93,16 +92,14 @@ impl Service {
             turns: Turns::new(),
             concurrency: Arc::default(),
             in_flight: AtomicUsize::new(0),
-            #[cfg(feature = "planted-bugs")]
-            planted: None,
+            plant: Plant::default(),
         };
         Service { inner: Arc::new(inner) }
     }
 
     /// The same service with a bug. Only before it is shared.
-    #[cfg(feature = "planted-bugs")]
-    pub fn plant(mut self, bug: Option<crate::planted::Planted>) -> Self {
-        Arc::get_mut(&mut self.inner).expect("the service is not shared yet").planted = bug;
+    pub fn plant(mut self, plant: Plant) -> Self {
+        Arc::get_mut(&mut self.inner).expect("the service is not shared yet").plant = plant;
         self
     }
 
@@ -196,26 +193,5 @@ fn check_keys<'k>(region: &Region, keys: impl IntoIterator<Item = &'k [u8]>) -> 
     match keys.into_iter().find(|key| !region.range.contains(key)) {
         Some(outside) => Err(RegionError::key_not_in_region(outside, region)),
         None => Ok(()),
-    }
-}
-
-/// Where planted bugs of the service act; without the feature they are not there.
-#[cfg(feature = "planted-bugs")]
-impl Inner {
-    fn planted_skip_max_ts(&self) -> bool {
-        self.planted == Some(crate::planted::Planted::SkipMaxTs)
-    }
-    fn planted_ignore_locks(&self) -> bool {
-        self.planted == Some(crate::planted::Planted::IgnoreLocks)
-    }
-}
-
-#[cfg(not(feature = "planted-bugs"))]
-impl Inner {
-    fn planted_skip_max_ts(&self) -> bool {
-        false
-    }
-    fn planted_ignore_locks(&self) -> bool {
-        false
     }
 }

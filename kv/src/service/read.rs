@@ -17,6 +17,7 @@ use crate::{
         Fault, Reader,
         scan::{PageEnd, ScanSpec, scan_page},
     },
+    planted::Planted,
 };
 
 use super::{Call, check_keys};
@@ -64,7 +65,7 @@ impl Call<'_> {
         for key in keys {
             if let Some(lock) = reader.lock(&key)?
                 && lock.blocks_read_at(read_ts)
-                && !self.inner.planted_ignore_locks()
+                && !self.inner.plant.has(Planted::IgnoreLocks)
             {
                 return Ok(Err(KeyError { kind: Some(Kind::Locked(lock.to_wire(&key))) }));
             }
@@ -119,7 +120,7 @@ impl Call<'_> {
         if let Err(refused) = self.check_timestamp(read_ts).await? {
             return Ok(Err(refused));
         }
-        if self.inner.planted_skip_max_ts() {
+        if self.inner.plant.has(Planted::SkipMaxTs) {
             return Ok(Ok(()));
         }
         let concurrency = &self.inner.concurrency;

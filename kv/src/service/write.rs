@@ -15,6 +15,7 @@ use crate::{
     Reply,
     concurrency::Published,
     mvcc::{Fault, Reader},
+    planted::Planted,
     txn::{self, PrewriteMode},
 };
 
@@ -65,7 +66,7 @@ impl Call<'_> {
         let floor = Timestamp(request.start_ts.max(request.min_commit_ts));
         let published = concurrency.publish(keys, Timestamp(request.start_ts));
         let commit_ts = published.choose_commit_ts(floor);
-        let commit_ts = if self.inner.planted_skip_max_ts() { floor.next() } else { commit_ts };
+        let commit_ts = if self.inner.plant.has(Planted::SkipMaxTs) { floor.next() } else { commit_ts };
         Ok((commit_ts, published))
     }
 
@@ -162,7 +163,8 @@ impl Call<'_> {
         held: impl Send + 'static,
     ) -> Result<(), RegionError> {
         let inner = self.inner;
-        let target = Target { term: Some(snapshot.term), ..self.target };
+        let term = (!inner.plant.has(Planted::SkipTermCheck)).then_some(snapshot.term);
+        let target = Target { term, ..self.target };
         let proposal = Proposal::start(inner.store.clone(), inner.spawn.clone(), target, batch, held);
         match self.within("replicating", proposal).await {
             Ok(Ok(())) => Ok(()),

@@ -1,0 +1,270 @@
+//! Transaction commands and reads over an engine in memory; what a command decides is printed and applied.
+
+use bytes::Bytes;
+use goldenscript::ArgumentConsumer;
+use proto::{
+    Batch, KeyRange, Timestamp,
+    wire::{
+        CheckTxnRequest, CommitRequest, HeartbeatTxnRequest, KeyError, LockRecord, Mutation, MutationKind,
+        PrewriteRequest, ResolveRequest, RollbackRequest, check_txn_response::Outcome as Fate, key_error::Kind, op,
+    },
+};
+use raftstore::engine::{Cf, Engine, Snapshot, memory::MemoryEngine};
+
+use super::{Outcome, key, next, rest};
+use crate::{
+    codec, local,
+    mvcc::{
+        Reader, Version, WriteKind,
+        lock::{self, LockCfRecord},
+        scan::{PageEnd, ScanSpec, scan_page},
+    },
+    txn::{self, PrewriteMode},
+};
+
+/// One engine.
+#[derive(Default)]
+pub(super) struct Script {
+    engine: MemoryEngine,
+}
+
+impl super::Script for Script {
+    fn command(&mut self, name: &str, args: &mut ArgumentConsumer<'_>) -> Outcome {
+        let view = self.engine.snapshot();
+        let reader = Reader::new(view.as_ref());
+        let (batch, answer) = match name {
+            "prewrite" => prewrite(&reader, args)?,
+            "commit" => commit(&reader, args)?,
+            "rollback" => rollback(&reader, args)?,
+            "check" => check(&reader, args)?,
+            "resolve" => resolve(&reader, args)?,
+            "heartbeat" => heartbeat(&reader, args)?,
+            "get" => return get(&reader, args),
+            "scan" => return scan(view.as_ref(), args),
+            "dump" => return dump(view.as_ref()),
+            _ => return Err(format!("unknown command {name}").into()),
+        };
+        let mut lines: Vec<String> = batch.ops.iter().map(|op| show_op(op.kind.as_ref())).collect();
+        local::apply(&self.engine, batch)?;
+        lines.push(answer);
+        Ok(lines.join("\n"))
+    }
+}
+
+type Evaluated = Result<(Batch, String), Box<dyn std::error::Error>>;
+
+fn keys(args: &mut ArgumentConsumer<'_>) -> Vec<Bytes> {
+    rest(args).into_iter().map(Bytes::from).collect()
+}
+
+/// `prewrite START put.a=1 insert.b=2 delete.c= lock.d= [primary=] [one_pc=COMMIT_TS] [ttl_ms=] [min_commit_ts=] [max_commit_ts=]`
+fn prewrite(reader: &Reader<'_>, args: &mut ArgumentConsumer<'_>) -> Evaluated {
+    let mut request = PrewriteRequest {
+        start_ts: next(args, "start_ts")?,
+        primary: key::<String>(args, "primary")?.into(),
+        ttl_ms: key(args, "ttl_ms")?,
+        min_commit_ts: key(args, "min_commit_ts")?,
+        max_commit_ts: key(args, "max_commit_ts")?,
+        ..PrewriteRequest::default()
+    };
+    let one_pc: u64 = key(args, "one_pc")?;
+    while let Some((change, value)) = args.next_key() {
+        let (kind, user_key) = change.split_once('.').ok_or("a change is kind.key=value")?;
+        let kind = match kind {
+            "put" => MutationKind::Put,
+            "insert" => MutationKind::Insert,
+            "delete" => MutationKind::Delete,
+            "lock" => MutationKind::Lock,
+            _ => return Err(format!("unknown kind of change {kind}").into()),
+        };
+        let (user_key, value) = (Bytes::from(user_key.to_string()), Bytes::from(value.to_string()));
+        request.mutations.push(Mutation { kind: kind as i32, key: user_key, value });
+    }
+    if request.primary.is_empty() {
+        request.primary = request.mutations[0].key.clone();
+    }
+    let mode = if one_pc == 0 { PrewriteMode::Locks } else { PrewriteMode::OnePc(Timestamp(one_pc)) };
+    let (batch, response) = txn::prewrite(reader, &request, mode)?;
+    let answer = match (response.errors.first(), response.one_pc_commit_ts) {
+        (Some(error), _) => show_error(error),
+        (None, 0) => format!("locked, min_commit_ts {}", response.min_commit_ts),
+        (None, ts) => format!("committed at {ts}"),
+    };
+    Ok((batch, answer))
+}
+
+/// `commit START COMMIT KEY… [max_commit_ts=]`
+fn commit(reader: &Reader<'_>, args: &mut ArgumentConsumer<'_>) -> Evaluated {
+    let (start_ts, commit_ts) = (next(args, "start_ts")?, next(args, "commit_ts")?);
+    let max_commit_ts = key(args, "max_commit_ts")?;
+    let request = CommitRequest { start_ts, commit_ts, max_commit_ts, keys: keys(args), ..Default::default() };
+    let (batch, response) = txn::commit(reader, &request)?;
+    Ok((batch, response.error.as_ref().map_or("committed".into(), show_error)))
+}
+
+/// `rollback START KEY…`
+fn rollback(reader: &Reader<'_>, args: &mut ArgumentConsumer<'_>) -> Evaluated {
+    let request = RollbackRequest { start_ts: next(args, "start_ts")?, keys: keys(args) };
+    let (batch, response) = txn::rollback(reader, &request)?;
+    let answer = match response.committed_ts {
+        0 => "rolled back".into(),
+        ts => format!("is committed at {ts}"),
+    };
+    Ok((batch, answer))
+}
+
+/// `check PRIMARY START now_ms=MS [absent=rollback]`
+fn check(reader: &Reader<'_>, args: &mut ArgumentConsumer<'_>) -> Evaluated {
+    let primary = next::<String>(args, "primary")?.into();
+    let request = CheckTxnRequest {
+        primary,
+        start_ts: next(args, "start_ts")?,
+        current_ts: Timestamp::new(key(args, "now_ms")?, 0).0,
+        rollback_if_absent: key::<String>(args, "absent")? == "rollback",
+        caller_start_ts: 0,
+    };
+    let (batch, response) = txn::check_txn(reader, &request)?;
+    let answer = match (&response.error, response.outcome) {
+        (Some(error), _) => show_error(error),
+        (None, Some(Fate::CommitTs(ts))) => format!("committed at {ts}"),
+        (None, Some(Fate::RolledBack(_))) => "rolled back".into(),
+        (None, Some(Fate::TtlMs(ms))) => format!("alive for {ms} ms"),
+        (None, None) => "no outcome".into(),
+    };
+    Ok((batch, answer))
+}
+
+/// `resolve START COMMIT KEY…` (commit 0: roll back)
+fn resolve(reader: &Reader<'_>, args: &mut ArgumentConsumer<'_>) -> Evaluated {
+    let (start_ts, commit_ts) = (next(args, "start_ts")?, next(args, "commit_ts")?);
+    let (batch, _) = txn::resolve(reader, &ResolveRequest { start_ts, commit_ts, keys: keys(args) })?;
+    Ok((batch, "resolved".into()))
+}
+
+/// `heartbeat PRIMARY START ttl_ms=MS`
+fn heartbeat(reader: &Reader<'_>, args: &mut ArgumentConsumer<'_>) -> Evaluated {
+    let primary = next::<String>(args, "primary")?.into();
+    let request = HeartbeatTxnRequest { primary, start_ts: next(args, "start_ts")?, ttl_ms: key(args, "ttl_ms")? };
+    let (batch, response) = txn::heartbeat(reader, &request)?;
+    Ok((batch, response.error.as_ref().map_or(format!("ttl {} ms", response.ttl_ms), show_error)))
+}
+
+/// `get TS KEY…`
+fn get(reader: &Reader<'_>, args: &mut ArgumentConsumer<'_>) -> Outcome {
+    let ts = Timestamp(next(args, "timestamp")?);
+    let mut lines = Vec::new();
+    for key in keys(args) {
+        let blocking = reader.lock(&key)?.filter(|lock| lock.blocks_read_at(ts));
+        lines.push(match (blocking, reader.get(&key, ts)?) {
+            (Some(lock), _) => show_lock(&lock.to_wire(&key)),
+            (None, Some(value)) => format!("{} = {}", text(&key), text(&value)),
+            (None, None) => format!("{} has no value", text(&key)),
+        });
+    }
+    Ok(lines.join("\n"))
+}
+
+/// `scan TS [from=] [to=] [limit=] [bytes=] [reverse=true]`
+fn scan(view: &dyn Snapshot, args: &mut ArgumentConsumer<'_>) -> Outcome {
+    let read_ts = Timestamp(next(args, "timestamp")?);
+    let range = KeyRange::new(key::<String>(args, "from")?, key::<String>(args, "to")?);
+    let or_all = |n: u64| if n == 0 { u64::MAX } else { n };
+    let (limit, max_bytes) = (or_all(key(args, "limit")?), or_all(key(args, "bytes")?));
+    let spec = ScanSpec { read_ts, limit, max_bytes, reverse: key(args, "reverse")? };
+    let mut lines = Vec::new();
+    let (end, _) = scan_page(view, &range, spec, |key, value| {
+        lines.push(format!("{} = {}", text(key), text(value)));
+        Ok(())
+    })?;
+    lines.push(match end {
+        PageEnd::Done => "done".into(),
+        PageEnd::More(key) => format!("more from {}", text(&key)),
+        PageEnd::Locked(lock) => show_lock(&lock),
+    });
+    Ok(lines.join("\n"))
+}
+
+/// Everything in the engine.
+fn dump(view: &dyn Snapshot) -> Outcome {
+    let mut lines = Vec::new();
+    for cf in [Cf::Lock, Cf::Data] {
+        let mut cursor = view.cursor(cf, b"", b"");
+        let mut stands = cursor.seek_to_first()?;
+        while stands {
+            lines.push(format!("{} {}", show_key(cf, cursor.key()), show_record(cf, cursor.value())));
+            stands = cursor.next()?;
+        }
+    }
+    Ok(lines.join("\n"))
+}
+
+fn show_op(op: Option<&op::Kind>) -> String {
+    match op {
+        Some(op::Kind::Put(p)) => format!("put {} {}", show_key(p.cf(), &p.key), show_record(p.cf(), &p.value)),
+        Some(op::Kind::Delete(d)) => format!("delete {}", show_key(d.cf(), &d.key)),
+        Some(op::Kind::Move(m)) => {
+            let prefix = show_record(m.to_cf(), &m.prefix);
+            let (from, to) = (show_key(m.from_cf(), &m.from_key), show_key(m.to_cf(), &m.to_key));
+            format!("move {from} from byte {} to {to} behind {prefix}", m.offset)
+        }
+        other => format!("{other:?}"),
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn show_key(cf: Cf, key: &[u8]) -> String {
+    let name = if cf == Cf::Lock { "lock" } else { "data" };
+    // Keys of the scripts are shorter than a timestamp.
+    match codec::split_versioned(key) {
+        Some((user, ts)) if !user.is_empty() => format!("{name} {}@{}", text(user), ts.0),
+        _ => format!("{name} {}", text(key)),
+    }
+}
+
+fn show_record(cf: Cf, record: &[u8]) -> String {
+    if cf == Cf::Data {
+        return match Version::decode(b"", record) {
+            Ok(v) => format!("[{} start {} {}]", show_kind(v.kind), v.start_ts.0, text(v.value)),
+            Err(fault) => fault.to_string(),
+        };
+    }
+    match lock::decode(b"", record) {
+        Ok(LockCfRecord::Rollback) => "[rollback]".into(),
+        Ok(LockCfRecord::Lock(l)) => {
+            let (kind, value) = (show_kind(l.kind), text(&l.value));
+            let (start, min, primary) = (l.start_ts.0, l.min_commit_ts.0, text(&l.primary));
+            format!("[{kind} start {start} min {min} ttl {} primary {primary} {value}]", l.ttl_ms)
+        }
+        Err(fault) => fault.to_string(),
+    }
+}
+
+fn show_kind(kind: WriteKind) -> &'static str {
+    match kind {
+        WriteKind::Put => "put",
+        WriteKind::Delete => "delete",
+        WriteKind::Lock => "no-change",
+    }
+}
+
+fn show_lock(lock: &LockRecord) -> String {
+    format!("{} is locked by {} with primary {}", text(&lock.key), lock.start_ts, text(&lock.primary))
+}
+
+fn show_error(error: &KeyError) -> String {
+    match error.kind.as_ref() {
+        Some(Kind::Locked(lock)) => show_lock(lock),
+        Some(Kind::Conflict(c)) => {
+            format!("conflict on {} with {} committed at {}", text(&c.key), c.conflict_start_ts, c.conflict_commit_ts)
+        }
+        Some(Kind::AlreadyExists(e)) => format!("{} already exists", text(&e.key)),
+        Some(Kind::Aborted(a)) => format!("{} was rolled back", a.start_ts),
+        Some(Kind::TxnNotFound(t)) => format!("no trace of {}", t.start_ts),
+        Some(Kind::CommitFenced(f)) => format!("fenced: {} is not below {}", f.needed_commit_ts, f.max_commit_ts),
+        Some(Kind::CommitTsTooLow(t)) => format!("{} needs a commit_ts of {} at least", text(&t.key), t.min_commit_ts),
+        other => format!("{other:?}"),
+    }
+}
