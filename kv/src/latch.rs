@@ -43,6 +43,15 @@ impl Latches {
         let mut slots: Vec<usize> = keys.into_iter().map(|key| hash(key) as usize & mask).collect();
         slots.sort_unstable();
         slots.dedup();
+        self.join(id, slots)
+    }
+
+    /// The same for every key there is: a command that changes a whole range at once. Rare.
+    pub fn acquire_all(&mut self, id: CommandId) -> bool {
+        self.join(id, (0..self.slots.len()).collect())
+    }
+
+    fn join(&mut self, id: CommandId, slots: Vec<usize>) -> bool {
         let mut missing = 0;
         for &slot in &slots {
             missing += usize::from(!self.slots[slot].is_empty());

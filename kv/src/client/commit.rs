@@ -121,7 +121,7 @@ impl Job {
                 self.commit_primary(id, run, commit_ts, deadline).await.unwrap_or_else(|e| Event::Refused(id, e))
             }
             Effect::ClearLock { id, lock } => {
-                let mut wait = LockWait::new(self.job.start_ts);
+                let mut wait = LockWait::on_range(self.job.start_ts);
                 match self.job.client.clear_lock(&lock, &mut wait, deadline).await {
                     Ok(()) => Event::Cleared(id),
                     Err(error) => Event::Refused(id, error),

@@ -54,7 +54,7 @@ impl Client {
         let mut found: Vec<KeyValue> = Vec::new();
         let mut rest = keys;
         let mut backoff = Backoff::ROUTING;
-        let mut wait = LockWait::new(ts);
+        let mut wait = LockWait::on_keys(ts);
         while !rest.is_empty() {
             let route = self.locate(&rest[0], deadline).await?;
             let inside = rest.partition_point(|k| route.region.range.contains(k)).max(1);

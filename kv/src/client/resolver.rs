@@ -21,16 +21,25 @@ use super::{
     route::Deadline,
 };
 
+/// How many locks of a transaction are resolved together when one of them was met among many keys.
+const SWEEP: u32 = 1024;
+
 /// The waiting of one operation for the locks it meets.
 pub(crate) struct LockWait {
     start_ts: Timestamp,
     backoff: Backoff,
+    neighbours: u32,
 }
 
 impl LockWait {
-    /// For a transaction that started, or a read, at `start_ts`.
-    pub(crate) fn new(start_ts: Timestamp) -> Self {
-        LockWait { start_ts, backoff: Backoff::LOCK }
+    /// For a read of single keys at `start_ts`.
+    pub(crate) fn on_keys(start_ts: Timestamp) -> Self {
+        LockWait { start_ts, backoff: Backoff::LOCK, neighbours: 0 }
+    }
+
+    /// For a scan at `start_ts`, or a transaction that writes many keys: the next lock is probably of the same owner.
+    pub(crate) fn on_range(start_ts: Timestamp) -> Self {
+        LockWait { neighbours: SWEEP, ..Self::on_keys(start_ts) }
     }
 }
 
@@ -60,8 +69,8 @@ impl Client {
         let now = self.timestamp().await?;
         let expired = now.physical_ms() >= start_ts.physical_ms().saturating_add(lock.ttl_ms);
         match self.ask_primary(&lock.primary, start_ts, now, wait.start_ts, expired, deadline).await? {
-            Fate::Committed(commit_ts) => self.resolve(lock.key.clone(), start_ts, commit_ts, deadline).await,
-            Fate::RolledBack => self.resolve(lock.key.clone(), start_ts, Timestamp::ZERO, deadline).await,
+            Fate::Committed(commit_ts) => self.resolve(lock, commit_ts, wait.neighbours, deadline).await,
+            Fate::RolledBack => self.resolve(lock, Timestamp::ZERO, wait.neighbours, deadline).await,
             Fate::Alive(_) | Fate::Absent => self.pause(&mut wait.backoff, Duration::ZERO, deadline, &why()).await,
         }
     }
@@ -107,16 +116,18 @@ impl Client {
     /// Replaces the lock of a finished transaction by its outcome (`commit_ts` zero: rolled back).
     async fn resolve(
         &self,
-        key: Bytes,
-        start_ts: Timestamp,
+        lock: &LockRecord,
         commit_ts: Timestamp,
+        neighbours: u32,
         deadline: Deadline,
     ) -> Result<(), Error> {
         let dropped = self.inner.config.plant.has(Planted::DropSecondaryCommit);
         let commit_ts = if dropped { Timestamp::ZERO } else { commit_ts };
-        let request =
-            || Body::Resolve(ResolveRequest { start_ts: start_ts.0, commit_ts: commit_ts.0, keys: vec![key.clone()] });
-        let (_, reply) = self.call(&key, deadline, request).await?;
+        let request = || {
+            let keys = vec![lock.key.clone()];
+            Body::Resolve(ResolveRequest { start_ts: lock.start_ts, commit_ts: commit_ts.0, keys, neighbours })
+        };
+        let (_, reply) = self.call(&lock.key, deadline, request).await?;
         match reply.response.body {
             Some(kv_response::Body::Resolve(resolve)) => {
                 resolve.error.map_or(Ok(()), |e| Err(unexpected(Refusal::from(e))))

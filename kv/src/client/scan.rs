@@ -180,7 +180,7 @@ impl Scan {
 async fn fetch(client: &Client, request: ScanRequest) -> Result<Fetched, Error> {
     let deadline = client.deadline();
     let range: KeyRange = request.range.clone().unwrap_or_default().into();
-    let mut wait = LockWait::new(Timestamp(request.read_ts));
+    let mut wait = LockWait::on_range(Timestamp(request.read_ts));
     loop {
         let body = |part: KeyRange| Body::Scan(ScanRequest { range: Some((&part).into()), ..request.clone() });
         let (part, reply) = client.call_clipped(&range, request.reverse, deadline, body).await?;

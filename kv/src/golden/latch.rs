@@ -26,6 +26,7 @@ impl super::Script for Script {
                 let runs = self.latches.acquire(id, keys.iter().map(|k| k.as_bytes()));
                 Ok(if runs { "runs".into() } else { "waits".into() })
             }
+            "acquire_all" => Ok(if self.latches.acquire_all(id) { "runs".into() } else { "waits".into() }),
             // release COMMAND
             "release" => {
                 let ready: Vec<String> = self.latches.release(id).iter().map(|id| format!("{id} runs")).collect();

@@ -137,7 +137,7 @@ fn check(reader: &Reader<'_>, args: &mut ArgumentConsumer<'_>) -> Evaluated {
 /// `resolve START COMMIT KEY…` (commit 0: roll back)
 fn resolve(reader: &Reader<'_>, args: &mut ArgumentConsumer<'_>) -> Evaluated {
     let (start_ts, commit_ts) = (next(args, "start_ts")?, next(args, "commit_ts")?);
-    let (batch, _) = txn::resolve(reader, &ResolveRequest { start_ts, commit_ts, keys: keys(args) })?;
+    let (batch, _) = txn::resolve(reader, &ResolveRequest { start_ts, commit_ts, keys: keys(args), neighbours: 0 })?;
     Ok((batch, "resolved".into()))
 }
 

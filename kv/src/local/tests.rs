@@ -154,6 +154,26 @@ async fn locks_of_a_dead_coordinator_are_resolved_after_their_ttl() {
 }
 
 #[tokio::test]
+async fn a_scan_over_many_locks_of_one_dead_transaction_does_not_resolve_them_one_by_one() {
+    use proto::wire::{CheckTxnRequest, Mutation, PrewriteRequest, RequestHeader, kv_request::Body};
+    let local = local();
+    let key = |n: u32| b(&format!("a{n:05}"));
+    let start_ts = local.client.timestamp().await.unwrap().0;
+    let mutations = (0..3000).map(|n| Mutation { kind: 0, key: key(n), value: b("new") }).collect();
+    let prewrite = PrewriteRequest { mutations, primary: key(0), start_ts, ..Default::default() };
+    let current_ts = Timestamp::MAX.0;
+    let check = CheckTxnRequest { primary: key(0), start_ts, current_ts, ..Default::default() };
+    for body in [Body::Prewrite(prewrite), Body::CheckTxn(check)] {
+        let epoch = Some(Epoch { conf_ver: 1, version: 1 }.into());
+        let header = Some(RequestHeader { region_id: 2, epoch, ..Default::default() });
+        let reply = local.service.call(KvRequest { header, body: Some(body) }).await;
+        assert_eq!(reply.response.region_error, None);
+    }
+    let txn = local.client.begin().await.unwrap();
+    assert_eq!(scan(&txn, ScanOptions::default()).await, "");
+}
+
+#[tokio::test]
 async fn a_timestamp_from_the_future_is_refused() {
     let local = local();
     let future = Timestamp::new(local.clock.wall_ms() + 3_600_000, 0);

@@ -118,6 +118,12 @@ pub fn is_rollback(record: &[u8]) -> bool {
     record == [FORMAT, ROLLBACK]
 }
 
+/// The transaction of a lock, without decoding the rest; `None` for a rollback.
+pub fn start_ts_of(record: &[u8]) -> Option<Timestamp> {
+    let start_ts = record.get(2..10).filter(|_| record[0] == FORMAT)?;
+    Some(Timestamp(u64::from_be_bytes(start_ts.try_into().ok()?)))
+}
+
 /// Reads a record of the `lock` column family that stands under `key`.
 pub fn decode(key: &[u8], record: &[u8]) -> Result<LockCfRecord, Fault> {
     if is_rollback(record) {

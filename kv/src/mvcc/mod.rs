@@ -14,6 +14,8 @@
 //! What it does not do: collect garbage. Old versions stay.
 
 pub mod lock;
+#[cfg(test)]
+mod property;
 pub mod reader;
 pub mod scan;
 pub mod version;

@@ -1,7 +1,7 @@
 //! Reads of single keys. PURE over a snapshot.
 
 use bytes::Bytes;
-use proto::{Cf, Timestamp};
+use proto::{Cf, KeyRange, Timestamp};
 use raftstore::engine::Snapshot;
 
 use crate::codec;
@@ -90,6 +90,26 @@ impl<'a> Reader<'a> {
             found.is_none()
         })?;
         Ok(found)
+    }
+
+    /// Keys of `range` on which transaction `start_ts` has a lock: at most `limit`, and no more than are found among
+    /// the first `MAX_VISITED` records.
+    pub fn locks_of(&self, start_ts: Timestamp, range: &KeyRange, limit: usize) -> Result<Vec<Bytes>, Fault> {
+        /// It bounds the look at a range where others have many locks.
+        const MAX_VISITED: usize = 16 * 1024;
+        let mut keys = Vec::new();
+        let mut cursor = self.snapshot.cursor(Cf::Lock, &range.start, &range.end);
+        let mut stands = cursor.seek_to_first()?;
+        for _ in 0..MAX_VISITED {
+            if !stands || keys.len() >= limit {
+                break;
+            }
+            if lock::start_ts_of(cursor.value()) == Some(start_ts) {
+                keys.push(Bytes::copy_from_slice(cursor.key()));
+            }
+            stands = cursor.next()?;
+        }
+        Ok(keys)
     }
 
     /// Visits the versions of a key from the newest at or below `from` down to `to`, while `visit` says to go on.

@@ -36,12 +36,21 @@ impl Turns {
 
     /// Takes the latches of `keys`, after all who asked for one of them before.
     pub(super) async fn take(self: &Arc<Self>, keys: &[Bytes]) -> Turn {
+        self.queue(|latches, id| latches.acquire(id, keys.iter().map(|key| key.as_ref()))).await
+    }
+
+    /// Takes the latches of all keys.
+    pub(super) async fn take_all(self: &Arc<Self>) -> Turn {
+        self.queue(Latches::acquire_all).await
+    }
+
+    async fn queue(self: &Arc<Self>, acquire: impl FnOnce(&mut Latches, CommandId) -> bool) -> Turn {
         let (turn, come) = {
             let mut state = self.state.lock();
             let id = state.next;
             state.next += 1;
             let turn = Turn { turns: self.clone(), id };
-            if state.latches.acquire(id, keys.iter().map(|key| key.as_ref())) {
+            if acquire(&mut state.latches, id) {
                 return turn;
             }
             let (call, come) = oneshot::channel();

@@ -21,6 +21,9 @@ use crate::{
 
 use super::{Call, check_keys, proposal::Proposal, read::reply, turns::Turn};
 
+/// Locks resolved together, whatever the caller asks for: one entry of the log should not hold up those behind it.
+const MAX_NEIGHBOURS: u32 = 4096;
+
 /// Latches taken, and the view they protect.
 struct Stage {
     turn: Turn,
@@ -92,10 +95,29 @@ impl Call<'_> {
         Ok(reply(Body::CheckTxn(response)))
     }
 
-    pub(super) async fn resolve(&self, request: ResolveRequest) -> Result<Reply, RegionError> {
+    pub(super) async fn resolve(&self, mut request: ResolveRequest) -> Result<Reply, RegionError> {
         let refuse = |error| ResolveResponse { error: Some(error) };
+        if request.neighbours > 0
+            && let Err(fault) = self.add_neighbours(&mut request).await?
+        {
+            return Ok(reply(Body::Resolve(refuse(fault.into()))));
+        }
         let response = self.write(&request.keys, |reader| txn::resolve(reader, &request), refuse).await?;
         Ok(reply(Body::Resolve(response)))
+    }
+
+    /// Looks for more locks of the same transaction. Whether they still stand is seen again under latches.
+    async fn add_neighbours(&self, request: &mut ResolveRequest) -> Result<Result<(), Fault>, RegionError> {
+        let Some(last) = request.keys.last() else { return Ok(Ok(())) };
+        let snapshot = self.snapshot().await?;
+        let limit = request.neighbours.min(MAX_NEIGHBOURS) as usize;
+        let range = KeyRange::new(last.clone(), snapshot.region.range.end.clone());
+        Ok(self.reader(&snapshot).locks_of(Timestamp(request.start_ts), &range, limit).map(|found| {
+            let known = request.keys.len();
+            request.keys.extend(found);
+            request.keys[known - 1..].sort_unstable();
+            request.keys.dedup();
+        }))
     }
 
     pub(super) async fn heartbeat(&self, request: HeartbeatTxnRequest) -> Result<Reply, RegionError> {
@@ -107,6 +129,8 @@ impl Call<'_> {
 
     pub(super) async fn unsafe_delete_range(&self, request: UnsafeDeleteRangeRequest) -> Result<Reply, RegionError> {
         let range: KeyRange = request.range.unwrap_or_default().into();
+        // A commit that was evaluated before would move values that are gone when it is applied.
+        let turn = self.within("waiting for latches", self.inner.turns.take_all()).await?;
         let snapshot = self.snapshot().await?;
         if !snapshot.region.range.covers(&range) {
             return Err(RegionError::key_not_in_region(&range.start, &snapshot.region));
@@ -114,7 +138,7 @@ impl Call<'_> {
         let mut batch = Batch::default();
         batch.delete_range(Cf::Data, range.start.clone(), range.end.clone());
         batch.delete_range(Cf::Lock, range.start, range.end);
-        self.propose(&snapshot, batch, ()).await?;
+        self.propose(&snapshot, batch, turn).await?;
         Ok(reply(Body::UnsafeDeleteRange(UnsafeDeleteRangeResponse {})))
     }
 
