@@ -232,9 +232,8 @@ impl Node {
         let role = Arc::new(PdRole::new(origin, store.clone(), clock.clone()));
         pd.set_local(sender.store, role.clone());
         let regions = Arc::new(store.clone());
-        let service = kv::Service::new(regions, Arc::new(pd.clone()), clock.clone(), spawn.clone(), scan.clone());
-        #[cfg(feature = "planted-bugs")]
-        let service = service.plant(self.config.client.planted);
+        let service = kv::Service::new(regions, Arc::new(pd.clone()), clock.clone(), spawn.clone(), scan.clone())
+            .plant(self.config.client.plant);
         let door = Arc::new(KvDoor { cluster, store: sender.store, service, rpc, book: self.book.clone(), scan });
         let config = self.config.client.clone();
         let client = kv::Client::with_config(door.clone(), Arc::new(pd.clone()), clock, spawn, config);
