@@ -23,6 +23,7 @@ use std::{
     thread::JoinHandle,
 };
 
+use proto::wire::RaftMessage;
 use tracing::error;
 
 use crate::{
@@ -31,6 +32,9 @@ use crate::{
     engine::Engine,
     log::{LogBatch, LogEngine},
 };
+
+/// Messages that go to the transport in one call, bytes; a message alone may be bigger.
+const FRAME_BYTES_ABOUT: usize = 4 << 20;
 
 /// What a store runs on.
 pub struct Drivers {
@@ -144,7 +148,7 @@ impl StoreLoop {
     /// From events to rest: until neither applying nor writing is left to do.
     fn round(&mut self, events: Vec<Event>) -> Result<(), String> {
         let mut completed = self.turn(events)?;
-        while !completed.is_empty() || !self.writes.is_empty() {
+        while (!completed.is_empty() || !self.writes.is_empty()) && !self.stopping.load(Ordering::Acquire) {
             // Applied entries are answered before the disk is waited for.
             if !completed.is_empty() {
                 completed = self.turn(completed)?;
@@ -162,7 +166,7 @@ impl StoreLoop {
         let mut effects: Effects = self.core.turn(self.clock.now(), events);
         self.handle.answer(&mut effects);
         for (store, messages) in effects.sends {
-            self.transport.send(store, messages);
+            in_frames(messages, |frame| self.transport.send(store, frame));
         }
         self.writes.extend(effects.log);
         if effects.upkeep {
@@ -188,6 +192,35 @@ impl StoreLoop {
     }
 }
 
+/// Cuts what one store gets into frames: a peer that catches up is sent more at once than a frame should carry.
+fn in_frames(messages: Vec<RaftMessage>, mut send: impl FnMut(Vec<RaftMessage>)) {
+    let mut frame = Vec::with_capacity(messages.len());
+    let mut bytes = 0;
+    for message in messages {
+        if bytes > 0 && bytes + message.message.len() > FRAME_BYTES_ABOUT {
+            send(std::mem::take(&mut frame));
+            bytes = 0;
+        }
+        bytes += message.message.len();
+        frame.push(message);
+    }
+    send(frame);
+}
+
 fn write(log: &dyn LogEngine, batch: LogBatch, sync: bool) -> Result<(), String> {
     log.write(batch, sync).map_err(|e| format!("a write to the Raft log failed: {e}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn big_batches_are_cut_and_nothing_is_lost() {
+        let message = |bytes: usize| RaftMessage { message: vec![7; bytes].into(), ..RaftMessage::default() };
+        let mut frames = Vec::new();
+        let sizes = [10, FRAME_BYTES_ABOUT + 1, 20, FRAME_BYTES_ABOUT - 20, 1];
+        in_frames(sizes.map(message).to_vec(), |frame| frames.push(frame.len()));
+        assert_eq!(frames, [1, 1, 2, 1]);
+    }
 }

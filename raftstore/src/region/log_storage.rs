@@ -14,9 +14,16 @@ use raft::{
 
 use crate::log::{LogEngine, LogState, Position};
 
-/// Bytes of entries kept in memory for followers that are a little behind. Entries not persisted or not applied are
-/// kept beyond it; they are bounded by the proposal limits.
-const CACHE_BYTES: usize = 4 << 20;
+/// Bytes of entries that all replicas of a store keep in memory for followers that are a little behind. Entries not
+/// persisted or not applied are kept beyond it; they are bounded by the proposal limits.
+const STORE_CACHE_BYTES: usize = 256 << 20;
+/// One replica's share of it is between these, bytes.
+const CACHE_BYTES: std::ops::RangeInclusive<usize> = 64 << 10..=4 << 20;
+
+/// How much each of so many replicas may keep.
+pub(crate) fn cache_share(replicas: usize) -> usize {
+    (STORE_CACHE_BYTES / replicas.max(1)).clamp(*CACHE_BYTES.start(), *CACHE_BYTES.end())
+}
 
 /// The log of one replica.
 pub(crate) struct LogStorage {
@@ -29,6 +36,7 @@ pub(crate) struct LogStorage {
     /// A tail of the log, without holes.
     cache: VecDeque<Entry>,
     cache_bytes: usize,
+    cache_bytes_max: usize,
     /// A peer that needs entries which are cut off.
     wants_snapshot: Cell<Option<u64>>,
 }
@@ -41,6 +49,7 @@ impl LogStorage {
         state: LogState,
         commit: LogIndex,
         conf_state: ConfState,
+        cache_bytes_max: usize,
     ) -> Self {
         let hard_state = HardState { commit: commit.0, ..state.hard_state };
         LogStorage {
@@ -52,6 +61,7 @@ impl LogStorage {
             last: state.last,
             cache: VecDeque::new(),
             cache_bytes: 0,
+            cache_bytes_max,
             wants_snapshot: Cell::new(None),
         }
     }
@@ -101,7 +111,7 @@ impl LogStorage {
 
     /// Lets go of cached entries up to `settled` (persisted and applied) while the cache is too big.
     pub(crate) fn shrink_cache(&mut self, settled: LogIndex) {
-        while self.cache_bytes > CACHE_BYTES && self.cache.front().is_some_and(|e| e.index <= settled.0) {
+        while self.cache_bytes > self.cache_bytes_max && self.cache.front().is_some_and(|e| e.index <= settled.0) {
             let dropped = self.cache.pop_front().expect("it has a front");
             self.cache_bytes -= cost(&dropped);
         }

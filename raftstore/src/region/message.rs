@@ -9,6 +9,8 @@ use proto::wire;
 use protobuf::{CodedInputStream, Message as _};
 use raft::eraftpb::{Message, MessageType};
 
+use crate::log::Position;
+
 /// Terms and indexes from here on are nonsense; arithmetic on them would overflow.
 const COUNTER_LIMIT: u64 = 1 << 62;
 
@@ -115,10 +117,13 @@ fn check(message: &Message) -> Result<(), Refused> {
     Ok(())
 }
 
-/// What must hold of a message for a log that ends at `last`: a peer that says otherwise has lost what it
-/// acknowledged, or this store has.
-pub(crate) fn check_against_log(message: &Message, last: u64) -> Result<(), Refused> {
+/// What must hold of a message for a log that was cut at `truncated` and ends at `last`: a peer that says otherwise
+/// has lost what it acknowledged, or this store has.
+pub(crate) fn check_against_log(message: &Message, truncated: Position, last: u64) -> Result<(), Refused> {
     match message.get_msg_type() {
+        MessageType::MsgAppend if message.index >= truncated.index.0 && message.log_term < truncated.term.0 => {
+            Err(Refused("it continues a log that contradicts what is committed"))
+        }
         MessageType::MsgHeartbeat if message.commit > last => {
             Err(Refused("the leader says that more is committed than this replica ever acknowledged: its log was lost"))
         }

@@ -47,9 +47,9 @@ use crate::{
 pub use view::{ReplicaView, Role};
 
 /// Bytes of entries in one append message. A lost one costs this much again.
-const APPEND_BYTES_AT_MOST: u64 = 1 << 20;
-/// Append messages on the way to one peer.
-const APPENDS_IN_FLIGHT: usize = 256;
+const APPEND_BYTES_AT_MOST: u64 = 256 << 10;
+/// Append messages on the way to one peer: with the above 32 MiB to a peer that catches up.
+const APPENDS_IN_FLIGHT: usize = 128;
 /// Bytes of committed entries handed to the applier at once, so that one region does not hold up the others.
 const APPLY_BYTES_AT_ONCE: u64 = 4 << 20;
 /// How long a refused proposer should wait, ms: about one round of log sync and apply.
@@ -151,10 +151,10 @@ impl Replica {
         RegionError::not_leader(self.region.id, leader, self.term())
     }
 
-    /// A tick passed.
-    pub(crate) fn tick(&mut self, now: Instant, out: &mut Outbox) {
+    /// A tick passed. Whether there may be something to collect: an idle follower costs next to nothing.
+    pub(crate) fn tick(&mut self, now: Instant, out: &mut Outbox) -> bool {
         self.election.tick();
-        self.node.tick();
+        let active = self.node.tick() || self.alone() || self.proposals.any() || self.reads.len() > 0;
         let (role, leader_known) = (self.node.raft.state, self.leader().is_some());
         if self.election.stands_eagerly(self.term(), role, leader_known) {
             // Fails only while a membership change is not applied.
@@ -164,6 +164,12 @@ impl Replica {
         self.proposals.tick(&mut out.replies);
         let timed_out = RegionError::not_leader(self.region.id, None, self.term());
         self.reads.tick(&timed_out, &mut out.replies);
+        active || self.node.has_ready()
+    }
+
+    /// Whether no other voter has to be asked.
+    fn alone(&self) -> bool {
+        self.region.peers.iter().filter(|p| p.role != PeerRole::Learner).count() == 1
     }
 
     /// A message for this replica arrived.
@@ -183,7 +189,7 @@ impl Replica {
         if message.to != self.peer.id.0 {
             return Err(message::Refused("it is for another peer"));
         }
-        message::check_against_log(&message, self.node.raft.raft_log.last_index())?;
+        message::check_against_log(&message, self.node.store().truncated(), self.node.raft.raft_log.last_index())?;
         let kind = message.get_msg_type();
         if self.election.silent() && matches!(kind, MessageType::MsgRequestVote | MessageType::MsgRequestPreVote) {
             debug!(region = self.region.id.0, from = from.id.0, "no vote within an election timeout of the restart");
@@ -193,6 +199,10 @@ impl Replica {
         match kind {
             MessageType::MsgHeartbeat if message.term >= self.node.raft.term => {
                 self.truncation.replicated(LogIndex(envelope.replicated));
+            }
+            MessageType::MsgTimeoutNow if !current || message.from != self.node.raft.leader_id => {
+                // Its campaign would pass the voters' check of the leader's lease.
+                return Err(message::Refused("only the leader hands over"));
             }
             MessageType::MsgHeartbeatResponse => {
                 if let Some((sent, context)) = lease::unstamp(message.take_context()) {
@@ -417,7 +427,16 @@ impl Replica {
         }
         let messages = self.envelopes(ready.take_messages(), now);
         out.messages.extend(messages);
-        let promises = self.envelopes(ready.take_persisted_messages(), now);
+        let mut promises = ready.take_persisted_messages();
+        if self.config.has(Planted::AckBeforeSync) {
+            let early = |m: &raft::eraftpb::Message| {
+                matches!(m.get_msg_type(), MessageType::MsgAppendResponse | MessageType::MsgRequestVoteResponse)
+            };
+            let (now_already, later) = promises.into_iter().partition(early);
+            out.messages.extend(self.envelopes(now_already, now));
+            promises = later;
+        }
+        let promises = self.envelopes(promises, now);
         out.apply(&self.region, ready.take_committed_entries());
         let wait = ready.must_sync() || self.held_number > self.persisted_number;
         self.node.advance_append_async(ready);

@@ -76,6 +76,11 @@ impl Proposals {
         self.waiting.push_back(Waiting { ticket, proposal, bytes });
     }
 
+    /// Whether somebody has no answer yet.
+    pub(super) fn any(&self) -> bool {
+        self.count > 0
+    }
+
     pub(super) fn has_waiting(&self) -> bool {
         !self.waiting.is_empty()
     }

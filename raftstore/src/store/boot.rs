@@ -11,7 +11,10 @@ use crate::{
     engine::{Engine, EngineError, Snapshot, WriteBatch, WriteOp},
     keys::{self, ApplyState, INITIAL},
     log::{LogBatch, LogEngine, LogError, LogState, RegionLog},
-    region::{Replica, log_storage::LogStorage},
+    region::{
+        Replica,
+        log_storage::{LogStorage, cache_share},
+    },
 };
 
 /// The store can't start with what it found.
@@ -83,14 +86,14 @@ pub(super) fn replicas(
     let snapshot = engine.snapshot();
     let (first, end) = keys::region_keys();
     let mut cursor = snapshot.cursor(Cf::Meta, &first, &end);
-    let mut replicas = Vec::new();
+    let mut regions = Vec::new();
     let mut on = cursor.seek_to_first()?;
     while on {
-        let region = keys::decode_region(cursor.value()).map_err(|e| EngineError::Corrupt(e.to_string()))?;
-        replicas.push(replica(config, &*snapshot, log, Arc::new(region))?);
+        regions.push(keys::decode_region(cursor.value()).map_err(|e| EngineError::Corrupt(e.to_string()))?);
         on = cursor.next()?;
     }
-    Ok(replicas)
+    let cache_bytes = cache_share(regions.len());
+    regions.into_iter().map(|region| replica(config, &*snapshot, log, Arc::new(region), cache_bytes)).collect()
 }
 
 fn replica(
@@ -98,6 +101,7 @@ fn replica(
     snapshot: &dyn Snapshot,
     log: &Arc<dyn LogEngine>,
     region: Arc<Region>,
+    cache_bytes: usize,
 ) -> Result<Replica, BootError> {
     let damaged = |why: String| BootError::Damaged { region: region.id, why };
     let peer =
@@ -117,7 +121,7 @@ fn replica(
         last = found.last.index.0,
         "replica found"
     );
-    let storage = LogStorage::new(region.id, log.clone(), found, commit, conf_state(&region));
+    let storage = LogStorage::new(region.id, log.clone(), found, commit, conf_state(&region), cache_bytes);
     Replica::new(config.clone(), region.clone(), peer, storage, apply.applied, fresh)
         .map_err(|e| damaged(e.to_string()))
 }

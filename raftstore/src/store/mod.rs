@@ -33,7 +33,7 @@ pub use shared::Leadership;
 
 use crate::{
     clock::{Instant, MonotonicClock},
-    config::{Planted, StoreConfig},
+    config::StoreConfig,
     effect::{Answer, Effects, Event, LogWrite, Ticket},
     engine::Engine,
     log::LogEngine,
@@ -115,8 +115,9 @@ impl StoreCore {
             // One, however many were missed: a store that stood still must not make up for it.
             self.last_tick = now;
             for (region, replica) in &mut self.replicas {
-                replica.tick(now, &mut out);
-                self.dirty.insert(*region);
+                if replica.tick(now, &mut out) {
+                    self.dirty.insert(*region);
+                }
             }
         }
         for region in std::mem::take(&mut self.dirty) {
@@ -229,10 +230,7 @@ impl StoreCore {
         }
     }
 
-    fn effects(&mut self, now: Instant, mut out: Outbox) -> Effects {
-        if self.shared.config.has(Planted::AckBeforeSync) {
-            out.messages.extend(out.held.iter_mut().flat_map(|held| std::mem::take(&mut held.messages)));
-        }
+    fn effects(&mut self, now: Instant, out: Outbox) -> Effects {
         let mut effects = Effects { replies: out.replies, apply: out.apply, ..Effects::default() };
         for (store, message) in out.messages {
             effects.sends.entry(store).or_default().push(message);
