@@ -25,18 +25,40 @@ impl Jitter {
     }
 }
 
-/// The pauses of one operation.
+/// The pauses of one operation, and its patience.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Backoff {
     next: Duration,
     max: Duration,
+    lost: u32,
+}
+
+/// How long the first attempt waits for its answer. A store that hangs is given up for its successor well within the
+/// service level for fail-over; one that is only slow is waited for longer the next time.
+const FIRST_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long an attempt waits after `lost` ones whose answers did not come.
+pub(crate) fn patience(lost: u32) -> Duration {
+    FIRST_PATIENCE * (1 << lost.min(5))
 }
 
 impl Backoff {
     /// While a leader is sought: an election takes on the order of a second, so up to a tenth of that.
-    pub(crate) const ROUTING: Backoff = Backoff { next: Duration::from_millis(2), max: Duration::from_millis(100) };
+    pub(crate) const ROUTING: Backoff =
+        Backoff { next: Duration::from_millis(2), max: Duration::from_millis(100), lost: 0 };
     /// While another transaction's lock is waited for: most are gone within one commit.
-    pub(crate) const LOCK: Backoff = Backoff { next: Duration::from_millis(1), max: Duration::from_millis(40) };
+    pub(crate) const LOCK: Backoff =
+        Backoff { next: Duration::from_millis(1), max: Duration::from_millis(40), lost: 0 };
+
+    /// How long the next attempt waits.
+    pub(crate) fn patience(&self) -> Duration {
+        patience(self.lost)
+    }
+
+    /// An answer did not come.
+    pub(crate) fn lost(&mut self) {
+        self.lost += 1;
+    }
 
     /// The next pause.
     pub(crate) fn next(&mut self, jitter: &Jitter) -> Duration {

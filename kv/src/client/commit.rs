@@ -15,7 +15,7 @@ use crate::{Error, Reply, error::Refusal, planted::Planted};
 
 use super::{
     Client, Route,
-    backoff::Backoff,
+    backoff::{Backoff, patience},
     committer::{Committer, Effect, Event, Repeat, Run, SendId},
     read::{unexpected, wrong_answer},
     resolver::LockWait,
@@ -114,11 +114,16 @@ impl Job {
         match effect {
             Effect::Prewrite { id, run, one_pc, repeat } => {
                 self.pause(repeat).await;
-                self.prewrite(id, run, one_pc, deadline).await.unwrap_or_else(|e| Event::Refused(id, e))
+                self.prewrite(id, run, one_pc, patience(repeat.count), deadline)
+                    .await
+                    .unwrap_or_else(|e| Event::Refused(id, e))
             }
             Effect::CommitPrimary { id, run, commit_ts, repeat } => {
                 self.pause(repeat).await;
-                self.commit_primary(id, run, commit_ts, deadline).await.unwrap_or_else(|e| Event::Refused(id, e))
+                let patience = patience(repeat.count);
+                self.commit_primary(id, run, commit_ts, patience, deadline)
+                    .await
+                    .unwrap_or_else(|e| Event::Refused(id, e))
             }
             Effect::ClearLock { id, lock } => {
                 let mut wait = LockWait::on_range(self.job.start_ts);
@@ -172,7 +177,14 @@ impl Job {
         Ok(runs)
     }
 
-    async fn prewrite(&self, id: SendId, run: Run, one_pc: bool, deadline: Deadline) -> Result<Event, Error> {
+    async fn prewrite(
+        &self,
+        id: SendId,
+        run: Run,
+        one_pc: bool,
+        patience: Duration,
+        deadline: Deadline,
+    ) -> Result<Event, Error> {
         let (route, head) = self.head(&run, deadline).await?;
         if head != run {
             return Ok(Event::Split(id, self.cut(run, deadline).await?));
@@ -187,7 +199,7 @@ impl Job {
             try_one_pc: one_pc,
             txn_size: self.keys.len() as u64,
         };
-        let attempt = self.job.client.attempt(&route, Body::Prewrite(request), deadline).await;
+        let attempt = self.job.client.attempt(&route, Body::Prewrite(request), patience, deadline).await;
         let reply = match self.unanswered(id, attempt)? {
             Ok(reply) => reply,
             Err(event) => return Ok(event),
@@ -210,6 +222,7 @@ impl Job {
         id: SendId,
         run: Run,
         commit_ts: Timestamp,
+        patience: Duration,
         deadline: Deadline,
     ) -> Result<Event, Error> {
         let (route, head) = self.head(&run, deadline).await?;
@@ -217,7 +230,7 @@ impl Job {
             return Ok(Event::Split(id, self.cut(run, deadline).await?));
         }
         let body = self.commit_body(&run, commit_ts, self.job.max_commit_ts);
-        let attempt = self.job.client.attempt(&route, body, deadline).await;
+        let attempt = self.job.client.attempt(&route, body, patience, deadline).await;
         let reply = match self.unanswered(id, attempt)? {
             Ok(reply) => reply,
             Err(event) => return Ok(event),
@@ -329,7 +342,7 @@ impl Job {
         while !run.is_empty() {
             let (route, head) = self.head(&run, deadline).await?;
             let body = self.commit_body(&head, commit_ts, None);
-            let attempt = self.job.client.attempt(&route, body, deadline).await;
+            let attempt = self.job.client.attempt(&route, body, backoff.patience(), deadline).await;
             let Some(reply) = self.job.client.settle(attempt, &mut backoff, deadline).await? else { continue };
             if let Some(refusal) = commit_refusal(reply)? {
                 return Err(unexpected(refusal));

@@ -59,7 +59,7 @@ impl Client {
             let route = self.locate(&rest[0], deadline).await?;
             let inside = rest.partition_point(|k| route.region.range.contains(k)).max(1);
             let request = GetRequest { keys: rest[..inside].to_vec(), read_ts: ts.0 };
-            let attempt = self.attempt(&route, Body::Get(request), deadline).await;
+            let attempt = self.attempt(&route, Body::Get(request), backoff.patience(), deadline).await;
             let Some(reply) = self.settle(attempt, &mut backoff, deadline).await? else { continue };
             match answer(reply)? {
                 Ok(mut pairs) => {

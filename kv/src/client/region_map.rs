@@ -55,19 +55,37 @@ struct Entry {
     guess: usize,
     /// Answers in a row that brought no leader. Past a full round the entry is dropped and PD asked.
     misses: usize,
+    /// A store that did not answer: neither guessed nor followed for a while, since asking it costs a time-out.
+    silent: Option<Silent>,
+}
+
+struct Silent {
+    store: StoreId,
+    /// Hints to it that are still declined.
+    declines: usize,
 }
 
 impl Entry {
     fn route(&self) -> Option<Route> {
-        let voters = || self.region.peers.iter().filter(|p| p.role != PeerRole::Learner);
         let (store, known_leader) = match self.leader {
             Some(store) => (store, true),
-            None => (voters().nth(self.guess % voters().count().max(1))?.store, false),
+            None => (self.candidates().nth(self.guess % self.candidates().count().max(1))?, false),
         };
         Some(Route { region: self.region.clone(), store, known_leader })
     }
+
+    /// Stores that may lead, in order, without the silent one unless it is the only one.
+    fn candidates(&self) -> impl Iterator<Item = StoreId> {
+        let voters = || self.region.peers.iter().filter(|p| p.role != PeerRole::Learner).map(|p| p.store);
+        let silent = self.silent.as_ref().map(|s| s.store).filter(|_| voters().count() > 1);
+        voters().filter(move |&store| Some(store) != silent)
+    }
 }
 
+/// How often a hint to a store that did not answer is declined. With the pauses in between that is about a third of
+/// a second: enough for a lost message to be harmless, and for a stopped leader to be asked at most twice before
+/// its successor is elected.
+const DECLINES: usize = 8;
 /// Rounds over all voters without finding a leader before PD is asked again.
 const ROUNDS_BEFORE_LOOKUP: usize = 2;
 
@@ -107,6 +125,7 @@ impl RegionMap {
             .map(|(start, _)| start.clone())
             .collect();
         let mut kept = (leader, term, 0);
+        let mut silent = None;
         for start in &overlapping {
             let old = &self.by_start[start];
             if old.region.epoch.version > region.epoch.version
@@ -119,9 +138,11 @@ impl RegionMap {
             }
         }
         for start in overlapping {
-            self.by_start.remove(&start);
+            silent = self.by_start.remove(&start).filter(|old| old.region.id == region.id).and_then(|old| old.silent);
         }
-        let entry = Entry { leader: kept.0, term: kept.1, guess: kept.2, misses: 0, region: Arc::new(region) };
+        let (leader, term, guess) = kept;
+        let region = Arc::new(region);
+        let entry = Entry { region, leader, term, guess, misses: 0, silent };
         self.by_start.insert(entry.region.range.start.clone(), entry);
     }
 
@@ -130,11 +151,17 @@ impl RegionMap {
         if let Some(entry) = self.entry_of(route) {
             entry.leader = Some(route.store);
             entry.misses = 0;
+            if entry.silent.as_ref().is_some_and(|s| s.store == route.store) {
+                entry.silent = None;
+            }
         }
     }
 
     /// The store did not answer: guess another peer.
     pub fn on_silence(&mut self, route: &Route) {
+        if let Some(entry) = self.entry_of(route) {
+            entry.silent = Some(Silent { store: route.store, declines: DECLINES });
+        }
         self.miss(route);
     }
 
@@ -190,6 +217,16 @@ impl RegionMap {
             self.miss(route);
             return Verdict::Pause(0);
         }
+        let no_newer = entry.term == Term(0) || term == entry.term;
+        if let Some(silent) = entry.silent.as_mut().filter(|s| s.store == leader && no_newer) {
+            entry.term = term;
+            silent.declines = silent.declines.saturating_sub(1);
+            if silent.declines > 0 {
+                self.miss(route);
+                return Verdict::Pause(0);
+            }
+            entry.silent = None;
+        }
         let news = entry.leader != Some(leader) || entry.leader == Some(asked);
         entry.leader = Some(leader);
         entry.term = term;
@@ -204,11 +241,10 @@ impl RegionMap {
         }
         entry.leader = None;
         entry.misses += 1;
-        let voters: Vec<StoreId> =
-            entry.region.peers.iter().filter(|p| p.role != PeerRole::Learner).map(|p| p.store).collect();
-        let asked = voters.iter().position(|&s| s == route.store).unwrap_or(entry.guess);
-        entry.guess = (asked + 1) % voters.len().max(1);
-        if entry.misses >= ROUNDS_BEFORE_LOOKUP * voters.len().max(1) {
+        let candidates: Vec<StoreId> = entry.candidates().collect();
+        let next = candidates.iter().position(|&s| s == route.store).map_or(entry.guess, |asked| asked + 1);
+        entry.guess = next % candidates.len().max(1);
+        if entry.misses >= ROUNDS_BEFORE_LOOKUP * entry.region.peers.len().max(1) {
             self.forget(route);
         }
     }

@@ -124,9 +124,9 @@ impl Client {
         Ok(())
     }
 
-    /// Sends once, and learns from what comes back.
-    pub(crate) async fn attempt(&self, route: &Route, body: Body, deadline: Deadline) -> Attempt {
-        let remaining = self.remaining(deadline);
+    /// Sends once, waits no longer than `patience`, and learns from what comes back.
+    pub(crate) async fn attempt(&self, route: &Route, body: Body, patience: Duration, deadline: Deadline) -> Attempt {
+        let remaining = self.remaining(deadline).min(patience);
         if remaining < LEAST_REMAINING {
             return Attempt::Failed(Error::Unavailable(format!("no time left to ask region {}", route.region.id)));
         }
@@ -168,7 +168,9 @@ impl Client {
             Verdict::Pause(ms) => Attempt::Again { pause: Some(Duration::from_millis(ms)), why },
             Verdict::Unknown => Attempt::Lost(why),
             Verdict::DiskFull => Attempt::Failed(Error::DiskFull(why)),
-            Verdict::Deadline | Verdict::Fatal => Attempt::Failed(Error::Unavailable(why)),
+            // It was our patience that ended; the operation's own deadline is looked at before the next attempt.
+            Verdict::Deadline => Attempt::Again { pause: Some(Duration::ZERO), why },
+            Verdict::Fatal => Attempt::Failed(Error::Unavailable(why)),
         }
     }
 
@@ -183,7 +185,7 @@ impl Client {
         let mut backoff = Backoff::ROUTING;
         loop {
             let route = self.locate(key, deadline).await?;
-            let attempt = self.attempt(&route, body(), deadline).await;
+            let attempt = self.attempt(&route, body(), backoff.patience(), deadline).await;
             match self.settle(attempt, &mut backoff, deadline).await? {
                 Some(reply) => return Ok((route, reply)),
                 None => continue,
@@ -209,7 +211,7 @@ impl Client {
             let Some(part) = route.region.range.intersect(range) else {
                 return Ok((KeyRange::new(range.start.clone(), range.start.clone()), Reply::default()));
             };
-            let attempt = self.attempt(&route, body(part.clone()), deadline).await;
+            let attempt = self.attempt(&route, body(part.clone()), backoff.patience(), deadline).await;
             if let Some(reply) = self.settle(attempt, &mut backoff, deadline).await? {
                 return Ok((part, reply));
             }
@@ -232,6 +234,7 @@ impl Client {
                 Ok(None)
             }
             Attempt::Lost(why) => {
+                backoff.lost();
                 self.pause(backoff, Duration::ZERO, deadline, &why).await?;
                 Ok(None)
             }
