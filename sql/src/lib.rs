@@ -4,6 +4,7 @@ pub mod catalog;
 pub mod codec;
 pub mod error;
 pub mod gateway;
+pub mod query;
 pub mod reader;
 pub mod session;
 pub mod types;

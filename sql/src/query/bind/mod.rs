@@ -1,0 +1,2 @@
+//! bind
+pub mod operators;

@@ -1,0 +1,121 @@
+//! sum() and avg() with PostgreSQL's result types.
+//!
+//! DataFusion's sum of bigint is a bigint that wraps around; PostgreSQL's is numeric. Its avg of integers is a
+//! float; PostgreSQL's is numeric. Here only the type that the argument is coerced to differs; the accumulators are
+//! DataFusion's.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, FieldRef};
+use datafusion::{
+    common::{Result, ScalarValue},
+    functions_aggregate::{average::avg_udaf, sum::sum_udaf},
+    logical_expr::{
+        Accumulator, AggregateUDF, AggregateUDFImpl, GroupsAccumulator, ReversedUDAF, Signature, Volatility,
+        function::{AccumulatorArgs, StateFieldsArgs},
+    },
+};
+
+use crate::{
+    error::{SqlError, SqlState},
+    query::{
+        failure::external,
+        types::{self, Family},
+    },
+};
+
+/// Digits behind the point that an average's argument gets; the average itself has four more, 16 as PostgreSQL's.
+const AVERAGE_ARGUMENT_SCALE: i8 = 12;
+/// Digits that hold every bigint and leave room for the sum of 10^9 of them.
+const BIGINT_SUM_PRECISION: u8 = 28;
+
+/// DataFusion's aggregate with PostgreSQL's coercion.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Coerced {
+    inner: Arc<AggregateUDF>,
+    average: bool,
+    signature: Signature,
+}
+
+/// sum(x).
+pub fn sum() -> Arc<AggregateUDF> {
+    build(sum_udaf(), false)
+}
+
+/// avg(x).
+pub fn avg() -> Arc<AggregateUDF> {
+    build(avg_udaf(), true)
+}
+
+fn build(inner: Arc<AggregateUDF>, average: bool) -> Arc<AggregateUDF> {
+    Arc::new(AggregateUDF::new_from_impl(Coerced {
+        inner,
+        average,
+        signature: Signature::user_defined(Volatility::Immutable),
+    }))
+}
+
+impl AggregateUDFImpl for Coerced {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+    fn coerce_types(&self, arguments: &[DataType]) -> Result<Vec<DataType>> {
+        let [argument] = arguments else { return Err(self.no_such(arguments)) };
+        let coerced = match (types::family(argument), argument) {
+            (Family::Integer, DataType::Int64 | DataType::UInt64) if !self.average => {
+                DataType::Decimal128(BIGINT_SUM_PRECISION, 0)
+            }
+            (Family::Integer, _) if !self.average => DataType::Int64,
+            (Family::Integer, _) => DataType::Decimal128(38, AVERAGE_ARGUMENT_SCALE),
+            (Family::Decimal, DataType::Decimal128(_, scale)) if self.average => {
+                DataType::Decimal128(38, (*scale).max(AVERAGE_ARGUMENT_SCALE))
+            }
+            (Family::Decimal, other) => other.clone(),
+            (Family::Float, _) => DataType::Float64,
+            _ => return Err(self.no_such(arguments)),
+        };
+        Ok(vec![coerced])
+    }
+    fn return_type(&self, arguments: &[DataType]) -> Result<DataType> {
+        self.inner.return_type(arguments)
+    }
+    fn accumulator(&self, arguments: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
+        self.inner.accumulator(arguments)
+    }
+    fn state_fields(&self, arguments: StateFieldsArgs) -> Result<Vec<FieldRef>> {
+        self.inner.state_fields(arguments)
+    }
+    fn groups_accumulator_supported(&self, arguments: AccumulatorArgs) -> bool {
+        self.inner.groups_accumulator_supported(arguments)
+    }
+    fn create_groups_accumulator(&self, arguments: AccumulatorArgs) -> Result<Box<dyn GroupsAccumulator>> {
+        self.inner.create_groups_accumulator(arguments)
+    }
+    fn create_sliding_accumulator(&self, arguments: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
+        self.inner.create_sliding_accumulator(arguments)
+    }
+    fn reverse_expr(&self) -> ReversedUDAF {
+        ReversedUDAF::Identical
+    }
+    fn default_value(&self, data_type: &DataType) -> Result<ScalarValue> {
+        self.inner.default_value(data_type)
+    }
+}
+
+impl Coerced {
+    fn no_such(&self, arguments: &[DataType]) -> datafusion::common::DataFusionError {
+        let shown = arguments.iter().map(types::sql_name).collect::<Vec<_>>().join(", ");
+        external(
+            SqlError::new(
+                SqlState::UNDEFINED_FUNCTION,
+                format!("function {}({shown}) does not exist", self.inner.name()),
+            )
+            .with_hint(
+                "No function matches the given name and argument types. You might need to add explicit type casts.",
+            ),
+        )
+    }
+}

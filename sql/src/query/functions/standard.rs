@@ -1,0 +1,123 @@
+//! PostgreSQL's functions that depend on their arguments alone and that DataFusion lacks or gives another result.
+
+use crate::{
+    error::{SqlError, SqlResult, SqlState},
+    types::{ColumnType, Datum, NO_TYPE_MOD, PgType},
+};
+
+use super::scalar::Declaration;
+
+const TEXT: ColumnType = ColumnType { pg_type: PgType::Text, type_mod: NO_TYPE_MOD };
+const BOOL: ColumnType = ColumnType { pg_type: PgType::Bool, type_mod: NO_TYPE_MOD };
+const INT4: ColumnType = ColumnType { pg_type: PgType::Int4, type_mod: NO_TYPE_MOD };
+const NAME: ColumnType = ColumnType { pg_type: PgType::Name, type_mod: NO_TYPE_MOD };
+
+/// What version() answers; drivers parse the number after `PostgreSQL`.
+pub const VERSION: &str = concat!("PostgreSQL 15.0 (FlareDB ", env!("CARGO_PKG_VERSION"), ")");
+
+const fn declare(
+    name: &'static str,
+    arity: (usize, usize),
+    returns: ColumnType,
+    body: fn(&(), &[Datum]) -> SqlResult<Datum>,
+) -> Declaration<()> {
+    Declaration { name, arity, returns, strict: true, body }
+}
+
+const fn loose(
+    name: &'static str,
+    arity: (usize, usize),
+    returns: ColumnType,
+    body: fn(&(), &[Datum]) -> SqlResult<Datum>,
+) -> Declaration<()> {
+    Declaration { name, arity, returns, strict: false, body }
+}
+
+/// All of them. Privileges are all granted: there is one user so far.
+pub const DECLARATIONS: &[Declaration<()>] = &[
+    declare("version", (0, 0), TEXT, |_, _| Ok(Datum::text(VERSION))),
+    loose("format_type", (2, 2), TEXT, |_, a| Ok(format_type(&a[0], &a[1]))),
+    declare("quote_ident", (1, 1), TEXT, |_, a| Ok(Datum::text(quote_ident(text(&a[0]))))),
+    declare("quote_literal", (1, 1), TEXT, |_, a| Ok(Datum::text(quote_literal(text(&a[0]))))),
+    declare("pg_encoding_to_char", (1, 1), NAME, |_, a| {
+        Ok(Datum::text(if a[0].as_i64() == Some(UTF8_ENCODING) { "UTF8" } else { "" }))
+    }),
+    declare("pg_get_userbyid", (1, 1), NAME, |_, a| {
+        Ok(Datum::text(match a[0].as_i64() {
+            Some(SUPERUSER_OID) => "postgres".to_owned(),
+            other => format!("unknown (OID={})", other.unwrap_or(0)),
+        }))
+    }),
+    declare("pg_get_expr", (2, 3), TEXT, |_, a| Ok(a[0].clone())),
+    loose("obj_description", (1, 2), TEXT, |_, _| Ok(Datum::Null)),
+    loose("col_description", (2, 2), TEXT, |_, _| Ok(Datum::Null)),
+    loose("shobj_description", (2, 2), TEXT, |_, _| Ok(Datum::Null)),
+    declare("has_table_privilege", (2, 3), BOOL, |_, _| Ok(Datum::Bool(true))),
+    declare("has_schema_privilege", (2, 3), BOOL, |_, _| Ok(Datum::Bool(true))),
+    declare("has_database_privilege", (2, 3), BOOL, |_, _| Ok(Datum::Bool(true))),
+    declare("has_column_privilege", (3, 4), BOOL, |_, _| Ok(Datum::Bool(true))),
+    declare("pg_has_role", (2, 3), BOOL, |_, _| Ok(Datum::Bool(true))),
+    declare("pg_type_is_visible", (1, 1), BOOL, |_, _| Ok(Datum::Bool(true))),
+    declare("pg_function_is_visible", (1, 1), BOOL, |_, _| Ok(Datum::Bool(true))),
+    declare("pg_is_in_recovery", (0, 0), BOOL, |_, _| Ok(Datum::Bool(false))),
+    declare("pg_relation_is_publishable", (1, 1), BOOL, |_, _| Ok(Datum::Bool(false))),
+    declare("pg_tablespace_location", (1, 1), TEXT, |_, _| Ok(Datum::text(""))),
+    declare("pg_size_pretty", (1, 1), TEXT, |_, a| Ok(Datum::text(size_pretty(a[0].as_i64().unwrap_or(0))))),
+    declare("int4", (1, 1), INT4, |_, a| to_i32(&a[0])),
+];
+
+/// PostgreSQL's number for UTF8 in `pg_database.encoding`.
+pub const UTF8_ENCODING: i64 = 6;
+/// Oid of the bootstrap superuser.
+pub const SUPERUSER_OID: i64 = 10;
+
+fn text(datum: &Datum) -> &str {
+    match datum {
+        Datum::Text(text) => text.as_str(),
+        _ => "",
+    }
+}
+
+fn to_i32(datum: &Datum) -> SqlResult<Datum> {
+    let value = datum.as_i64().and_then(|value| i32::try_from(value).ok());
+    value.map(Datum::Int4).ok_or_else(|| SqlError::new(SqlState::NUMERIC_VALUE_OUT_OF_RANGE, "integer out of range"))
+}
+
+fn format_type(oid: &Datum, type_mod: &Datum) -> Datum {
+    let Some(oid) = oid.as_i64() else { return Datum::Null };
+    let type_mod = type_mod.as_i64().and_then(|value| i32::try_from(value).ok()).unwrap_or(NO_TYPE_MOD);
+    let oid = u32::try_from(oid).unwrap_or(0);
+    if oid == 0 {
+        return Datum::text("-");
+    }
+    if let Some(pg_type) = PgType::from_oid(oid) {
+        return Datum::text(ColumnType { pg_type, type_mod }.sql_name());
+    }
+    let array = crate::types::TYPES.iter().find(|row| row.array_oid == oid);
+    Datum::text(array.map_or_else(|| "???".to_owned(), |row| format!("{}[]", row.sql_name)))
+}
+
+/// An identifier as a statement must write it.
+pub fn quote_ident(name: &str) -> String {
+    let plain = name.bytes().enumerate().all(|(at, byte)| {
+        byte.is_ascii_lowercase() || byte == b'_' || (at > 0 && byte.is_ascii_digit())
+    });
+    if plain && !name.is_empty() { name.to_owned() } else { format!("\"{}\"", name.replace('"', "\"\"")) }
+}
+
+fn quote_literal(value: &str) -> String {
+    let quoted = value.replace('\'', "''");
+    if value.contains('\\') { format!("E'{}'", quoted.replace('\\', "\\\\")) } else { format!("'{quoted}'") }
+}
+
+fn size_pretty(bytes: i64) -> String {
+    /// PostgreSQL goes on to the next unit from here.
+    const NEXT_UNIT: i64 = 10 * 1024;
+    let units = ["bytes", "kB", "MB", "GB", "TB", "PB"];
+    let (mut value, mut unit) = (bytes, 0);
+    while value.abs() >= NEXT_UNIT && unit + 1 < units.len() {
+        value = (value + 512 * value.signum()) / 1024;
+        unit += 1;
+    }
+    format!("{value} {}", units[unit])
+}

@@ -1,0 +1,7 @@
+//! Queries.
+pub mod bind;
+pub mod failure;
+pub mod functions;
+pub mod normalise;
+pub mod run;
+pub mod types;
