@@ -5,5 +5,6 @@ pub mod arithmetic;
 pub mod cast;
 pub mod registry;
 pub mod scalar;
+pub mod session;
 pub mod standard;
 pub mod temporal;
