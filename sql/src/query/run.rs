@@ -31,6 +31,8 @@ use datafusion::{
     },
 };
 
+use super::scan::exec::Source;
+
 /// Where the value of a hole comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum HoleSource {
@@ -81,8 +83,8 @@ pub struct Hole {
 pub struct Run {
     /// In the order of the plan's holes, each of its hole's type.
     pub values: Vec<ScalarValue>,
-    /// What leaves read: `scan::Source`.
-    pub leaves: Arc<dyn Any + Send + Sync>,
+    /// What the leaves read through.
+    pub source: Arc<Source>,
 }
 
 /// Where the expressions and leaves of one physical plan find their [`Run`].

@@ -108,7 +108,7 @@ pub fn look(kind: LiteralKind, text: &str) -> PgType {
 /// Takes the literals out of `statement`. With `source` (the text and its shape) those that may differ are lifted.
 pub fn take(statement: &mut Statement, source: Option<(&str, &Shape)>) -> Literals {
     let mut survey = Survey::default();
-    let _ = statement.visit(&mut survey);
+    let _ = Visit::visit(&*statement, &mut survey);
     if let Statement::Insert(insert) = &*statement {
         survey.insert(insert);
     }
@@ -125,7 +125,7 @@ pub fn take(statement: &mut Statement, source: Option<(&str, &Shape)>) -> Litera
         places,
         literals: Literals { client_parameters: client_parameters(statement), taken: Vec::new() },
     };
-    let _ = statement.visit(&mut taker);
+    let _ = VisitMut::visit(statement, &mut taker);
     taker.literals
 }
 
@@ -161,7 +161,7 @@ pub fn client_parameters(statement: &Statement) -> usize {
         }
     }
     let mut highest = Highest(0);
-    let _ = statement.visit(&mut highest);
+    let _ = Visit::visit(statement, &mut highest);
     highest.0
 }
 
@@ -192,7 +192,7 @@ impl Survey {
     /// Lifts the literals of a condition or value, but not those of subqueries in it.
     fn lift(&mut self, expr: &Expr) {
         let mut collector = Collector { places: Vec::new(), strings_only: false, depth: 0 };
-        let _ = expr.visit(&mut collector);
+        let _ = Visit::visit(expr, &mut collector);
         self.lifted.extend(collector.places);
     }
 

@@ -1,2 +1,166 @@
-//! bind
+//! From a parsed statement to a logical plan with PostgreSQL's meaning: the door `bind(ast) -> LogicalPlan`.
+//!
+//! ```text
+//!   ast ── rewrite ── literals ── DataFusion's SqlToRel ── legalise ──► LogicalPlan
+//!          spellings  become $n    operators: typing rules    casts, unknown types
+//! ```
+//!
+//! Behind the door stands DataFusion's own SQL planner so far; name resolution is its, typing of operators, literals,
+//! casts and the names of columns are PostgreSQL's. What DataFusion can't plan is 0A000 with its words.
+
+pub mod dml;
+pub mod lateral;
+pub mod legalise;
+pub mod literals;
+pub mod names;
 pub mod operators;
+pub mod provider;
+pub mod rewrite;
+pub mod type_names;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use datafusion::{
+    common::Result,
+    logical_expr::LogicalPlan,
+    sql::{
+        planner::{NullOrdering, ParserOptions, PlannerContext, SqlToRel},
+        sqlparser::ast::{Ident, Query, Statement},
+    },
+};
+
+pub use dml::{Change, Returning};
+pub use literals::Literals;
+
+use self::{legalise::legalise, provider::Provider};
+use crate::{
+    catalog::CatalogSnapshot,
+    error::{SqlError, SqlResult},
+    query::{failure::from_datafusion, normalise::Shape},
+    types::{ColumnType, arrow as mapping},
+};
+
+/// A statement to bind.
+pub struct Unbound<'a> {
+    /// The parsed statement: a query, INSERT, UPDATE or DELETE.
+    pub statement: Statement,
+    /// Its text and shape; without them no literal is lifted.
+    pub source: Option<(&'a str, &'a Shape)>,
+    /// What the client said about its parameters; `None` or a missing one is found out.
+    pub parameter_types: &'a [Option<ColumnType>],
+    /// The tables there are.
+    pub snapshot: &'a Arc<CatalogSnapshot>,
+}
+
+/// A column of a result.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutputColumn {
+    /// As the client sees it; not unique.
+    pub name: String,
+    /// Its type.
+    pub column_type: ColumnType,
+}
+
+/// A bound statement.
+#[derive(Clone, Debug)]
+pub struct Bound {
+    /// Where its rows come from. For a query these are the result; for DML see [`Change`].
+    pub plan: LogicalPlan,
+    /// The columns of `plan`.
+    pub columns: Vec<OutputColumn>,
+    /// What happens to the rows; `None` for a query.
+    pub change: Option<Change>,
+    /// Types of the client's parameters.
+    pub parameters: Vec<ColumnType>,
+    /// The literals that were taken out.
+    pub literals: Literals,
+}
+
+/// Binds a statement.
+pub fn bind(unbound: Unbound<'_>) -> SqlResult<Bound> {
+    let Unbound { mut statement, source, parameter_types, snapshot } = unbound;
+    if let Statement::Insert(_) | Statement::Update(_) | Statement::Delete(_) = &statement {
+        dml::check(&statement)?;
+    }
+    rewrite::rewrite(&mut statement, snapshot)?;
+    let literals = literals::take(&mut statement, source);
+    let binder = Binder { snapshot, literals: &literals, parameter_types };
+    let (plan, change) = match statement {
+        Statement::Query(query) => (binder.query(*query, None)?, None),
+        Statement::Insert(insert) => dml::insert(&binder, insert)?,
+        Statement::Update(update) => dml::update(&binder, update)?,
+        Statement::Delete(delete) => dml::delete(&binder, delete)?,
+        other => return Err(SqlError::unsupported(first_words(&other))),
+    };
+    let columns = output_columns(&plan)?;
+    let parameters = parameters(&plan, change.as_ref(), &literals, parameter_types)?;
+    Ok(Bound { plan, columns, change, parameters, literals })
+}
+
+fn first_words(statement: &Statement) -> String {
+    statement.to_string().split_whitespace().take(2).collect::<Vec<_>>().join(" ")
+}
+
+/// Binds the parts of one statement.
+pub struct Binder<'a> {
+    snapshot: &'a Arc<CatalogSnapshot>,
+    literals: &'a Literals,
+    parameter_types: &'a [Option<ColumnType>],
+}
+
+impl Binder<'_> {
+    /// A query's plan. `target` is the table whose hidden columns it may name.
+    pub fn query(&self, query: Query, target: Option<u32>) -> SqlResult<LogicalPlan> {
+        self.plan(query, target).map_err(from_datafusion)
+    }
+
+    fn plan(&self, query: Query, target: Option<u32>) -> Result<LogicalPlan> {
+        let provider = Provider::new(Arc::clone(self.snapshot), target);
+        let planner = SqlToRel::new_with_options(&provider, parser_options());
+        let fields = self.literals.fields(self.parameter_types);
+        let mut context = PlannerContext::new().with_prepare_param_data_types(fields);
+        let plan = planner.sql_statement_to_plan_with_context(Statement::Query(Box::new(query)), &mut context)?;
+        legalise(plan, self.literals)
+    }
+}
+
+fn parser_options() -> ParserOptions {
+    ParserOptions::new()
+        .with_parse_float_as_decimal(true)
+        .with_map_string_types_to_utf8view(false)
+        .with_default_null_ordering(NullOrdering::NullsMax)
+}
+
+fn output_columns(plan: &LogicalPlan) -> SqlResult<Vec<OutputColumn>> {
+    let column = |field: &arrow::datatypes::FieldRef| {
+        Ok(OutputColumn { name: names::shown(field.name()).to_owned(), column_type: mapping::column_type(field)? })
+    };
+    plan.schema().fields().iter().map(column).collect()
+}
+
+/// The client's parameters: what it said, otherwise what the plan wants, otherwise text.
+fn parameters(
+    plan: &LogicalPlan,
+    change: Option<&Change>,
+    literals: &Literals,
+    said: &[Option<ColumnType>],
+) -> SqlResult<Vec<ColumnType>> {
+    let mut found = BTreeMap::new();
+    legalise::parameter_types(plan, &mut found).map_err(from_datafusion)?;
+    if let Some(returning) = change.and_then(Change::returning) {
+        for expr in &returning.exprs {
+            legalise::expression_parameters(expr, &mut found).map_err(from_datafusion)?;
+        }
+    }
+    let of = |at: usize| match (said.get(at).copied().flatten(), found.get(&at)) {
+        (Some(said), _) if said.pg_type != crate::types::PgType::Unknown => Ok(said),
+        (_, Some(field)) => mapping::column_type(field).map(|found| found.pg_type.plain()),
+        _ => Ok(crate::query::types::text_type()),
+    };
+    (0..literals.client_parameters).map(of).collect()
+}
+
+/// An identifier's name: in lower case unless it was quoted.
+pub fn folded(ident: &Ident) -> String {
+    if ident.quote_style.is_some() { ident.value.clone() } else { ident.value.to_lowercase() }
+}

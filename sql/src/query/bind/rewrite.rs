@@ -36,6 +36,14 @@ pub fn rewrite(statement: &mut Statement, snapshot: &CatalogSnapshot) -> SqlResu
     }
 }
 
+/// Rewrites one expression in place.
+pub fn rewrite_expr(expr: &mut Expr, snapshot: &CatalogSnapshot) -> SqlResult<()> {
+    match expr.visit(&mut Rewriter { snapshot }) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(error) => Err(error),
+    }
+}
+
 struct Rewriter<'a> {
     snapshot: &'a CatalogSnapshot,
 }
@@ -261,7 +269,8 @@ fn cast_number(value: i64) -> Expr {
     cast_to(Expr::value(Value::SingleQuotedString(value.to_string())), "int8")
 }
 
-fn cast_to(expr: Expr, type_name: &str) -> Expr {
+/// `expr::type_name`, by the type's name in `pg_type`.
+pub fn cast_to(expr: Expr, type_name: &str) -> Expr {
     debug_assert!(type_names::column_type(&custom(type_name)).is_ok_and(|t| t.pg_type != PgType::Unknown));
     Expr::Cast {
         kind: datafusion::sql::sqlparser::ast::CastKind::DoubleColon,

@@ -6,7 +6,7 @@ use std::{
 };
 
 use datafusion::{
-    execution::session_state_defaults::SessionStateDefaults,
+    execution::SessionStateDefaults,
     logical_expr::{AggregateUDF, ScalarUDF, WindowUDF},
 };
 

@@ -25,7 +25,7 @@ use crate::{
 pub type Body<S> = fn(&S, &[Datum]) -> SqlResult<Datum>;
 
 /// A function's declaration.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct Declaration<S: 'static> {
     /// Its name.
     pub name: &'static str,
@@ -38,6 +38,14 @@ pub struct Declaration<S: 'static> {
     /// The computation.
     pub body: Body<S>,
 }
+
+impl<S> Clone for Declaration<S> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<S> Copy for Declaration<S> {}
 
 /// A declared function over a scope `S` that it may read, such as a catalog snapshot.
 #[derive(Debug)]

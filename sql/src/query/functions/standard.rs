@@ -12,6 +12,10 @@ const BOOL: ColumnType = ColumnType { pg_type: PgType::Bool, type_mod: NO_TYPE_M
 const INT4: ColumnType = ColumnType { pg_type: PgType::Int4, type_mod: NO_TYPE_MOD };
 const NAME: ColumnType = ColumnType { pg_type: PgType::Name, type_mod: NO_TYPE_MOD };
 
+/// The PostgreSQL whose behaviour this is, as `server_version` says it.
+pub const SERVER_VERSION: &str = "15.0";
+/// The same as a number.
+pub const SERVER_VERSION_NUM: &str = "150000";
 /// What version() answers; drivers parse the number after `PostgreSQL`.
 pub const VERSION: &str = concat!("PostgreSQL 15.0 (FlareDB ", env!("CARGO_PKG_VERSION"), ")");
 
