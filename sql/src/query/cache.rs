@@ -19,7 +19,11 @@ use super::{
     normalise::{self, Shape, Slot},
     plan::QueryPlan,
 };
-use crate::{catalog::CatalogSnapshot, error::SqlResult, types::{ColumnType, Datum}};
+use crate::{
+    catalog::CatalogSnapshot,
+    error::SqlResult,
+    types::{ColumnType, Datum},
+};
 
 /// Shapes a gateway keeps plans for: more than the statements of a big application.
 const MAX_SHAPES: NonZeroUsize = NonZeroUsize::new(2048).expect("not zero");
@@ -120,11 +124,7 @@ impl PlanCache {
 }
 
 fn key(shape: &Shape, snapshot: &CatalogSnapshot, parameter_types: &[Option<ColumnType>]) -> Key {
-    Key {
-        shape: shape.text.clone(),
-        catalog_version: snapshot.version,
-        parameter_types: parameter_types.to_vec(),
-    }
+    Key { shape: shape.text.clone(), catalog_version: snapshot.version, parameter_types: parameter_types.to_vec() }
 }
 
 fn planned(plan: Arc<QueryPlan>, sql: &str, shape: Option<&Shape>) -> SqlResult<Planned> {

@@ -78,13 +78,14 @@ fn from_arrow(error: ArrowError) -> SqlError {
 
 fn from_schema(error: SchemaError) -> SqlError {
     match error {
-        SchemaError::AmbiguousReference { field } => SqlError::new(
-            SqlState::AMBIGUOUS_COLUMN,
-            format!("column reference \"{}\" is ambiguous", field.name),
-        ),
+        SchemaError::AmbiguousReference { field } => {
+            SqlError::new(SqlState::AMBIGUOUS_COLUMN, format!("column reference \"{}\" is ambiguous", field.name))
+        }
         SchemaError::FieldNotFound { field, valid_fields } => {
             let missing_table = field.relation.as_ref().filter(|relation| {
-                !valid_fields.iter().any(|valid| valid.relation.as_ref().is_some_and(|known| known.table() == relation.table()))
+                !valid_fields
+                    .iter()
+                    .any(|valid| valid.relation.as_ref().is_some_and(|known| known.table() == relation.table()))
             });
             match (missing_table, &field.relation) {
                 (Some(relation), _) => SqlError::new(
@@ -108,10 +109,7 @@ fn from_schema(error: SchemaError) -> SqlError {
 }
 
 fn duplicate_alias(table: &str) -> SqlError {
-    SqlError::new(
-        SqlState("42712"),
-        format!("table name \"{table}\" specified more than once"),
-    )
+    SqlError::new(SqlState("42712"), format!("table name \"{table}\" specified more than once"))
 }
 
 fn from_parser(error: ParserError) -> SqlError {
@@ -155,10 +153,9 @@ fn from_execution_message(message: String) -> SqlError {
 /// 42P01 for a table that no catalog knows, with the name as the statement wrote it.
 pub fn undefined_table(name: &TableReference) -> SqlError {
     match name.schema() {
-        Some(schema) => SqlError::new(
-            SqlState::UNDEFINED_TABLE,
-            format!("relation \"{schema}.{}\" does not exist", name.table()),
-        ),
+        Some(schema) => {
+            SqlError::new(SqlState::UNDEFINED_TABLE, format!("relation \"{schema}.{}\" does not exist", name.table()))
+        }
         None => SqlError::undefined_table(name.table()),
     }
 }

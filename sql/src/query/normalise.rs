@@ -349,7 +349,8 @@ mod tests {
 
     #[test]
     fn what_is_not_sure_has_no_shape() {
-        for sql in ["select 'open", "select \"open", "select /* open", "select $a$ open", "select a ? b", "select e'\\"] {
+        for sql in ["select 'open", "select \"open", "select /* open", "select $a$ open", "select a ? b", "select e'\\"]
+        {
             assert_eq!(shape(sql), None, "{sql}");
         }
         assert!(shape(&format!("select {}", "1,".repeat(MAX_LITERALS + 1))).is_none());

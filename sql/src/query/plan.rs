@@ -266,10 +266,7 @@ fn has_parameter_limit(plan: &LogicalPlan) -> datafusion::common::Result<bool> {
 }
 
 /// Puts the values of parameters into LIMIT and OFFSET.
-fn with_limits(
-    plan: LogicalPlan,
-    value_of: impl Fn(HoleSource) -> SqlResult<Datum>,
-) -> SqlResult<LogicalPlan> {
+fn with_limits(plan: LogicalPlan, value_of: impl Fn(HoleSource) -> SqlResult<Datum>) -> SqlResult<LogicalPlan> {
     let fill = |expr: Expr| {
         expr.transform_up(|expr| match &expr {
             Expr::Placeholder(placeholder) => {

@@ -150,12 +150,8 @@ pub struct HoleFunction {
 impl HoleFunction {
     /// Hole number `index` of its plan, shown by EXPLAIN as its placeholder.
     pub fn call(index: usize, shown: &str, field: FieldRef) -> Expr {
-        let function = HoleFunction {
-            index,
-            name: shown.to_owned(),
-            field,
-            signature: Signature::nullary(Volatility::Stable),
-        };
+        let function =
+            HoleFunction { index, name: shown.to_owned(), field, signature: Signature::nullary(Volatility::Stable) };
         ScalarUDF::new_from_impl(function).call(Vec::new())
     }
     /// Its place in [`Run::values`].
@@ -188,9 +184,10 @@ impl ScalarUDFImpl for HoleFunction {
             .get::<Slot>()
             .ok_or_else(|| DataFusionError::Internal("a plan was made without a slot for its parameters".into()))?;
         let run = slot.run()?;
-        let value = run.values.get(self.index).ok_or_else(|| {
-            DataFusionError::Internal(format!("parameter {} of the plan has no value", self.name))
-        })?;
+        let value = run
+            .values
+            .get(self.index)
+            .ok_or_else(|| DataFusionError::Internal(format!("parameter {} of the plan has no value", self.name)))?;
         Ok(ColumnarValue::Scalar(value.clone()))
     }
 }
@@ -211,9 +208,8 @@ pub fn cut_expr(expr: Expr, holes: &mut Vec<Hole>) -> Result<Transformed<Expr>> 
             let field = placeholder.field.clone().ok_or_else(|| {
                 DataFusionError::Plan(format!("Placeholder type could not be resolved: {}", placeholder.id))
             })?;
-            let source = HoleSource::parse(&placeholder.id).ok_or_else(|| {
-                DataFusionError::Plan(format!("there is no parameter {}", placeholder.id))
-            })?;
+            let source = HoleSource::parse(&placeholder.id)
+                .ok_or_else(|| DataFusionError::Plan(format!("there is no parameter {}", placeholder.id)))?;
             let hole = Hole { source, field: Arc::clone(&field) };
             let index = holes.iter().position(|known| *known == hole).unwrap_or_else(|| {
                 holes.push(hole);

@@ -32,12 +32,7 @@ use super::{Binder, Literals, OutputColumn, folded, legalise, names, parser_opti
 use crate::{
     catalog::{Table, TableDescriptor, descriptor::PUBLIC_SCHEMA},
     error::{SqlError, SqlResult, SqlState},
-    query::{
-        failure::from_datafusion,
-        functions::cast,
-        run::HoleSource,
-        types,
-    },
+    query::{failure::from_datafusion, functions::cast, run::HoleSource, types},
     types::{PgType, arrow as mapping},
 };
 
@@ -79,9 +74,9 @@ impl Change {
     /// RETURNING.
     pub fn returning(&self) -> Option<&Returning> {
         match self {
-            Change::Insert { returning, .. }
-            | Change::Update { returning, .. }
-            | Change::Delete { returning, .. } => returning.as_ref(),
+            Change::Insert { returning, .. } | Change::Update { returning, .. } | Change::Delete { returning, .. } => {
+                returning.as_ref()
+            }
         }
     }
 }
@@ -105,7 +100,9 @@ pub fn check(statement: &Statement) -> SqlResult<()> {
         Statement::Insert(insert) if insert.overwrite || insert.replace_into || insert.ignore => {
             Err(SqlError::syntax("syntax error in INSERT"))
         }
-        Statement::Delete(delete) if delete.tables.len() > 1 || !delete.order_by.is_empty() || delete.limit.is_some() => {
+        Statement::Delete(delete)
+            if delete.tables.len() > 1 || !delete.order_by.is_empty() || delete.limit.is_some() =>
+        {
             Err(SqlError::syntax("syntax error in DELETE"))
         }
         _ => Ok(()),
@@ -321,9 +318,7 @@ impl Binder<'_> {
             let column = Expr::Column(Column::from((qualifier, field)));
             exprs.push(match at.checked_sub(old) {
                 None => column,
-                Some(new) if defaults.contains(&new) => {
-                    self.default(table, assigned[new])?.alias(field.name())
-                }
+                Some(new) if defaults.contains(&new) => self.default(table, assigned[new])?.alias(field.name()),
                 Some(new) => self.assigned(column, table, assigned[new], &schema)?.alias(field.name()),
             });
         }
@@ -336,9 +331,7 @@ impl Binder<'_> {
         let field = value.to_field(schema).map_err(from_datafusion)?.1;
         let from = mapping::column_type(&field).unwrap_or(types::text_type());
         let has_limit = column.column_type.type_mod >= 0;
-        if field.data_type() == &mapping::data_type(column.column_type)
-            && (from == column.column_type || !has_limit)
-        {
+        if field.data_type() == &mapping::data_type(column.column_type) && (from == column.column_type || !has_limit) {
             return Ok(value);
         }
         let text_source = types::family(field.data_type()) == types::Family::Text;

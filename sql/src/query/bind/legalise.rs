@@ -111,9 +111,7 @@ fn check_comparable(left: &DataType, right: &DataType) -> Result<()> {
             SqlState::UNDEFINED_FUNCTION,
             format!("operator does not exist: {} = {}", types::sql_name(left), types::sql_name(right)),
         )
-        .with_hint(
-            "No operator matches the given name and argument types. You might need to add explicit type casts.",
-        ),
+        .with_hint("No operator matches the given name and argument types. You might need to add explicit type casts."),
     ))
 }
 
@@ -162,7 +160,10 @@ fn own_cast(inner: Expr, field: &FieldRef, schema: &DFSchema) -> Result<Expr> {
     {
         return Ok(Expr::Literal(ScalarValue::try_from(field.data_type())?, None));
     }
-    if mapping::column_type(&inner.to_field(schema)?.1).is_ok_and(|known| known == to) && to.type_mod < 0 && types::family(&from) != Family::Decimal {
+    if mapping::column_type(&inner.to_field(schema)?.1).is_ok_and(|known| known == to)
+        && to.type_mod < 0
+        && types::family(&from) != Family::Decimal
+    {
         return Ok(inner);
     }
     cast::check(&from, to).map_err(external)?;

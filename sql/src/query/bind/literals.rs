@@ -362,7 +362,10 @@ impl Literals {
     /// The parameter of a taken literal; equal fixed literals share one, so that `GROUP BY a + 1` finds `a + 1`.
     fn index_of(&mut self, taken: Taken) -> usize {
         let same = |known: &Taken| {
-            known.lifted.is_none() && taken.lifted.is_none() && known.pg_type == taken.pg_type && known.text == taken.text
+            known.lifted.is_none()
+                && taken.lifted.is_none()
+                && known.pg_type == taken.pg_type
+                && known.text == taken.text
         };
         let at = self.taken.iter().position(same).unwrap_or_else(|| {
             self.taken.push(taken);

@@ -19,9 +19,7 @@ pub fn shown(name: &str) -> &str {
 
 /// Gives every unnamed expression of a select list its name.
 pub fn name_items(items: &mut [SelectItem]) {
-    let wildcard = items
-        .iter()
-        .any(|item| matches!(item, SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..)));
+    let wildcard = items.iter().any(|item| matches!(item, SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..)));
     let mut seen: Vec<String> = Vec::new();
     for (at, item) in items.iter_mut().enumerate() {
         let name = match item {

@@ -167,9 +167,9 @@ fn for_unknown(op: Operator, other: &FieldRef) -> FieldRef {
 /// Gives the unknown placeholders and literals inside `expr` that decide its type the type of `field`.
 pub fn assign(expr: Expr, field: &FieldRef) -> Result<Expr> {
     let assigned = expr.transform_down(|expr| match expr {
-        Expr::Placeholder(Placeholder { id, field: None }) => Ok(Transformed::yes(Expr::Placeholder(
-            Placeholder::new_with_field(id, Some(types::unnamed(field))),
-        ))),
+        Expr::Placeholder(Placeholder { id, field: None }) => {
+            Ok(Transformed::yes(Expr::Placeholder(Placeholder::new_with_field(id, Some(types::unnamed(field))))))
+        }
         // Branches take the type; conditions and arguments of other functions have their own.
         Expr::Case(mut case) => {
             for (_, then) in &mut case.when_then_expr {
@@ -241,9 +241,7 @@ fn no_operator(op: Operator, left: &DataType, right: &DataType) -> DataFusionErr
             SqlState::UNDEFINED_FUNCTION,
             format!("operator does not exist: {} {sign} {}", types::sql_name(left), types::sql_name(right)),
         )
-        .with_hint(
-            "No operator matches the given name and argument types. You might need to add explicit type casts.",
-        ),
+        .with_hint("No operator matches the given name and argument types. You might need to add explicit type casts."),
     )
 }
 

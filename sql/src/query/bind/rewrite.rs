@@ -171,9 +171,7 @@ fn type_oid(name: &str) -> SqlResult<u32> {
     let found = crate::types::TYPES.iter().find(|row| row.name == name || row.sql_name == name);
     match found {
         Some(row) => Ok(row.oid),
-        None => {
-            Err(SqlError::new(SqlState::UNDEFINED_OBJECT, format!("type \"{name}\" does not exist")))
-        }
+        None => Err(SqlError::new(SqlState::UNDEFINED_OBJECT, format!("type \"{name}\" does not exist"))),
     }
 }
 
@@ -211,9 +209,7 @@ fn check_collation(collation: &ObjectName) -> SqlResult<()> {
 
 /// Functions live in pg_catalog; DataFusion's names have no schema.
 fn function_name(function: &mut Function) {
-    if function.name.0.len() == 2
-        && function.name.0[0].as_ident().is_some_and(|ident| folded(ident) == "pg_catalog")
-    {
+    if function.name.0.len() == 2 && function.name.0[0].as_ident().is_some_and(|ident| folded(ident) == "pg_catalog") {
         function.name.0.remove(0);
     }
 }

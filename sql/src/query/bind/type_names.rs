@@ -102,7 +102,9 @@ fn custom(name: &ObjectName, arguments: &[String]) -> SqlResult<ColumnType> {
         Some(row) if arguments.is_empty() => Ok(row.pg_type.plain()),
         Some(row) => Err(SqlError::unsupported(format!("a modifier of type {}", row.name))),
         None => match last.as_str() {
-            "regproc" | "regprocedure" | "regoper" | "regnamespace" | "regrole" | "xid" | "cid" => Ok(PgType::Text.plain()),
+            "regproc" | "regprocedure" | "regoper" | "regnamespace" | "regrole" | "xid" | "cid" => {
+                Ok(PgType::Text.plain())
+            }
             "interval" | "time" | "timetz" | "json" | "jsonb" | "xml" | "inet" | "cidr" | "money" => {
                 Err(SqlError::unsupported(format!("type {last}")))
             }

@@ -13,22 +13,60 @@ use crate::{
 };
 
 const PG_ATTRIBUTE: [ColumnSpec; 25] = [
-    ("attrelid", Oid), ("attname", Name), ("atttypid", Oid), ("attstattarget", Int4), ("attlen", Int2),
-    ("attnum", Int2), ("attndims", Int4), ("attcacheoff", Int4), ("atttypmod", Int4), ("attbyval", Bool),
-    ("attalign", Char), ("attstorage", Char), ("attcompression", Char), ("attnotnull", Bool), ("atthasdef", Bool),
-    ("atthasmissing", Bool), ("attidentity", Char), ("attgenerated", Char), ("attisdropped", Bool),
-    ("attislocal", Bool), ("attinhcount", Int4), ("attcollation", Oid), ("attacl", Text), ("attoptions", Text),
+    ("attrelid", Oid),
+    ("attname", Name),
+    ("atttypid", Oid),
+    ("attstattarget", Int4),
+    ("attlen", Int2),
+    ("attnum", Int2),
+    ("attndims", Int4),
+    ("attcacheoff", Int4),
+    ("atttypmod", Int4),
+    ("attbyval", Bool),
+    ("attalign", Char),
+    ("attstorage", Char),
+    ("attcompression", Char),
+    ("attnotnull", Bool),
+    ("atthasdef", Bool),
+    ("atthasmissing", Bool),
+    ("attidentity", Char),
+    ("attgenerated", Char),
+    ("attisdropped", Bool),
+    ("attislocal", Bool),
+    ("attinhcount", Int4),
+    ("attcollation", Oid),
+    ("attacl", Text),
+    ("attoptions", Text),
     ("attfdwoptions", Text),
 ];
 
 const PG_ATTRDEF: [ColumnSpec; 4] = [("oid", Oid), ("adrelid", Oid), ("adnum", Int2), ("adbin", Text)];
 
 const PG_TYPE: [ColumnSpec; 24] = [
-    ("oid", Oid), ("typname", Name), ("typnamespace", Oid), ("typowner", Oid), ("typlen", Int2), ("typbyval", Bool),
-    ("typtype", Char), ("typcategory", Char), ("typispreferred", Bool), ("typisdefined", Bool), ("typdelim", Char),
-    ("typrelid", Oid), ("typsubscript", Text), ("typelem", Oid), ("typarray", Oid), ("typinput", Text),
-    ("typoutput", Text), ("typreceive", Text), ("typsend", Text), ("typnotnull", Bool), ("typbasetype", Oid),
-    ("typtypmod", Int4), ("typndims", Int4), ("typcollation", Oid),
+    ("oid", Oid),
+    ("typname", Name),
+    ("typnamespace", Oid),
+    ("typowner", Oid),
+    ("typlen", Int2),
+    ("typbyval", Bool),
+    ("typtype", Char),
+    ("typcategory", Char),
+    ("typispreferred", Bool),
+    ("typisdefined", Bool),
+    ("typdelim", Char),
+    ("typrelid", Oid),
+    ("typsubscript", Text),
+    ("typelem", Oid),
+    ("typarray", Oid),
+    ("typinput", Text),
+    ("typoutput", Text),
+    ("typreceive", Text),
+    ("typsend", Text),
+    ("typnotnull", Bool),
+    ("typbasetype", Oid),
+    ("typtypmod", Int4),
+    ("typndims", Int4),
+    ("typcollation", Oid),
 ];
 
 /// One of the tables of this file.
@@ -52,14 +90,27 @@ fn collation_of(pg_type: PgType) -> u32 {
 fn push_attribute(rows: &mut SystemTable, relation: u32, number: u32, column: &ColumnDescriptor) {
     let row = column.column_type.pg_type.row();
     rows.push(&[
-        ("attrelid", oid(relation)), ("attname", text(&column.name)), ("atttypid", oid(row.oid)),
-        ("attstattarget", int4(-1)), ("attlen", int2(row.len)), ("attnum", int2(number as i16)),
-        ("attndims", int4(0)), ("attcacheoff", int4(-1)), ("atttypmod", int4(column.column_type.type_mod)),
-        ("attbyval", truth(by_value(row))), ("attalign", text(alignment(row))),
-        ("attstorage", text(if row.len < 0 { "x" } else { "p" })), ("attcompression", text("")),
-        ("attnotnull", truth(!column.nullable)), ("atthasdef", truth(column.default.is_some())),
-        ("atthasmissing", truth(false)), ("attidentity", text("")), ("attgenerated", text("")),
-        ("attisdropped", truth(false)), ("attislocal", truth(true)), ("attinhcount", int4(0)),
+        ("attrelid", oid(relation)),
+        ("attname", text(&column.name)),
+        ("atttypid", oid(row.oid)),
+        ("attstattarget", int4(-1)),
+        ("attlen", int2(row.len)),
+        ("attnum", int2(number as i16)),
+        ("attndims", int4(0)),
+        ("attcacheoff", int4(-1)),
+        ("atttypmod", int4(column.column_type.type_mod)),
+        ("attbyval", truth(by_value(row))),
+        ("attalign", text(alignment(row))),
+        ("attstorage", text(if row.len < 0 { "x" } else { "p" })),
+        ("attcompression", text("")),
+        ("attnotnull", truth(!column.nullable)),
+        ("atthasdef", truth(column.default.is_some())),
+        ("atthasmissing", truth(false)),
+        ("attidentity", text("")),
+        ("attgenerated", text("")),
+        ("attisdropped", truth(false)),
+        ("attislocal", truth(true)),
+        ("attinhcount", int4(0)),
         ("attcollation", oid(collation_of(row.pg_type))),
     ]);
 }
@@ -103,8 +154,10 @@ fn pg_attrdef(snapshot: &CatalogSnapshot) -> SystemTable {
         for (_, column) in table.visible() {
             let Some(default) = &column.default else { continue };
             rows.push(&[
-                ("oid", oid(oids::default(table, column.id))), ("adrelid", oid(table.id)),
-                ("adnum", int2(column.id as i16)), ("adbin", text(default)),
+                ("oid", oid(oids::default(table, column.id))),
+                ("adrelid", oid(table.id)),
+                ("adnum", int2(column.id as i16)),
+                ("adbin", text(default)),
             ]);
         }
     }
@@ -127,21 +180,31 @@ fn pg_type() -> SystemTable {
 fn push_type(rows: &mut SystemTable, row: &TypeRow, element: Option<u32>) {
     let array = element.is_some();
     let name = if array { format!("_{}", row.name) } else { row.name.to_owned() };
-    let function = |suffix: &str| {
-        text(if array { format!("array_{suffix}") } else { format!("{}{suffix}", row.name) })
-    };
+    let function = |suffix: &str| text(if array { format!("array_{suffix}") } else { format!("{}{suffix}", row.name) });
     rows.push(&[
-        ("oid", oid(if array { row.array_oid } else { row.oid })), ("typname", text(name)),
-        ("typnamespace", oid(oids::PG_CATALOG_NAMESPACE)), ("typowner", oid(oids::OWNER)),
-        ("typlen", int2(if array { -1 } else { row.len })), ("typbyval", truth(!array && by_value(row))),
+        ("oid", oid(if array { row.array_oid } else { row.oid })),
+        ("typname", text(name)),
+        ("typnamespace", oid(oids::PG_CATALOG_NAMESPACE)),
+        ("typowner", oid(oids::OWNER)),
+        ("typlen", int2(if array { -1 } else { row.len })),
+        ("typbyval", truth(!array && by_value(row))),
         ("typtype", text(if row.category == 'P' { "p" } else { "b" })),
         ("typcategory", text(if array { "A".to_owned() } else { row.category.to_string() })),
         ("typispreferred", truth(matches!(row.pg_type, Bool | Text | Oid | PgType::Float8 | PgType::TimestampTz))),
-        ("typisdefined", truth(true)), ("typdelim", text(",")), ("typrelid", oid(0)),
+        ("typisdefined", truth(true)),
+        ("typdelim", text(",")),
+        ("typrelid", oid(0)),
         ("typsubscript", text(if array { "array_subscript_handler" } else { "-" })),
-        ("typelem", oid(element.unwrap_or(0))), ("typarray", oid(if array { 0 } else { row.array_oid })),
-        ("typinput", function("in")), ("typoutput", function("out")), ("typreceive", function("recv")),
-        ("typsend", function("send")), ("typnotnull", truth(false)), ("typbasetype", oid(0)),
-        ("typtypmod", int4(-1)), ("typndims", int4(0)), ("typcollation", oid(collation_of(row.pg_type))),
+        ("typelem", oid(element.unwrap_or(0))),
+        ("typarray", oid(if array { 0 } else { row.array_oid })),
+        ("typinput", function("in")),
+        ("typoutput", function("out")),
+        ("typreceive", function("recv")),
+        ("typsend", function("send")),
+        ("typnotnull", truth(false)),
+        ("typbasetype", oid(0)),
+        ("typtypmod", int4(-1)),
+        ("typndims", int4(0)),
+        ("typcollation", oid(collation_of(row.pg_type))),
     ]);
 }

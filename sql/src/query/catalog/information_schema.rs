@@ -13,34 +13,72 @@ use crate::{
 const DATABASE: &str = "postgres";
 
 const TABLES: [ColumnSpec; 12] = [
-    ("table_catalog", Text), ("table_schema", Text), ("table_name", Text), ("table_type", Text),
-    ("self_referencing_column_name", Text), ("reference_generation", Text), ("user_defined_type_catalog", Text),
-    ("user_defined_type_schema", Text), ("user_defined_type_name", Text), ("is_insertable_into", Text),
-    ("is_typed", Text), ("commit_action", Text),
+    ("table_catalog", Text),
+    ("table_schema", Text),
+    ("table_name", Text),
+    ("table_type", Text),
+    ("self_referencing_column_name", Text),
+    ("reference_generation", Text),
+    ("user_defined_type_catalog", Text),
+    ("user_defined_type_schema", Text),
+    ("user_defined_type_name", Text),
+    ("is_insertable_into", Text),
+    ("is_typed", Text),
+    ("commit_action", Text),
 ];
 
 const COLUMNS: [ColumnSpec; 18] = [
-    ("table_catalog", Text), ("table_schema", Text), ("table_name", Text), ("column_name", Text),
-    ("ordinal_position", Int4), ("column_default", Text), ("is_nullable", Text), ("data_type", Text),
-    ("character_maximum_length", Int4), ("character_octet_length", Int4), ("numeric_precision", Int4),
-    ("numeric_precision_radix", Int4), ("numeric_scale", Int4), ("datetime_precision", Int4), ("udt_catalog", Text),
-    ("udt_schema", Text), ("udt_name", Text), ("is_updatable", Text),
+    ("table_catalog", Text),
+    ("table_schema", Text),
+    ("table_name", Text),
+    ("column_name", Text),
+    ("ordinal_position", Int4),
+    ("column_default", Text),
+    ("is_nullable", Text),
+    ("data_type", Text),
+    ("character_maximum_length", Int4),
+    ("character_octet_length", Int4),
+    ("numeric_precision", Int4),
+    ("numeric_precision_radix", Int4),
+    ("numeric_scale", Int4),
+    ("datetime_precision", Int4),
+    ("udt_catalog", Text),
+    ("udt_schema", Text),
+    ("udt_name", Text),
+    ("is_updatable", Text),
 ];
 
 const SCHEMATA: [ColumnSpec; 7] = [
-    ("catalog_name", Text), ("schema_name", Text), ("schema_owner", Text), ("default_character_set_catalog", Text),
-    ("default_character_set_schema", Text), ("default_character_set_name", Text), ("sql_path", Text),
+    ("catalog_name", Text),
+    ("schema_name", Text),
+    ("schema_owner", Text),
+    ("default_character_set_catalog", Text),
+    ("default_character_set_schema", Text),
+    ("default_character_set_name", Text),
+    ("sql_path", Text),
 ];
 
 const TABLE_CONSTRAINTS: [ColumnSpec; 9] = [
-    ("constraint_catalog", Text), ("constraint_schema", Text), ("constraint_name", Text), ("table_catalog", Text),
-    ("table_schema", Text), ("table_name", Text), ("constraint_type", Text), ("is_deferrable", Text),
+    ("constraint_catalog", Text),
+    ("constraint_schema", Text),
+    ("constraint_name", Text),
+    ("table_catalog", Text),
+    ("table_schema", Text),
+    ("table_name", Text),
+    ("constraint_type", Text),
+    ("is_deferrable", Text),
     ("initially_deferred", Text),
 ];
 
 const KEY_COLUMN_USAGE: [ColumnSpec; 9] = [
-    ("constraint_catalog", Text), ("constraint_schema", Text), ("constraint_name", Text), ("table_catalog", Text),
-    ("table_schema", Text), ("table_name", Text), ("column_name", Text), ("ordinal_position", Int4),
+    ("constraint_catalog", Text),
+    ("constraint_schema", Text),
+    ("constraint_name", Text),
+    ("table_catalog", Text),
+    ("table_schema", Text),
+    ("table_name", Text),
+    ("column_name", Text),
+    ("ordinal_position", Int4),
     ("position_in_unique_constraint", Int4),
 ];
 
@@ -60,9 +98,12 @@ fn tables(snapshot: &CatalogSnapshot) -> SystemTable {
     let mut rows = SystemTable::new(&TABLES);
     for table in snapshot.tables() {
         rows.push(&[
-            ("table_catalog", text(DATABASE)), ("table_schema", text(&table.schema)),
-            ("table_name", text(&table.name)), ("table_type", text("BASE TABLE")),
-            ("is_insertable_into", text("YES")), ("is_typed", text("NO")),
+            ("table_catalog", text(DATABASE)),
+            ("table_schema", text(&table.schema)),
+            ("table_name", text(&table.name)),
+            ("table_type", text("BASE TABLE")),
+            ("is_insertable_into", text("YES")),
+            ("is_typed", text("NO")),
         ]);
     }
     rows
@@ -75,18 +116,24 @@ fn columns(snapshot: &CatalogSnapshot) -> SystemTable {
             let pg_type = column.column_type.pg_type;
             let number_columns = numeric(column.column_type);
             rows.push(&[
-                ("table_catalog", text(DATABASE)), ("table_schema", text(&table.schema)),
-                ("table_name", text(&table.name)), ("column_name", text(&column.name)),
+                ("table_catalog", text(DATABASE)),
+                ("table_schema", text(&table.schema)),
+                ("table_name", text(&table.name)),
+                ("column_name", text(&column.name)),
                 ("ordinal_position", int4(number)),
                 ("column_default", column.default.as_ref().map_or(Datum::Null, text)),
                 ("is_nullable", text(if column.nullable { "YES" } else { "NO" })),
                 ("data_type", text(pg_type.sql_name())),
                 ("character_maximum_length", characters(column.column_type, 1)),
                 ("character_octet_length", octets(column.column_type)),
-                ("numeric_precision", number_columns.0), ("numeric_precision_radix", number_columns.1),
-                ("numeric_scale", number_columns.2), ("datetime_precision", datetime(pg_type)),
-                ("udt_catalog", text(DATABASE)), ("udt_schema", text("pg_catalog")),
-                ("udt_name", text(pg_type.row().name)), ("is_updatable", text("YES")),
+                ("numeric_precision", number_columns.0),
+                ("numeric_precision_radix", number_columns.1),
+                ("numeric_scale", number_columns.2),
+                ("datetime_precision", datetime(pg_type)),
+                ("udt_catalog", text(DATABASE)),
+                ("udt_schema", text("pg_catalog")),
+                ("udt_name", text(pg_type.row().name)),
+                ("is_updatable", text("YES")),
             ]);
         }
     }
@@ -144,9 +191,14 @@ fn table_constraints(snapshot: &CatalogSnapshot) -> SystemTable {
     for table in snapshot.tables() {
         let Some(key) = &table.primary_key else { continue };
         rows.push(&[
-            ("constraint_catalog", text(DATABASE)), ("constraint_schema", text(&table.schema)),
-            ("constraint_name", text(key)), ("table_catalog", text(DATABASE)), ("table_schema", text(&table.schema)),
-            ("table_name", text(&table.name)), ("constraint_type", text("PRIMARY KEY")), ("is_deferrable", text("NO")),
+            ("constraint_catalog", text(DATABASE)),
+            ("constraint_schema", text(&table.schema)),
+            ("constraint_name", text(key)),
+            ("table_catalog", text(DATABASE)),
+            ("table_schema", text(&table.schema)),
+            ("table_name", text(&table.name)),
+            ("constraint_type", text("PRIMARY KEY")),
+            ("is_deferrable", text("NO")),
             ("initially_deferred", text("NO")),
         ]);
     }
@@ -159,10 +211,14 @@ fn key_column_usage(snapshot: &CatalogSnapshot) -> SystemTable {
         let Some(key) = &table.primary_key else { continue };
         for (number, at) in (1..).zip(&table.key) {
             rows.push(&[
-                ("constraint_catalog", text(DATABASE)), ("constraint_schema", text(&table.schema)),
-                ("constraint_name", text(key)), ("table_catalog", text(DATABASE)),
-                ("table_schema", text(&table.schema)), ("table_name", text(&table.name)),
-                ("column_name", text(&table.columns[*at].name)), ("ordinal_position", int4(number)),
+                ("constraint_catalog", text(DATABASE)),
+                ("constraint_schema", text(&table.schema)),
+                ("constraint_name", text(key)),
+                ("table_catalog", text(DATABASE)),
+                ("table_schema", text(&table.schema)),
+                ("table_name", text(&table.name)),
+                ("column_name", text(&table.columns[*at].name)),
+                ("ordinal_position", int4(number)),
             ]);
         }
     }

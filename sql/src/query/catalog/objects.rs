@@ -13,41 +13,91 @@ use crate::{
 const PG_NAMESPACE: [ColumnSpec; 4] = [("oid", Oid), ("nspname", Name), ("nspowner", Oid), ("nspacl", Text)];
 
 const PG_DATABASE: [ColumnSpec; 17] = [
-    ("oid", Oid), ("datname", Name), ("datdba", Oid), ("encoding", Int4), ("datlocprovider", Char),
-    ("datistemplate", Bool), ("datallowconn", Bool), ("datconnlimit", Int4), ("datfrozenxid", Text),
-    ("datminmxid", Text), ("dattablespace", Oid), ("datcollate", Text), ("datctype", Text), ("daticulocale", Text),
-    ("datcollversion", Text), ("datacl", Text), ("datlastsysoid", Oid),
+    ("oid", Oid),
+    ("datname", Name),
+    ("datdba", Oid),
+    ("encoding", Int4),
+    ("datlocprovider", Char),
+    ("datistemplate", Bool),
+    ("datallowconn", Bool),
+    ("datconnlimit", Int4),
+    ("datfrozenxid", Text),
+    ("datminmxid", Text),
+    ("dattablespace", Oid),
+    ("datcollate", Text),
+    ("datctype", Text),
+    ("daticulocale", Text),
+    ("datcollversion", Text),
+    ("datacl", Text),
+    ("datlastsysoid", Oid),
 ];
 
 const PG_ROLES: [ColumnSpec; 13] = [
-    ("rolname", Name), ("rolsuper", Bool), ("rolinherit", Bool), ("rolcreaterole", Bool), ("rolcreatedb", Bool),
-    ("rolcanlogin", Bool), ("rolreplication", Bool), ("rolconnlimit", Int4), ("rolpassword", Text),
-    ("rolvaliduntil", TimestampTz), ("rolbypassrls", Bool), ("rolconfig", Text), ("oid", Oid),
+    ("rolname", Name),
+    ("rolsuper", Bool),
+    ("rolinherit", Bool),
+    ("rolcreaterole", Bool),
+    ("rolcreatedb", Bool),
+    ("rolcanlogin", Bool),
+    ("rolreplication", Bool),
+    ("rolconnlimit", Int4),
+    ("rolpassword", Text),
+    ("rolvaliduntil", TimestampTz),
+    ("rolbypassrls", Bool),
+    ("rolconfig", Text),
+    ("oid", Oid),
 ];
 
 const PG_USER: [ColumnSpec; 9] = [
-    ("usename", Name), ("usesysid", Oid), ("usecreatedb", Bool), ("usesuper", Bool), ("userepl", Bool),
-    ("usebypassrls", Bool), ("passwd", Text), ("valuntil", TimestampTz), ("useconfig", Text),
+    ("usename", Name),
+    ("usesysid", Oid),
+    ("usecreatedb", Bool),
+    ("usesuper", Bool),
+    ("userepl", Bool),
+    ("usebypassrls", Bool),
+    ("passwd", Text),
+    ("valuntil", TimestampTz),
+    ("useconfig", Text),
 ];
 
 const PG_AM: [ColumnSpec; 4] = [("oid", Oid), ("amname", Name), ("amhandler", Text), ("amtype", Char)];
 
 const PG_COLLATION: [ColumnSpec; 11] = [
-    ("oid", Oid), ("collname", Name), ("collnamespace", Oid), ("collowner", Oid), ("collprovider", Char),
-    ("collisdeterministic", Bool), ("collencoding", Int4), ("collcollate", Text), ("collctype", Text),
-    ("colliculocale", Text), ("collversion", Text),
+    ("oid", Oid),
+    ("collname", Name),
+    ("collnamespace", Oid),
+    ("collowner", Oid),
+    ("collprovider", Char),
+    ("collisdeterministic", Bool),
+    ("collencoding", Int4),
+    ("collcollate", Text),
+    ("collctype", Text),
+    ("colliculocale", Text),
+    ("collversion", Text),
 ];
 
 const PG_TABLESPACE: [ColumnSpec; 5] =
     [("oid", Oid), ("spcname", Name), ("spcowner", Oid), ("spcacl", Text), ("spcoptions", Text)];
 
 const PG_LANGUAGE: [ColumnSpec; 9] = [
-    ("oid", Oid), ("lanname", Name), ("lanowner", Oid), ("lanispl", Bool), ("lanpltrusted", Bool),
-    ("lanplcallfoid", Oid), ("laninline", Oid), ("lanvalidator", Oid), ("lanacl", Text),
+    ("oid", Oid),
+    ("lanname", Name),
+    ("lanowner", Oid),
+    ("lanispl", Bool),
+    ("lanpltrusted", Bool),
+    ("lanplcallfoid", Oid),
+    ("laninline", Oid),
+    ("lanvalidator", Oid),
+    ("lanacl", Text),
 ];
 
 const PG_SETTINGS: [ColumnSpec; 7] = [
-    ("name", Text), ("setting", Text), ("unit", Text), ("category", Text), ("short_desc", Text), ("context", Text),
+    ("name", Text),
+    ("setting", Text),
+    ("unit", Text),
+    ("category", Text),
+    ("short_desc", Text),
+    ("context", Text),
     ("vartype", Text),
 ];
 
@@ -91,11 +141,20 @@ fn pg_namespace() -> SystemTable {
 fn pg_database() -> SystemTable {
     let mut rows = SystemTable::new(&PG_DATABASE);
     rows.push(&[
-        ("oid", oid(oids::DATABASE)), ("datname", text("postgres")), ("datdba", oid(oids::OWNER)),
-        ("encoding", int4(UTF8_ENCODING as i32)), ("datlocprovider", text("c")), ("datistemplate", truth(false)),
-        ("datallowconn", truth(true)), ("datconnlimit", int4(-1)), ("datfrozenxid", text("0")),
-        ("datminmxid", text("0")), ("dattablespace", oid(oids::TABLESPACE)), ("datcollate", text("C")),
-        ("datctype", text("C")), ("datlastsysoid", oid(0)),
+        ("oid", oid(oids::DATABASE)),
+        ("datname", text("postgres")),
+        ("datdba", oid(oids::OWNER)),
+        ("encoding", int4(UTF8_ENCODING as i32)),
+        ("datlocprovider", text("c")),
+        ("datistemplate", truth(false)),
+        ("datallowconn", truth(true)),
+        ("datconnlimit", int4(-1)),
+        ("datfrozenxid", text("0")),
+        ("datminmxid", text("0")),
+        ("dattablespace", oid(oids::TABLESPACE)),
+        ("datcollate", text("C")),
+        ("datctype", text("C")),
+        ("datlastsysoid", oid(0)),
     ]);
     rows
 }
@@ -103,10 +162,17 @@ fn pg_database() -> SystemTable {
 fn pg_roles() -> SystemTable {
     let mut rows = SystemTable::new(&PG_ROLES);
     rows.push(&[
-        ("rolname", text("postgres")), ("rolsuper", truth(true)), ("rolinherit", truth(true)),
-        ("rolcreaterole", truth(true)), ("rolcreatedb", truth(true)), ("rolcanlogin", truth(true)),
-        ("rolreplication", truth(true)), ("rolconnlimit", int4(-1)), ("rolpassword", text("********")),
-        ("rolbypassrls", truth(true)), ("oid", oid(oids::OWNER)),
+        ("rolname", text("postgres")),
+        ("rolsuper", truth(true)),
+        ("rolinherit", truth(true)),
+        ("rolcreaterole", truth(true)),
+        ("rolcreatedb", truth(true)),
+        ("rolcanlogin", truth(true)),
+        ("rolreplication", truth(true)),
+        ("rolconnlimit", int4(-1)),
+        ("rolpassword", text("********")),
+        ("rolbypassrls", truth(true)),
+        ("oid", oid(oids::OWNER)),
     ]);
     rows
 }
@@ -114,8 +180,12 @@ fn pg_roles() -> SystemTable {
 fn pg_user() -> SystemTable {
     let mut rows = SystemTable::new(&PG_USER);
     rows.push(&[
-        ("usename", text("postgres")), ("usesysid", oid(oids::OWNER)), ("usecreatedb", truth(true)),
-        ("usesuper", truth(true)), ("userepl", truth(true)), ("usebypassrls", truth(true)),
+        ("usename", text("postgres")),
+        ("usesysid", oid(oids::OWNER)),
+        ("usecreatedb", truth(true)),
+        ("usesuper", truth(true)),
+        ("userepl", truth(true)),
+        ("usebypassrls", truth(true)),
         ("passwd", text("********")),
     ]);
     rows
@@ -123,10 +193,9 @@ fn pg_user() -> SystemTable {
 
 fn pg_am() -> SystemTable {
     let mut rows = SystemTable::new(&PG_AM);
-    for (id, name, handler, kind) in [
-        (oids::HEAP, "heap", "heap_tableam_handler", "t"),
-        (oids::BTREE, "btree", "bthandler", "i"),
-    ] {
+    for (id, name, handler, kind) in
+        [(oids::HEAP, "heap", "heap_tableam_handler", "t"), (oids::BTREE, "btree", "bthandler", "i")]
+    {
         rows.push(&[("oid", oid(id)), ("amname", text(name)), ("amhandler", text(handler)), ("amtype", text(kind))]);
     }
     rows
@@ -134,15 +203,19 @@ fn pg_am() -> SystemTable {
 
 fn pg_collation() -> SystemTable {
     let mut rows = SystemTable::new(&PG_COLLATION);
-    for (id, name, provider) in [
-        (oids::DEFAULT_COLLATION, "default", "d"),
-        (oids::C_COLLATION, "C", "c"),
-        (951, "POSIX", "c"),
-    ] {
+    for (id, name, provider) in
+        [(oids::DEFAULT_COLLATION, "default", "d"), (oids::C_COLLATION, "C", "c"), (951, "POSIX", "c")]
+    {
         rows.push(&[
-            ("oid", oid(id)), ("collname", text(name)), ("collnamespace", oid(oids::PG_CATALOG_NAMESPACE)),
-            ("collowner", oid(oids::OWNER)), ("collprovider", text(provider)), ("collisdeterministic", truth(true)),
-            ("collencoding", int4(-1)), ("collcollate", text(name)), ("collctype", text(name)),
+            ("oid", oid(id)),
+            ("collname", text(name)),
+            ("collnamespace", oid(oids::PG_CATALOG_NAMESPACE)),
+            ("collowner", oid(oids::OWNER)),
+            ("collprovider", text(provider)),
+            ("collisdeterministic", truth(true)),
+            ("collencoding", int4(-1)),
+            ("collcollate", text(name)),
+            ("collctype", text(name)),
         ]);
     }
     rows
@@ -157,8 +230,14 @@ fn pg_tablespace() -> SystemTable {
 fn pg_language() -> SystemTable {
     let mut rows = SystemTable::new(&PG_LANGUAGE);
     rows.push(&[
-        ("oid", oid(14)), ("lanname", text("sql")), ("lanowner", oid(oids::OWNER)), ("lanispl", truth(false)),
-        ("lanpltrusted", truth(true)), ("lanplcallfoid", oid(0)), ("laninline", oid(0)), ("lanvalidator", oid(0)),
+        ("oid", oid(14)),
+        ("lanname", text("sql")),
+        ("lanowner", oid(oids::OWNER)),
+        ("lanispl", truth(false)),
+        ("lanpltrusted", truth(true)),
+        ("lanplcallfoid", oid(0)),
+        ("laninline", oid(0)),
+        ("lanvalidator", oid(0)),
     ]);
     rows
 }
@@ -167,8 +246,12 @@ fn pg_settings() -> SystemTable {
     let mut rows = SystemTable::new(&PG_SETTINGS);
     for (name, setting, kind) in SETTINGS {
         rows.push(&[
-            ("name", text(name)), ("setting", text(setting)), ("category", text("Preset Options")),
-            ("short_desc", text("")), ("context", text("internal")), ("vartype", text(kind)),
+            ("name", text(name)),
+            ("setting", text(setting)),
+            ("category", text("Preset Options")),
+            ("short_desc", text("")),
+            ("context", text("internal")),
+            ("vartype", text(kind)),
         ]);
     }
     rows

@@ -89,9 +89,8 @@ impl ScalarUDFImpl for Arithmetic {
     }
     fn invoke_with_args(&self, arguments: ScalarFunctionArgs) -> Result<ColumnarValue> {
         let result_type = arguments.return_field.data_type().clone();
-        let [left, right] = <[ColumnarValue; 2]>::try_from(arguments.args).map_err(|_| {
-            datafusion::common::DataFusionError::Internal("an operator takes two operands".into())
-        })?;
+        let [left, right] = <[ColumnarValue; 2]>::try_from(arguments.args)
+            .map_err(|_| datafusion::common::DataFusionError::Internal("an operator takes two operands".into()))?;
         let scalar = matches!((&left, &right), (ColumnarValue::Scalar(_), ColumnarValue::Scalar(_)));
         let (left, right) = (operand(left)?, operand(right)?);
         let result = self.compute(left.as_ref(), right.as_ref(), &result_type)?;
@@ -150,7 +149,8 @@ fn named(error: ArrowError, data_type: &DataType) -> SqlError {
 
 /// Float arithmetic; where finite operands give infinity the value is out of range.
 fn float(op: Operator, left: &dyn ArrowDatum, right: &dyn ArrowDatum) -> Result<ArrayRef> {
-    let out_of_range = || external(SqlError::new(crate::error::SqlState::NUMERIC_VALUE_OUT_OF_RANGE, "value out of range: overflow"));
+    let out_of_range =
+        || external(SqlError::new(crate::error::SqlState::NUMERIC_VALUE_OUT_OF_RANGE, "value out of range: overflow"));
     let (l, r) = (floats(left), floats(right));
     let result = native(op, left, right).map_err(|error| external(named(error, &DataType::Float64)))?;
     for row in 0..result.len() {
@@ -235,9 +235,8 @@ fn decimal_value(op: Operator, left: (i128, i8), right: (i128, i8), scale: i8) -
         }
         Operator::Divide | Operator::Modulo if right.0 == 0 => return Err(SqlError::division_by_zero()),
         Operator::Divide => {
-            let dividend = i256::from_i128(left.0)
-                .checked_mul(power_of_ten(scale - left.1 + right.1)?)
-                .ok_or_else(overflow)?;
+            let dividend =
+                i256::from_i128(left.0).checked_mul(power_of_ten(scale - left.1 + right.1)?).ok_or_else(overflow)?;
             divide_rounded(dividend, i256::from_i128(right.0))
         }
         _ => aligned(left, scale)?.checked_rem(aligned(right, scale)?).ok_or_else(overflow)?,

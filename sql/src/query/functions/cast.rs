@@ -120,7 +120,8 @@ impl ScalarUDFImpl for Cast {
 
 impl Cast {
     fn cast_array(&self, array: &ArrayRef, from: ColumnType) -> SqlResult<ArrayRef> {
-        if array.data_type() == &self.data_type && self.to.max_characters().is_none() && from.pg_type == self.to.pg_type {
+        if array.data_type() == &self.data_type && self.to.max_characters().is_none() && from.pg_type == self.to.pg_type
+        {
             return Ok(array.clone());
         }
         let settings = FormatSettings::default();
@@ -211,7 +212,9 @@ fn to_number(datum: Datum, to: PgType) -> SqlResult<Datum> {
             Ok(Datum::Float4(narrow))
         }
         PgType::Numeric => match (&datum, whole) {
-            (_, Some(whole)) => Decimal::new(whole, 0).map(Datum::Numeric).ok_or_else(|| SqlError::out_of_range("numeric")),
+            (_, Some(whole)) => {
+                Decimal::new(whole, 0).map(Datum::Numeric).ok_or_else(|| SqlError::out_of_range("numeric"))
+            }
             (Datum::Float4(value), _) => Decimal::from_f64(f64::from(*value), FLOAT4_DIGITS).map(Datum::Numeric),
             (Datum::Float8(value), _) => Decimal::from_f64(*value, FLOAT8_DIGITS).map(Datum::Numeric),
             (Datum::Numeric(_), _) => Ok(datum),

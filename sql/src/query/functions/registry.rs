@@ -37,7 +37,10 @@ impl Functions {
                 functions.scalar.insert(name.clone(), Arc::clone(&function));
             }
         }
-        for function in SessionStateDefaults::default_aggregate_functions().into_iter().chain([aggregates::sum(), aggregates::avg()]) {
+        for function in SessionStateDefaults::default_aggregate_functions()
+            .into_iter()
+            .chain([aggregates::sum(), aggregates::avg()])
+        {
             for name in function.aliases().iter().chain([&function.name().to_owned()]) {
                 functions.aggregate.insert(name.clone(), Arc::clone(&function));
             }

@@ -77,9 +77,7 @@ pub fn replacement(function: &ScalarUDF) -> Option<Expr> {
     let function = (function.inner().as_ref() as &dyn std::any::Any).downcast_ref::<SessionFunction>()?;
     let to = function.column_type;
     Some(match function.source {
-        None => {
-            cast::call(Expr::Literal(datafusion::common::ScalarValue::Utf8(Some("public".into())), None), to)
-        }
+        None => cast::call(Expr::Literal(datafusion::common::ScalarValue::Utf8(Some("public".into())), None), to),
         Some(HoleSource::TransactionTime) => {
             let time = HoleSource::TransactionTime.placeholder(pg_field(PgType::TimestampTz.plain()));
             if to.pg_type == PgType::TimestampTz { time } else { cast::call(time, to) }

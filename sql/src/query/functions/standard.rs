@@ -103,9 +103,10 @@ fn format_type(oid: &Datum, type_mod: &Datum) -> Datum {
 
 /// An identifier as a statement must write it.
 pub fn quote_ident(name: &str) -> String {
-    let plain = name.bytes().enumerate().all(|(at, byte)| {
-        byte.is_ascii_lowercase() || byte == b'_' || (at > 0 && byte.is_ascii_digit())
-    });
+    let plain = name
+        .bytes()
+        .enumerate()
+        .all(|(at, byte)| byte.is_ascii_lowercase() || byte == b'_' || (at > 0 && byte.is_ascii_digit()));
     if plain && !name.is_empty() { name.to_owned() } else { format!("\"{}\"", name.replace('"', "\"\"")) }
 }
 

@@ -7,15 +7,15 @@ use std::sync::Arc;
 
 use arrow::{
     array::{ArrayRef, AsArray, Date32Array, Int32Array, IntervalMonthDayNanoArray},
-    compute::{kernels::arity::try_binary, kernels::arity::binary},
+    compute::{kernels::arity::binary, kernels::arity::try_binary},
     datatypes::{DataType, Date32Type, Int32Type, IntervalMonthDayNano, TimeUnit, TimestampMicrosecondType},
     error::ArrowError,
 };
 use datafusion::{
     common::{Result, ScalarValue},
     logical_expr::{
-        BinaryExpr, ColumnarValue, Expr, Operator, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
-        Volatility, cast,
+        BinaryExpr, ColumnarValue, Expr, Operator, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+        cast,
     },
 };
 
@@ -48,9 +48,7 @@ struct Temporal {
 pub fn call(op: Operator, left: Expr, right: Expr, left_family: Family, right_family: Family) -> Option<Expr> {
     use Family as F;
     let timestamp = |expr: Expr| cast(expr, DataType::Timestamp(TimeUnit::Microsecond, None));
-    let native = |left: Expr, right: Expr| {
-        Some(Expr::BinaryExpr(BinaryExpr::new(Box::new(left), op, Box::new(right))))
-    };
+    let native = |left: Expr, right: Expr| Some(Expr::BinaryExpr(BinaryExpr::new(Box::new(left), op, Box::new(right))));
     match (left_family, op, right_family) {
         (F::Date, Operator::Plus, F::Integer) => Some(build(Kind::AddDays, left, cast(right, DataType::Int32))),
         (F::Integer, Operator::Plus, F::Date) => Some(build(Kind::AddDays, right, cast(left, DataType::Int32))),
@@ -97,8 +95,7 @@ impl ScalarUDFImpl for Temporal {
     fn invoke_with_args(&self, arguments: ScalarFunctionArgs) -> Result<ColumnarValue> {
         let scalar = arguments.args.iter().all(|arg| matches!(arg, ColumnarValue::Scalar(_)));
         let rows = if scalar { 1 } else { arguments.number_rows };
-        let arrays =
-            arguments.args.into_iter().map(|arg| arg.into_array(rows)).collect::<Result<Vec<ArrayRef>>>()?;
+        let arrays = arguments.args.into_iter().map(|arg| arg.into_array(rows)).collect::<Result<Vec<ArrayRef>>>()?;
         let result = self.compute(&arrays[0], &arrays[1])?;
         Ok(if scalar {
             ColumnarValue::Scalar(ScalarValue::try_from_array(&result, 0)?)

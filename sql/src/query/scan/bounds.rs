@@ -90,8 +90,7 @@ pub fn mentions_key(filter: &Expr, table: &TableDescriptor) -> bool {
 
 /// Finds the bounds in `filters`, which all hold.
 pub fn analyse(filters: &[Expr], table: &TableDescriptor) -> KeyBounds<Expr> {
-    let conjuncts: Vec<&Expr> =
-        filters.iter().flat_map(datafusion::logical_expr::utils::split_conjunction).collect();
+    let conjuncts: Vec<&Expr> = filters.iter().flat_map(datafusion::logical_expr::utils::split_conjunction).collect();
     let mut bounds = KeyBounds { fixed: Vec::new(), lower: None, upper: None };
     let mut spans = 1;
     for at in &table.key {
@@ -317,10 +316,8 @@ pub fn evaluate(expr: &Arc<dyn PhysicalExpr>) -> SqlResult<Datum> {
     let options = RecordBatchOptions::new().with_row_count(Some(1));
     let row = RecordBatch::try_new_with_options(Arc::new(Schema::empty()), Vec::new(), &options)
         .map_err(|error| SqlError::internal(error.to_string()))?;
-    let value = expr
-        .evaluate(&row)
-        .and_then(|value| value.into_array(1))
-        .map_err(crate::query::failure::from_datafusion)?;
+    let value =
+        expr.evaluate(&row).and_then(|value| value.into_array(1)).map_err(crate::query::failure::from_datafusion)?;
     mapping::datum_at(&value, 0)
 }
 
@@ -354,7 +351,11 @@ fn fit(datum: Datum, pg_type: PgType) -> SqlResult<Fitted> {
 
 /// The type rules of comparisons make both sides one type, so this is a fault of ours.
 fn mismatch(datum: &Datum, pg_type: PgType) -> SqlError {
-    SqlError::internal(format!("a key of type {} is compared with a {}", pg_type.sql_name(), datum.pg_type().sql_name()))
+    SqlError::internal(format!(
+        "a key of type {} is compared with a {}",
+        pg_type.sql_name(),
+        datum.pg_type().sql_name()
+    ))
 }
 
 #[cfg(test)]
@@ -375,6 +376,9 @@ mod tests {
         let prefix = Bytes::from_static(b"p");
         let above = Some((Fitted::Above, true));
         assert_eq!(range(&prefix, &above, &None, PgType::Int4), None);
-        assert_eq!(range(&prefix, &None, &above, PgType::Int4), Some(KeyRange::new(prefix.clone(), prefix_end(&prefix))));
+        assert_eq!(
+            range(&prefix, &None, &above, PgType::Int4),
+            Some(KeyRange::new(prefix.clone(), prefix_end(&prefix)))
+        );
     }
 }

@@ -182,10 +182,7 @@ impl ExecutionPlan for RegionScan {
         Ok(self)
     }
 
-    fn with_new_children(
-        self: Arc<Self>,
-        _children: Vec<Arc<dyn ExecutionPlan>>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
+    fn with_new_children(self: Arc<Self>, _children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
         Ok(self)
     }
 
@@ -219,7 +216,6 @@ impl ExecutionPlan for RegionScan {
         let schema = Arc::clone(self.shape.schema());
         Ok(Box::pin(RecordBatchStreamAdapter::new(schema, batches)))
     }
-
 }
 
 /// What one partition of a scan reads.
@@ -314,7 +310,8 @@ impl Share {
 
 fn batch_of(page: kv::Page, shape: &Arc<RowShape>) -> Result<RecordBatch, SqlError> {
     if let Some(chunk) = page.chunk {
-        let batch = chunk.downcast_ref::<RecordBatch>().ok_or_else(|| SqlError::internal("a scan's chunk is no batch"))?;
+        let batch =
+            chunk.downcast_ref::<RecordBatch>().ok_or_else(|| SqlError::internal("a scan's chunk is no batch"))?;
         // IPC keeps the columns but not necessarily the schema's pointer; names and types are the spec's.
         return Ok(batch.clone());
     }

@@ -87,7 +87,8 @@ impl ScanSpec {
             return Err(format!("scan spec version {} is not known here", self.version));
         }
         let column = |column: SpecColumn| {
-            let pg_type = PgType::from_oid(column.type_oid).ok_or(format!("type {} is not known here", column.type_oid))?;
+            let pg_type =
+                PgType::from_oid(column.type_oid).ok_or(format!("type {} is not known here", column.type_oid))?;
             Ok(ColumnDescriptor {
                 id: column.id,
                 name: column.name,
