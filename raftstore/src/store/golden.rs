@@ -31,6 +31,12 @@ test_each_path! { in "raftstore/testscripts/store" as store => |path: &std::path
     goldenscript::run(&mut Script::default(), path).expect("the script runs");
 } }
 
+// One script for each planted bug of the core: what it does to a cluster.
+#[cfg(feature = "planted-bugs")]
+test_each_path! { in "raftstore/testscripts/planted" as planted => |path: &std::path::Path| {
+    goldenscript::run(&mut Script::default(), path).expect("the script runs");
+} }
+
 const TICK: Duration = Duration::from_millis(100);
 
 #[derive(Default)]
@@ -92,7 +98,11 @@ impl Runner for Script {
             "join" => self.each(&mut args, |script, id| script.set(id, |node| node.cut_off = false))?,
             "hold-disk" => self.each(&mut args, |script, id| script.set(id, |node| node.disk_held = true))?,
             "free-disk" => self.each(&mut args, |script, id| script.set(id, |node| node.disk_held = false))?,
-            "lose" => drop(self.lost.insert(args.next_pos().ok_or("a kind of message")?.to_string())),
+            "lose" => {
+                while let Some(kind) = args.next_pos() {
+                    self.lost.insert(kind.to_string());
+                }
+            }
             "lose-nothing" => self.lost.clear(),
             "wait" => drop(self.clock.0.fetch_add(args.next_pos().ok_or("milliseconds")?.parse()?, Ordering::Relaxed)),
             "tick" => self.tick(&mut args)?,

@@ -1,3 +1,4 @@
 //! Stores with their threads and files, in one process.
 
+mod many_regions;
 mod threads;
