@@ -24,6 +24,7 @@
 //! [`StoreThreads`]; the simulator gives both of its own, and the same node runs in virtual time. It knows no SQL.
 
 pub mod address_book;
+pub mod drain;
 pub mod founding;
 pub mod frames;
 pub mod identity;

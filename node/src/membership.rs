@@ -24,8 +24,8 @@ const ROUND: Duration = Duration::from_millis(200);
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 /// The same reason for waiting is logged again after this many rounds (about ten seconds).
 const REPEAT_REASON_ROUNDS: u32 = 50;
-/// A running node asks a silent address of `--join` again after this long whether it belongs to another cluster.
-const STRAY_ROUND: Duration = Duration::from_secs(2);
+/// A running node asks a silent address of `--join` again after this long.
+const LOOK_AROUND: Duration = Duration::from_millis(500);
 
 /// Why a node did not get into a cluster, or may not stay.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -128,7 +128,8 @@ impl Membership {
 
     /// Answers another node's question.
     pub fn probe(&self, request: &ProbeRequest) -> ProbeResponse {
-        self.state.lock().founding.answer(request)
+        let state = self.state.lock();
+        ProbeResponse { boot_id: state.identity.boot_id, ..state.founding.answer(request) }
     }
 
     /// Takes a record that another founder hands over; answers after it is synced.
@@ -218,7 +219,7 @@ impl Membership {
     async fn ask_all(&self, rpc: &dyn NodeRpc, clock: &dyn Clock) -> Answers {
         let (question, targets) = {
             let state = self.state.lock();
-            (state.founding.question(), state.founding.targets())
+            (ProbeRequest { boot_id: state.identity.boot_id, ..state.founding.question() }, state.founding.targets())
         };
         let ask = |at: String| {
             let question = question.clone();
@@ -246,16 +247,22 @@ impl Membership {
         join_all(to.into_iter().map(give)).await;
     }
 
-    /// Looks whether `--join` leads to another cluster than the directory's own, until every address has answered
-    /// once. Returns the reason why the node must stop, if it does.
-    pub async fn look_for_stray(&self, rpc: &dyn NodeRpc, clock: &dyn Clock) -> Option<String> {
+    /// A running node asks the addresses of `--join` until each has answered once, and hands every round's answers to
+    /// `heard`. Returns the reason why the node must stop, when one of them belongs to another cluster.
+    pub async fn look_around(
+        &self,
+        rpc: &dyn NodeRpc,
+        clock: &dyn Clock,
+        heard: impl Fn(&Answers) + Send,
+    ) -> Option<String> {
         loop {
             let answers = self.ask_all(rpc, clock).await;
+            heard(&answers);
             let stray = self.state.lock().founding.stray(&answers);
             if stray.is_some() || answers.iter().all(|(_, answer)| answer.is_ok()) {
                 return stray;
             }
-            clock.sleep(STRAY_ROUND).await;
+            clock.sleep(LOOK_AROUND).await;
         }
     }
 }

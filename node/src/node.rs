@@ -1,11 +1,13 @@
 //! A node, assembled.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, OnceLock},
     time::Duration,
 };
 
 use kv::{Clock, Spawn, StoreScan};
+use parking_lot::Mutex;
 use proto::{
     ClusterId, PD_REGION, StoreId,
     wire::{
@@ -13,12 +15,12 @@ use proto::{
         KvResponse, PdRequest, PdResponse, ProbeRequest, ProbeResponse, RaftFrame, RegionError, RegionStatus,
     },
 };
-use raftstore::{BootError, Role, StoreConfig, StoreCore, StoreHandle, bootstrap, engine::Engine, log::LogEngine};
+use raftstore::{BootError, StoreConfig, StoreCore, StoreHandle, bootstrap, engine::Engine, log::LogEngine};
 use tokio::sync::watch;
 
 use crate::{
-    AddressBook, FoundingError, FrameSender, Membership, NodeRpc, PdClient, StoreRunner,
-    founding::record,
+    AddressBook, FoundingError, FrameSender, Membership, NodeRpc, PdClient, StoreRunner, drain,
+    founding::{Answers, record},
     frames::{self, Envelopes, Sender},
     identity::{Identity, UUID_LEN},
     kv_door::KvDoor,
@@ -32,8 +34,9 @@ use crate::{
 
 /// Pause between attempts to register a new store with a PD that is not there.
 const REGISTER_RETRY: Duration = Duration::from_secs(1);
-/// How often a draining node looks whether its leaderships are gone.
-const DRAIN_POLL: Duration = Duration::from_millis(20);
+
+/// Senders whose refused frames are remembered for the log; a made-up store id costs memory only up to here.
+const REFUSED_SENDERS_AT_MOST: usize = 1_000;
 
 /// How a node behaves.
 #[derive(Clone, Debug)]
@@ -105,6 +108,8 @@ pub struct Node {
     membership: Arc<Membership>,
     book: Arc<AddressBook>,
     running: OnceLock<Running>,
+    /// By sender, why its Raft frames were last refused: logged once, not with every reconnection.
+    refused: Mutex<BTreeMap<u64, String>>,
     /// Why it must end, once it must.
     end: watch::Sender<Option<String>>,
 }
@@ -136,6 +141,7 @@ impl Node {
             membership: Arc::new(membership),
             book: Arc::default(),
             running: OnceLock::new(),
+            refused: Mutex::default(),
             end: watch::Sender::new(None),
         }))
     }
@@ -208,6 +214,7 @@ impl Node {
             uuid: self.membership.uuid(),
             sql_address: self.config.sql_address.clone(),
             http_address: self.config.http_address.clone(),
+            boot_id: self.membership.boot_id(),
             ..wire::Store::default()
         }
     }
@@ -254,12 +261,33 @@ impl Node {
         };
         self.drivers.spawn.spawn(Box::pin(running.role.clone().run()));
         self.drivers.spawn.spawn(Box::pin(heartbeat.run()));
-        let node = self.clone();
-        self.drivers.spawn.spawn(Box::pin(async move {
-            if let Some(reason) = node.membership.look_for_stray(&*node.drivers.rpc, &*node.drivers.clock).await {
-                node.end.send_replace(Some(reason));
+        self.drivers.spawn.spawn(Box::pin(self.clone().look_around()));
+    }
+
+    /// Compares `--join` with what the data directory says: nodes may have moved, or it may be another cluster's.
+    async fn look_around(self: Arc<Self>) {
+        let heard = |answers: &Answers| {
+            for (address, answer) in answers {
+                if let Ok(answer) = answer {
+                    self.seen_at(&answer.uuid, answer.boot_id, address);
+                }
             }
-        }));
+        };
+        let stray = self.membership.look_around(&*self.drivers.rpc, &*self.drivers.clock, heard).await;
+        if let Some(reason) = stray {
+            tracing::error!(reason, "this node must stop");
+            self.end.send_replace(Some(reason));
+        }
+    }
+
+    /// A node of the cluster is at this address now; the founding record and PD may say otherwise for a while.
+    fn seen_at(&self, uuid: &[u8], boot_id: u64, address: &str) {
+        if self.book.seen_at(uuid, boot_id, address) {
+            tracing::info!(address, "a store has moved");
+            if let Err(error) = self.membership.remember_addresses(&self.book.records()) {
+                tracing::error!(%error, "the stores' addresses could not be remembered");
+            }
+        }
     }
 
     fn running(&self) -> &Running {
@@ -280,26 +308,8 @@ impl Node {
 
     /// Hands the leadership of every region to another store, and waits until that is done, at most `limit`.
     pub async fn drain(&self, limit: Duration) {
-        let Some(running) = self.running.get() else { return };
-        let until = self.drivers.clock.now() + limit;
-        let mut asked = std::collections::BTreeSet::new();
-        loop {
-            let replicas = running.store.statuses();
-            let mut led = 0;
-            for view in replicas.iter().map(|r| &r.view).filter(|v| v.role == Role::Leader && v.region.peers.len() > 1)
-            {
-                led += 1;
-                let other = view.region.peers.iter().find(|p| p.store != running.sender.store);
-                if let Some(other) = other
-                    && asked.insert((view.region.id, view.term))
-                {
-                    running.store.transfer(view.region.id, other.store);
-                }
-            }
-            if led == 0 || self.drivers.clock.now() >= until {
-                return;
-            }
-            self.drivers.clock.sleep(DRAIN_POLL).await;
+        if let Some(running) = self.running.get() {
+            drain::hand_over(&running.store, &*self.drivers.clock, limit).await;
         }
     }
 }
@@ -341,7 +351,11 @@ impl Node {
 impl Node {
     /// Who this node is.
     pub fn probe(&self, request: &ProbeRequest) -> ProbeResponse {
-        self.membership.probe(request)
+        let answer = self.membership.probe(request);
+        if answer.refusal.is_empty() {
+            self.seen_at(&request.uuid, request.boot_id, &request.address);
+        }
+        answer
     }
 
     /// Takes a founding record.
@@ -385,7 +399,12 @@ impl Node {
     pub fn raft(&self, frame: RaftFrame) -> Result<(), String> {
         let Some(running) = self.running.get() else { return Err("this node is not in a cluster yet".into()) };
         if let Some(reason) = frames::refusal(&running.sender, &self.book, &frame) {
-            tracing::warn!(from = frame.from_store, reason, "a Raft frame was refused");
+            let mut refused = self.refused.lock();
+            if refused.len() < REFUSED_SENDERS_AT_MOST
+                && refused.insert(frame.from_store, reason.clone()).as_ref() != Some(&reason)
+            {
+                tracing::warn!(from = frame.from_store, reason, "Raft frames are refused");
+            }
             return Err(reason);
         }
         // Past the inbox's bound it is dropped: Raft repeats itself.

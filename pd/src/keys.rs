@@ -15,13 +15,15 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use proto::{KeyRange, StoreId, keyspace};
 
+/// Of every key.
+const LEN: usize = 16;
 const KIND_WINDOW: u32 = 1;
 const KIND_IDS: u32 = 2;
 const KIND_CATALOG: u32 = 3;
 const KIND_STORE: u32 = 4;
 
 fn key(kind: u32, id: u64) -> Bytes {
-    let mut key = BytesMut::with_capacity(16);
+    let mut key = BytesMut::with_capacity(LEN);
     key.put_u32(keyspace::PD_KEYSPACE);
     key.put_u32(kind);
     key.put_u64(id);
@@ -44,9 +46,13 @@ pub fn catalog_version() -> Bytes {
 pub fn store(id: StoreId) -> Bytes {
     key(KIND_STORE, id.0)
 }
-/// All stores' records.
-pub fn stores() -> KeyRange {
-    KeyRange::new(key(KIND_STORE, 0), key(KIND_STORE + 1, 0))
+/// Everything PD keeps.
+pub fn all() -> KeyRange {
+    keyspace::keyspace_range(keyspace::PD_KEYSPACE)
+}
+/// Whether the key is a store's record.
+pub fn is_store(key: &[u8]) -> bool {
+    key.len() == LEN && key[4..8] == KIND_STORE.to_be_bytes()
 }
 
 /// A counter's value.

@@ -10,11 +10,15 @@ mod heartbeat;
 mod stores;
 mod timestamps;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use proto::{
     ClusterId, KeyRange, PD_REGION, Peer, Region, StoreId, Term,
@@ -103,11 +107,12 @@ pub struct Service {
 impl Service {
     /// Reads what is durable and takes office. In a new cluster, writes the founders first.
     pub async fn start(meta: Arc<dyn MetaStore>, settings: Settings, now: Now) -> Result<Service, MetaError> {
-        let bound = read_u64(&*meta, keys::window()).await?.unwrap_or(0);
-        let callers = read_u64(&*meta, keys::next_id(Sequence::Callers)).await?;
-        let cluster_ids = read_u64(&*meta, keys::next_id(Sequence::Cluster)).await?;
-        let published = read_u64(&*meta, keys::catalog_version()).await?.unwrap_or(0);
-        let stores = stores::load_or_found(&*meta, &settings.founders).await?;
+        let durable: BTreeMap<_, _> = meta.scan(&keys::all()).await?.into_iter().collect();
+        let bound = number(&durable, keys::window())?.unwrap_or(0);
+        let callers = number(&durable, keys::next_id(Sequence::Callers))?;
+        let cluster_ids = number(&durable, keys::next_id(Sequence::Cluster))?;
+        let published = number(&durable, keys::catalog_version())?.unwrap_or(0);
+        let stores = stores::load_or_found(&*meta, &durable, &settings.founders).await?;
         let ids = NextIds::restore(callers, cluster_ids, largest_founded_id(&settings));
         let founders = settings.founders.iter().map(|s| StoreId(s.id)).collect();
         let state = State {
@@ -281,14 +286,10 @@ fn largest_founded_id(settings: &Settings) -> u64 {
     peers.chain(settings.founders.iter().map(|s| s.id)).max().unwrap_or(0)
 }
 
-async fn read_u64(meta: &dyn MetaStore, key: bytes::Bytes) -> Result<Option<u64>, MetaError> {
-    // The first key behind a key of fixed length is the key and one zero byte.
-    let mut end = key.to_vec();
-    end.push(0);
-    let found = meta.scan(&KeyRange::new(key.clone(), end)).await?;
-    let Some((_, value)) = found.into_iter().next() else { return Ok(None) };
+fn number(durable: &BTreeMap<Bytes, Bytes>, key: Bytes) -> Result<Option<u64>, MetaError> {
+    let Some(value) = durable.get(&key) else { return Ok(None) };
     let corrupt = || MetaError::Corrupt { key: key.clone(), reason: format!("{} bytes, not 8", value.len()) };
-    keys::decode_u64(&value).ok_or_else(corrupt).map(Some)
+    keys::decode_u64(value).ok_or_else(corrupt).map(Some)
 }
 
 #[cfg(test)]

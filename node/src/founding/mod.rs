@@ -89,7 +89,12 @@ impl Founding {
 
     /// What this node asks the others.
     pub fn question(&self) -> ProbeRequest {
-        ProbeRequest { founders: self.founders.clone(), uuid: self.me.uuid.clone(), address: self.me.address.clone() }
+        ProbeRequest {
+            founders: self.founders.clone(),
+            uuid: self.me.uuid.clone(),
+            address: self.me.address.clone(),
+            ..ProbeRequest::default()
+        }
     }
 
     /// What this node answers to somebody's question.
@@ -117,6 +122,7 @@ impl Founding {
             record: self.held.clone(),
             refusal,
             started: self.started,
+            ..ProbeResponse::default()
         }
     }
 

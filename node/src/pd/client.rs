@@ -142,8 +142,7 @@ impl PdClient {
                 (store, self.within(limit, role.call(request)).await.ok_or("no answer of this node as PD")?)
             }
             Door::There(store, address) => {
-                let answer = self.within(limit, self.inner.doors.rpc.pd(&address, request)).await;
-                (store, self.heard(store, answer)?)
+                (store, self.ask(store, limit, self.inner.doors.rpc.pd(&address, request)).await?)
             }
         };
         match &response.error {
@@ -177,15 +176,37 @@ impl PdClient {
         }
     }
 
-    /// A store that does not answer is not asked again at once.
-    fn heard<T>(&self, store: StoreId, answer: Option<Result<T, CallError>>) -> Result<T, String> {
-        let failed = match answer {
-            Some(Ok(answer)) => return Ok(answer),
-            Some(Err(error)) => format!("{store}: {error}"),
-            None => format!("{store}: no answer in time"),
-        };
-        self.learn(store, None);
+    /// Calls another node. A call that hangs ends as soon as this node's replica of region 1 hears of another leader:
+    /// the one asked may be a stopped process whose connections still stand.
+    async fn ask<T>(
+        &self,
+        store: StoreId,
+        limit: Duration,
+        call: impl Future<Output = Result<T, CallError>>,
+    ) -> Result<T, String> {
+        let (failed, elsewhere) =
+            match select(std::pin::pin!(self.within(limit, call)), std::pin::pin!(self.moved_from(store))).await {
+                Either::Left((Some(Ok(answer)), _)) => return Ok(answer),
+                Either::Left((Some(Err(error)), _)) => (format!("{store}: {error}"), None),
+                Either::Left((None, _)) => (format!("{store}: no answer in time"), None),
+                Either::Right((new, _)) => (format!("region 1 is led by {new} now"), Some(new)),
+            };
+        self.learn(store, elsewhere);
         Err(failed)
+    }
+
+    /// Completes when this node's replica of region 1 (if it has one) learns that another store than `asked` leads.
+    async fn moved_from(&self, asked: StoreId) -> StoreId {
+        let leadership = self.inner.local.read().as_ref().and_then(|(_, role)| role.leadership());
+        if let Some(mut leadership) = leadership {
+            while leadership.changed().await.is_ok() {
+                let leader = leadership.borrow_and_update().leader;
+                if let Some(new) = leader.map(|l| l.store).filter(|l| *l != asked) {
+                    return new;
+                }
+            }
+        }
+        std::future::pending().await
     }
 
     async fn within<T>(&self, limit: Duration, call: impl Future<Output = T>) -> Option<T> {
@@ -238,8 +259,7 @@ impl PdClient {
                 (store, self.within(ATTEMPT, role.heartbeat(request)).await.ok_or("no answer in time")?)
             }
             Door::There(store, address) => {
-                let answer = self.within(ATTEMPT, self.inner.doors.rpc.heartbeat(&address, request)).await;
-                (store, self.heard(store, answer)?)
+                (store, self.ask(store, ATTEMPT, self.inner.doors.rpc.heartbeat(&address, request)).await?)
             }
         };
         if response.pd_term == 0 {

@@ -1,14 +1,14 @@
 //! What this store reports to PD, and when.
 //!
-//! A beat a second says that the store is there. A change of what it leads is reported within [`POLL`]; to a new
-//! PD, which knows nothing yet, everything it leads at once.
+//! A beat a second says that the store is there, and which of its regions have moved on. A change of what it leads is
+//! reported within [`POLL`]; to a new PD, which knows nothing yet, everything it leads at once.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures::future::select;
 use kv::{Clock, Pd};
 use proto::{
-    ClusterId, Epoch, PD_REGION, RegionId, Term,
+    ClusterId, Epoch, LogIndex, PD_REGION, RegionId, Term,
     wire::{self, HeartbeatRequest, HeartbeatResponse, RegionStatus, StoreStatus},
 };
 use raftstore::{Instant, ReplicaStatus, Role, StoreHandle};
@@ -20,8 +20,8 @@ use crate::{AddressBook, Membership};
 const POLL: Duration = Duration::from_millis(200);
 /// A report at least this often: PD calls a store disconnected after five.
 const BEAT: Duration = Duration::from_secs(1);
-/// Everything is reported at least this often: sizes drift, and so would a picture with a gap.
-const FULL: Duration = Duration::from_secs(10);
+/// Everything is reported at least this often, so that a picture with a gap mends.
+const FULL: Duration = Duration::from_secs(30);
 /// After a failed report.
 const RETRY: Duration = Duration::from_millis(100);
 
@@ -34,11 +34,19 @@ pub struct DiskSpace {
     pub available_bytes: u64,
 }
 
+/// What of a led region PD is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Told {
+    epoch: Epoch,
+    term: Term,
+    applied: LogIndex,
+}
+
 /// Decides what is due. PURE.
 #[derive(Default)]
 struct Reporter {
     /// Led regions as last reported to the PD of this term.
-    reported: BTreeMap<RegionId, (Epoch, Term)>,
+    reported: BTreeMap<RegionId, Told>,
     pd_term: u64,
     last: Option<Instant>,
     last_full: Option<Instant>,
@@ -47,38 +55,47 @@ struct Reporter {
 /// A report to make.
 struct Due<'a> {
     full: bool,
-    led: Vec<&'a ReplicaStatus>,
-    seen: BTreeMap<RegionId, (Epoch, Term)>,
+    regions: Vec<&'a ReplicaStatus>,
+    /// How many this store leads.
+    leaders: usize,
+}
+
+fn told(replica: &ReplicaStatus) -> Told {
+    Told { epoch: replica.view.region.epoch, term: replica.view.term, applied: replica.applied }
 }
 
 impl Reporter {
     fn due<'a>(&self, now: Instant, replicas: &'a [ReplicaStatus]) -> Option<Due<'a>> {
         let serving: Vec<_> = replicas.iter().filter(|r| r.view.serves).collect();
-        let version = |r: &ReplicaStatus| (r.view.region.id, (r.view.region.epoch, r.view.term));
-        let seen: BTreeMap<_, _> = serving.iter().map(|r| version(r)).collect();
+        let leaders = serving.len();
         let over = |last: Option<Instant>, after| last.is_none_or(|last| now.since(last) >= after);
         // Of a region that is led no more only a full report can tell.
-        let lost = self.reported.keys().any(|id| !seen.contains_key(id));
+        let lost = self.reported.keys().any(|id| !serving.iter().any(|r| r.view.region.id == *id));
         if lost || over(self.last_full, FULL) {
-            return Some(Due { full: true, led: serving, seen });
+            return Some(Due { full: true, regions: serving, leaders });
         }
-        let changed = |r: &&&ReplicaStatus| self.reported.get(&r.view.region.id) != Some(&version(r).1);
-        let led: Vec<_> = serving.iter().filter(changed).copied().collect();
-        (!led.is_empty() || over(self.last, BEAT)).then_some(Due { full: false, led, seen })
+        let beat = over(self.last, BEAT);
+        let changed = |r: &&&ReplicaStatus| {
+            let (now, before) = (told(r), self.reported.get(&r.view.region.id));
+            // What was merely written to is worth no report of its own.
+            before.is_none_or(|b| (b.epoch, b.term) != (now.epoch, now.term) || (beat && *b != now))
+        };
+        let regions: Vec<_> = serving.iter().filter(changed).copied().collect();
+        (beat || !regions.is_empty()).then_some(Due { full: false, regions, leaders })
     }
 
     /// PD took it. True: it is another PD than the last one, and must be told everything.
-    fn taken(&mut self, now: Instant, pd_term: u64, full: bool, seen: BTreeMap<RegionId, (Epoch, Term)>) -> bool {
+    fn taken(&mut self, now: Instant, pd_term: u64, due: &Due<'_>) -> bool {
         self.last = Some(now);
-        self.reported = seen;
-        let new_pd = self.pd_term != pd_term;
-        self.pd_term = pd_term;
-        if full {
+        let new_pd = std::mem::replace(&mut self.pd_term, pd_term) != pd_term;
+        if due.full {
+            self.reported.clear();
             self.last_full = Some(now);
         } else if new_pd {
             self.last_full = None;
         }
-        new_pd && !full
+        self.reported.extend(due.regions.iter().map(|r| (r.view.region.id, told(r))));
+        new_pd && !due.full
     }
 }
 
@@ -110,7 +127,7 @@ impl Heartbeat {
         loop {
             let replicas = self.store.statuses();
             if let Some(due) = reporter.due(self.clock.now(), &replicas) {
-                let (full, sent_at) = (due.full, self.clock.now());
+                let sent_at = self.clock.now();
                 let answer = self.pd.heartbeat(self.request(&due, replicas.len())).await;
                 let said = match &answer {
                     Ok(answer) => answer.refusal.clone(),
@@ -121,8 +138,8 @@ impl Heartbeat {
                     self.clock.sleep(RETRY).await;
                     continue;
                 };
-                let again = reporter.taken(sent_at, answer.pd_term, full, due.seen);
-                self.follow(answer, full).await;
+                let again = reporter.taken(sent_at, answer.pd_term, &due);
+                self.follow(answer, due.full).await;
                 if again {
                     continue;
                 }
@@ -142,7 +159,7 @@ impl Heartbeat {
         let status = StoreStatus {
             store: Some(self.record.clone()),
             regions: replicas as u64,
-            leaders: due.seen.len() as u64,
+            leaders: due.leaders as u64,
             capacity_bytes: disk.capacity_bytes,
             available_bytes: disk.available_bytes,
             silent_ms: 0,
@@ -151,7 +168,7 @@ impl Heartbeat {
         HeartbeatRequest {
             cluster_id: self.cluster.0,
             store: Some(status),
-            regions: due.led.iter().map(|r| region_status(&self.store, r)).collect(),
+            regions: due.regions.iter().map(|r| region_status(&self.store, r)).collect(),
             full: due.full,
             wall_ms: self.clock.wall_ms(),
         }
@@ -205,5 +222,43 @@ pub fn region_status(store: &StoreHandle, replica: &ReplicaStatus) -> RegionStat
         applied_index: replica.applied.0,
         committed_index: replica.committed.0,
         approximate_bytes,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::{KeyRange, Peer, PeerId, PeerRole, Region, StoreId};
+    use raftstore::ReplicaView;
+
+    use super::*;
+
+    fn replica(region: u64, term: u64, applied: u64) -> ReplicaStatus {
+        let peer = Peer { id: PeerId(region), store: StoreId(1), role: PeerRole::Voter };
+        let epoch = Epoch { conf_ver: 1, version: 1 };
+        let region = Arc::new(Region { id: RegionId(region), range: KeyRange::default(), epoch, peers: vec![peer] });
+        let (role, term, applied) = (Role::Leader, Term(term), LogIndex(applied));
+        let view = ReplicaView { region, peer, role, term, leader: Some(peer), serves: true, lease_until: None };
+        ReplicaStatus { view: Arc::new(view), applied, committed: applied }
+    }
+
+    /// What is due at a millisecond, as (full, region ids); PD of `pd_term` takes it.
+    fn report(r: &mut Reporter, ms: u64, pd_term: u64, replicas: &[ReplicaStatus]) -> Option<(bool, Vec<u64>, bool)> {
+        let now = Instant(Duration::from_millis(ms));
+        let due = r.due(now, replicas)?;
+        let ids = due.regions.iter().map(|r| r.view.region.id.0).collect();
+        let again = r.taken(now, pd_term, &due);
+        Some((due.full, ids, again))
+    }
+
+    #[test]
+    fn changes_are_reported_at_once_progress_with_the_beat_and_all_to_a_new_pd() {
+        let mut r = Reporter::default();
+        assert_eq!(report(&mut r, 0, 7, &[replica(1, 7, 5)]), Some((true, vec![1], false)));
+        assert_eq!(report(&mut r, 200, 7, &[replica(1, 7, 9)]), None);
+        assert_eq!(report(&mut r, 400, 7, &[replica(1, 7, 9), replica(2, 6, 5)]), Some((false, vec![2], false)));
+        assert_eq!(report(&mut r, 1400, 7, &[replica(1, 7, 9), replica(2, 6, 5)]), Some((false, vec![1], false)));
+        assert_eq!(report(&mut r, 2400, 8, &[replica(1, 7, 9), replica(2, 6, 5)]), Some((false, vec![], true)));
+        assert_eq!(report(&mut r, 2400, 8, &[replica(1, 7, 9), replica(2, 6, 5)]), Some((true, vec![1, 2], false)));
+        assert_eq!(report(&mut r, 2600, 8, &[replica(2, 6, 5)]), Some((true, vec![2], false)), "1 is led no more");
     }
 }

@@ -90,10 +90,13 @@ impl MetaStore for RegionOne {
     }
 
     fn holds_lease(&self) -> bool {
-        matches!(self.store.try_snapshot(&self.target()), Some(Ok(_)))
+        self.store.holds_lease(&self.target())
     }
 
     async fn confirm(&self) -> Result<(), MetaError> {
+        if self.holds_lease() {
+            return Ok(());
+        }
         self.snapshot().await.map(drop)
     }
 }

@@ -25,7 +25,7 @@ use super::region_one::RegionOne;
 /// How often a PD that leads looks after its timestamp window: a few times within [`pd::tso::REFRESH_BELOW_MS`].
 const TICK: Duration = Duration::from_millis(250);
 /// Between attempts to take office while region 1 can't be read.
-const RETRY: Duration = Duration::from_millis(50);
+const RETRY: Duration = Duration::from_millis(100);
 /// The longest a call may wait for something to happen; callers ask again.
 pub const MAX_WAIT_MS: u64 = 10_000;
 
@@ -68,6 +68,13 @@ impl PdRole {
     /// Whether this node is PD, as far as it knows.
     pub fn is_running(&self) -> bool {
         self.running.read().is_some()
+    }
+
+    /// Who leads region 1, as this store's replica sees it from now on; `None`: there is no replica here.
+    pub fn leadership(&self) -> Option<watch::Receiver<Leadership>> {
+        let mut leadership = self.leadership.clone()?;
+        leadership.mark_unchanged();
+        Some(leadership)
     }
 
     /// Starts and stops the service as region 1's leadership comes and goes. Ends when the store is gone, or at

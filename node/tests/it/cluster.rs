@@ -117,6 +117,39 @@ async fn a_pd_that_is_cut_off_serves_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_pd_that_hangs_is_left_as_soon_as_another_is_elected() {
+    let hosts = three(&Net::default()).await;
+    ready(&hosts[0]).await;
+    let old = pd_of(&hosts).expect("somebody is PD");
+    let other = &hosts[(old + 1) % 3];
+    other.node.pd_client().timestamp().await.expect("PD answers");
+    hosts[old].hang();
+    // Ten ticks of 20 ms make an election; a call that waited for its own time-out would need two seconds.
+    let answer = tokio::time::timeout(Duration::from_millis(1_500), other.node.pd_client().timestamp()).await;
+    assert!(matches!(answer, Ok(Ok(_))), "{answer:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_that_all_moved_find_each_other_by_their_directories() {
+    let net = Net::default();
+    let hosts = three(&net).await;
+    ready(&hosts[0]).await;
+    let before: Vec<_> = hosts.iter().map(|h| h.node.store()).collect();
+    let disks: Vec<_> = hosts.into_iter().map(Host::kill).collect();
+    let moved: Vec<_> =
+        ["x", "y", "z"].into_iter().zip(disks).map(|(at, disk)| Host::open(&net, at, "x,y,z", disk, 0)).collect();
+    for host in &moved {
+        host.node.start().await.expect("it knows its cluster");
+    }
+    ready(&moved[1]).await;
+    assert_eq!(moved.iter().map(|h| h.node.store()).collect::<Vec<_>>(), before);
+    write(&moved[2], 3, "moved").await.expect("commits");
+    let stores = moved[0].node.pd_client().stores().await.expect("PD answers");
+    let addresses: Vec<_> = stores.into_iter().map(|s| s.store.expect("has one").address).collect();
+    assert_eq!(addresses, ["x", "y", "z"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_catalog_version_is_published_when_live_gateways_follow() {
     let hosts = three(&Net::default()).await;
     ready(&hosts[0]).await;

@@ -59,6 +59,8 @@ impl kv::Spawn for Tasks {
 struct State {
     nodes: BTreeMap<String, Arc<Node>>,
     cut: BTreeSet<String>,
+    /// Stopped processes: their connections stand, and nobody answers.
+    hung: BTreeSet<String>,
 }
 
 /// Nodes by address.
@@ -72,8 +74,19 @@ struct Door {
 }
 
 impl Door {
+    /// The node at an address, for a call; a stopped one never answers.
+    async fn call(&self, to: &str) -> Result<Arc<Node>, CallError> {
+        if self.net.0.read().hung.contains(to) {
+            std::future::pending::<()>().await;
+        }
+        self.reach(to)
+    }
+
     fn reach(&self, to: &str) -> Result<Arc<Node>, CallError> {
         let net = self.net.0.read();
+        if [to, &self.from].iter().any(|a| net.hung.contains(*a)) {
+            return Err(CallError::Lost("it hangs".into()));
+        }
         let cut = |a: &str| net.cut.contains(a);
         let node = net.nodes.get(to).filter(|_| !cut(to) && !cut(&self.from));
         node.cloned().ok_or(CallError::Unreachable("nobody is there".into()))
@@ -83,22 +96,22 @@ impl Door {
 #[async_trait]
 impl NodeRpc for Door {
     async fn probe(&self, address: &str, request: ProbeRequest) -> Result<ProbeResponse, CallError> {
-        Ok(self.reach(address)?.probe(&request))
+        Ok(self.call(address).await?.probe(&request))
     }
     async fn accept(&self, address: &str, request: AcceptRequest) -> Result<AcceptResponse, CallError> {
-        Ok(self.reach(address)?.accept(request))
+        Ok(self.call(address).await?.accept(request))
     }
     async fn pd(&self, address: &str, request: PdRequest) -> Result<PdResponse, CallError> {
-        let node = self.reach(address)?;
+        let node = self.call(address).await?;
         let response = node.pd(request).await;
         self.reach(address).map_err(|_| CallError::Lost("cut".into()))?;
         Ok(response)
     }
     async fn heartbeat(&self, address: &str, request: HeartbeatRequest) -> Result<HeartbeatResponse, CallError> {
-        Ok(self.reach(address)?.heartbeat(request).await)
+        Ok(self.call(address).await?.heartbeat(request).await)
     }
     async fn kv(&self, address: &str, request: KvRequest) -> Result<KvResponse, CallError> {
-        let node = self.reach(address)?;
+        let node = self.call(address).await?;
         let response = node.kv(request).await;
         self.reach(address).map_err(|_| CallError::Lost("cut".into()))?;
         Ok(response)
@@ -193,6 +206,11 @@ impl Host {
         } else {
             cut.remove(&self.address)
         };
+    }
+
+    /// Stops it as SIGSTOP does, as far as others can tell.
+    pub fn hang(&self) {
+        self.net.0.write().hung.insert(self.address.clone());
     }
 }
 

@@ -59,9 +59,10 @@ impl Service {
                 sql_address: said.sql_address.clone(),
                 http_address: said.http_address.clone(),
                 labels: said.labels.clone(),
+                boot_id: said.boot_id,
                 ..known.clone()
             };
-            (new != *known).then_some(new)
+            (said.boot_id >= known.boot_id && new != *known).then_some(new)
         };
         let look = || self.state.lock().cluster.store(StoreId(said.id)).and_then(moved);
         if look().is_none() {

@@ -1,8 +1,11 @@
 //! Stores: the founders, and those that came later.
 
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
 use prost::Message;
 use proto::{
-    KeyRange, PD_REGION, StoreId,
+    PD_REGION, StoreId,
     wire::{self, RegisterStoreRequest, RegisterStoreResponse},
 };
 
@@ -14,21 +17,22 @@ const MAX_STORES: usize = 1_000;
 /// Length of a data directory's UUID.
 const UUID_LEN: usize = 16;
 
-/// Reads all stores' records; in a new cluster, writes the founders'.
+/// All stores' records among what is durable. In a new cluster there are none yet: writes the founders'.
 pub(super) async fn load_or_found(
     meta: &dyn MetaStore,
+    durable: &BTreeMap<Bytes, Bytes>,
     founders: &[wire::Store],
 ) -> Result<Vec<wire::Store>, MetaError> {
-    let KeyRange { start, end } = keys::stores();
-    let found = meta.scan(&KeyRange { start, end }).await?;
-    if found.is_empty() {
+    let stores: Vec<_> = durable.iter().filter(|(key, _)| keys::is_store(key)).collect();
+    if stores.is_empty() {
         meta.write(founders.iter().map(record_write).collect()).await?;
         return Ok(founders.to_vec());
     }
-    let decode = |(key, value): (bytes::Bytes, bytes::Bytes)| {
-        wire::Store::decode(value).map_err(|e| MetaError::Corrupt { key, reason: e.to_string() })
+    let decode = |(key, value): (&Bytes, &Bytes)| {
+        let corrupt = |e: prost::DecodeError| MetaError::Corrupt { key: key.clone(), reason: e.to_string() };
+        wire::Store::decode(value.clone()).map_err(corrupt)
     };
-    found.into_iter().map(decode).collect()
+    stores.into_iter().map(decode).collect()
 }
 
 pub(super) fn record_write(store: &wire::Store) -> MetaWrite {

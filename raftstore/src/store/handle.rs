@@ -86,6 +86,13 @@ impl StoreHandle {
         self.shared.clock.now() < until || self.shared.config.has(Planted::ServeExpiredLease)
     }
 
+    /// Whether this store alone serves the region right now. Cheap; `false` is no proof of the contrary.
+    pub fn holds_lease(&self, target: &Target) -> bool {
+        let Ok(replica) = self.replica(target.region) else { return false };
+        let view = replica.view.load();
+        check(&view, target).is_ok() && self.lease_holds(&view)
+    }
+
     /// A current view: under the lease at once, otherwise when a quorum has confirmed who leads. Answers within an
     /// election timeout or two.
     pub async fn snapshot(&self, target: &Target) -> Result<RegionSnapshot, RegionError> {
