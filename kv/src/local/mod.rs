@@ -305,4 +305,6 @@ impl Pd for LocalPd {
 }
 
 #[cfg(test)]
+mod chaos;
+#[cfg(test)]
 mod tests;
