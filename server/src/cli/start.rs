@@ -43,7 +43,10 @@ async fn one_node(settings: NodeSettings) -> anyhow::Result<()> {
     let server = Server::open(settings).await?;
     tokio::select! {
         started = server.start() => started?,
-        () = ending.asked() => return Ok(server.drain().await),
+        () = ending.asked() => {
+            server.drain().await;
+            return Ok(());
+        }
         reason = server.node.must_end() => anyhow::bail!(reason),
     }
     tokio::select! {

@@ -175,7 +175,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
             // The rest of a COPY that has already failed: the client learns it when it reads.
             Frontend::CopyData(_) | Frontend::CopyDone | Frontend::CopyFail(_) => Ok(()),
             Frontend::FunctionCall => Err(SqlError::unsupported("a function call by oid (message F)").into()),
-            Frontend::Password => Err(frontend::BadFrame::UnknownType(b'p')).map_err(WireError::from)?,
+            Frontend::Password => Err(WireError::from(frontend::BadFrame::UnknownType(b'p')).into()),
             Frontend::Terminate => Err(Fault::Left),
         }
     }

@@ -137,7 +137,7 @@ mod tests {
 
     #[test]
     fn a_startup_message_is_read() {
-        let Ok(Some(Opening::Startup(hello))) = read(b"\0\x03\0\0user\0ann\0_pq_.x\01\0\0") else { panic!() };
+        let Ok(Some(Opening::Startup(hello))) = read(b"\0\x03\0\0user\0ann\0_pq_.x\x001\0\0") else { panic!() };
         assert_eq!((hello.minor, hello.parameter("user"), hello.parameter("database")), (0, Some("ann"), None));
         assert_eq!(hello.extensions().collect::<Vec<_>>(), ["_pq_.x"]);
     }

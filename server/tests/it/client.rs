@@ -29,12 +29,8 @@ impl Port {
 
     pub async fn open_with(config: DoorConfig) -> Port {
         let local = Local::start(&[], None);
-        let gateway = Gateway::new(GatewayConfig {
-            client: local.client,
-            pd: local.pd,
-            clock: local.clock,
-            spawn: local.spawn,
-        });
+        let gateway =
+            Gateway::new(GatewayConfig { client: local.client, pd: local.pd, clock: local.clock, spawn: local.spawn });
         gateway.start().await.expect("the catalog is made");
         let door = SqlDoor::new(config);
         door.gateway.set(gateway).map_err(drop).expect("set once");
@@ -72,8 +68,8 @@ pub struct Message {
 impl Message {
     /// A field of an ErrorResponse or NoticeResponse.
     pub fn field(&self, code: char) -> Option<String> {
-        let fields = self.body.split(|b| *b == 0);
-        let found = fields.filter(|f| f.first() == Some(&(code as u8))).next()?;
+        let mut fields = self.body.split(|b| *b == 0);
+        let found = fields.find(|f| f.first() == Some(&(code as u8)))?;
         Some(String::from_utf8_lossy(&found[1..]).into_owned())
     }
     /// SQLSTATE of an error.

@@ -55,13 +55,19 @@ async fn after_an_error_everything_up_to_sync_is_skipped() {
     let port = Port::open().await;
     let mut session = port.session().await;
     session.run("CREATE TABLE t (a int PRIMARY KEY)").await;
-    let insert = |n: &str| [parse("", &format!("INSERT INTO t VALUES ({n})")), bind("", "", &[], false), execute("", 0)].concat();
+    let insert = |n: &str| {
+        [parse("", &format!("INSERT INTO t VALUES ({n})")), bind("", "", &[], false), execute("", 0)].concat()
+    };
     session.send(&[insert("1"), insert("nonsense"), insert("2"), sync(), insert("3"), sync()].concat()).await;
     let answer = session.until_ready().await;
     assert_eq!(kinds(&answer), "12CEZ");
     assert_eq!(answer[3].sqlstate(), "42703");
     assert_eq!(kinds(&session.until_ready().await), "12CZ");
-    assert_eq!(session.rows("SELECT a FROM t ORDER BY a").await, [[Some("3".to_owned())]], "the first round rolled back");
+    assert_eq!(
+        session.rows("SELECT a FROM t ORDER BY a").await,
+        [[Some("3".to_owned())]],
+        "the first round rolled back"
+    );
 }
 
 #[tokio::test]

@@ -15,7 +15,14 @@ async fn encryption_is_declined_and_the_session_goes_on() {
     client.startup(&[("user", "postgres"), ("database", "postgres")]).await;
     let greeting = client.until_ready().await;
     let told: Vec<String> = greeting.iter().filter(|m| m.kind == 'S').map(|m| text(&m.body)).collect();
-    for needed in ["server_version=15", "client_encoding=UTF8", "standard_conforming_strings=on", "integer_datetimes=on", "TimeZone=", "DateStyle="] {
+    for needed in [
+        "server_version=15",
+        "client_encoding=UTF8",
+        "standard_conforming_strings=on",
+        "integer_datetimes=on",
+        "TimeZone=",
+        "DateStyle=",
+    ] {
         assert!(told.iter().any(|t| t.starts_with(needed)), "{needed} in {told:?}");
     }
 }

@@ -19,7 +19,8 @@ async fn several_statements_share_a_transaction() {
     let port = Port::open().await;
     let mut session = port.session().await;
     session.run("CREATE TABLE t (a int PRIMARY KEY)").await;
-    let answer = session.query("INSERT INTO t VALUES (1); INSERT INTO t VALUES (2); SELECT 1/0; INSERT INTO t VALUES (3)").await;
+    let answer =
+        session.query("INSERT INTO t VALUES (1); INSERT INTO t VALUES (2); SELECT 1/0; INSERT INTO t VALUES (3)").await;
     assert_eq!(answer.last().map(|m| &m.body[..]), Some(&b"I"[..]));
     assert_eq!(answer.iter().find(|m| m.kind == 'E').expect("an error").sqlstate(), "22012");
     assert!(session.rows("SELECT a FROM t").await.is_empty(), "all or nothing");
@@ -37,14 +38,7 @@ async fn the_status_follows_the_transaction() {
         let error = answer.iter().find(|m| m.kind == 'E').map(|m| m.sqlstate());
         status.push((char::from(answer.last().unwrap().body[0]), error));
     }
-    let expected = [
-        ('T', None),
-        ('T', None),
-        ('E', Some("42703")),
-        ('E', Some("25P02")),
-        ('I', None),
-        ('I', None),
-    ];
+    let expected = [('T', None), ('T', None), ('E', Some("42703")), ('E', Some("25P02")), ('I', None), ('I', None)];
     assert_eq!(status, expected.map(|(s, e)| (s, e.map(str::to_owned))));
 }
 
