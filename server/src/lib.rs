@@ -24,6 +24,7 @@
 //! `raftstore`'s, what should move is `pd`'s. Nor TLS and passwords yet: without them a node listens on loopback only, unless
 //! `--insecure` is said.
 
+pub mod bounded;
 pub mod cli;
 pub mod clock;
 pub mod config;

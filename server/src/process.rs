@@ -21,11 +21,12 @@ use raftstore::{
     engine::rocks::{RocksEngine, RocksOptions},
     log::files::FileLog,
 };
-use sql::{Gateway, GatewayConfig};
+use sql::{Gateway, GatewayConfig, query::scan::store::RowScan};
 use tokio::{net::TcpListener, sync::watch};
 use uuid::Uuid;
 
 use crate::{
+    bounded::BoundedListener,
     clock::{SystemClock, Tasks},
     config::NodeSettings,
     data_dir::DataDir,
@@ -69,10 +70,16 @@ pub struct Server {
     _data_dir: DataDir,
 }
 
+/// Connections of other nodes and tools: a node needs one to each.
+const GRPC_CONNECTIONS: usize = 4096;
+
+/// Connections of browsers and scrapers.
+const HTTP_CONNECTIONS: usize = 256;
+
 struct Ports {
-    grpc: TcpListener,
+    grpc: BoundedListener,
     sql: TcpListener,
-    http: TcpListener,
+    http: BoundedListener,
 }
 
 impl Server {
@@ -80,9 +87,9 @@ impl Server {
     pub async fn open(settings: NodeSettings) -> anyhow::Result<Arc<Server>> {
         let data_dir = DataDir::open(&settings.data_dir)?;
         let ports = Ports {
-            grpc: bind("--listen", settings.listen).await?,
+            grpc: BoundedListener::new(bind("--listen", settings.listen).await?, GRPC_CONNECTIONS),
             sql: bind("--sql-listen", settings.sql_listen).await?,
-            http: bind("--http-listen", settings.http_listen).await?,
+            http: BoundedListener::new(bind("--http-listen", settings.http_listen).await?, HTTP_CONNECTIONS),
         };
         let (tasks, channels) = (Tasks::default(), Arc::new(Channels::default()));
         let streams = Arc::new(RaftStreams::new(channels.clone(), tasks.clone()));
@@ -101,7 +108,7 @@ impl Server {
             frames: streams.clone(),
             clock,
             spawn: Arc::new(tasks.clone()),
-            scan: None,
+            scan: Some(Arc::new(RowScan::default())),
             disk: Arc::new(move || disk_space(&path)),
         };
         let node = Node::open(node_config(&settings), drivers)?;

@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use futures::FutureExt;
 use node::Node;
-use tokio::{net::TcpListener, sync::watch};
-use tonic::transport::{Server, server::TcpIncoming};
+use tokio::sync::watch;
+use tonic::transport::Server;
 
 use super::{
     DESCRIPTORS, MESSAGE_BYTES_MAX,
@@ -16,6 +16,7 @@ use super::{
         raft_server::RaftServer,
     },
 };
+use crate::bounded::BoundedListener;
 
 /// Calls under way on one connection: a node's sessions share one. Past it callers wait.
 const STREAMS_PER_CONNECTION: u32 = 10_000;
@@ -27,7 +28,11 @@ const SMALL_MESSAGE_BYTES: usize = 4 << 20;
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Serves until `stopping` turns true, then lets calls under way end.
-pub async fn serve(node: Arc<Node>, listener: TcpListener, mut stopping: watch::Receiver<bool>) -> anyhow::Result<()> {
+pub async fn serve(
+    node: Arc<Node>,
+    listener: BoundedListener,
+    mut stopping: watch::Receiver<bool>,
+) -> anyhow::Result<()> {
     let services = Services(node);
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<KvServer<Services>>().await;
@@ -56,7 +61,7 @@ pub async fn serve(node: Arc<Node>, listener: TcpListener, mut stopping: watch::
         .add_service(admin)
         .add_service(health_service)
         .add_service(reflection)
-        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), async move {
+        .serve_with_incoming_shutdown(listener.into_stream(), async move {
             stopping.wait_for(|stop| *stop).map(|_| ()).await
         })
         .await?;
