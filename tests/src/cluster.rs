@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio_postgres::{Client, NoTls};
 
-use crate::{ports::Port, source, wait};
+use crate::{ports::Port, power::Power, source, wait};
 
 /// A cluster of three loopback processes founds itself in about a second; a busy two-core machine needs longer.
 pub const READY_LIMIT: Duration = Duration::from_secs(60);
@@ -46,6 +46,7 @@ pub struct Node {
     http: Port,
     data_dir: PathBuf,
     log: PathBuf,
+    power: Option<Power>,
     process: Option<Child>,
 }
 
@@ -74,13 +75,13 @@ impl Node {
     pub fn pid(&self) -> Option<u32> {
         self.process.as_ref().map(Child::id)
     }
+    /// What a driver needs to connect as postgres.
+    pub fn connection(&self) -> String {
+        format!("host=127.0.0.1 port={} user=postgres dbname=postgres connect_timeout=5", self.sql_port())
+    }
     /// Connects as postgres.
     pub async fn connect(&self) -> Result<Client> {
-        let config = format!("host=127.0.0.1 port={} user=postgres dbname=postgres connect_timeout=5", self.sql_port());
-        let (client, connection) = tokio_postgres::connect(&config, NoTls).await?;
-        #[allow(clippy::disallowed_methods, reason = "a real client on a real runtime")]
-        tokio::spawn(connection);
-        Ok(client)
+        connect(&self.connection()).await
     }
     /// `flaredb ctl --endpoint <this node> --output json <args>`, parsed.
     pub fn ctl(&self, args: &[&str]) -> Result<serde_json::Value> {
@@ -98,6 +99,14 @@ impl Node {
     }
 }
 
+/// Connects and lets the connection run beside.
+pub async fn connect(connection: &str) -> Result<Client> {
+    let (client, connection) = tokio_postgres::connect(connection, NoTls).await?;
+    #[allow(clippy::disallowed_methods, reason = "a real client on a real runtime")]
+    tokio::spawn(connection);
+    Ok(client)
+}
+
 /// A cluster; its processes end with it. Its folder stays when the test panics, and is named.
 pub struct Cluster {
     nodes: Vec<Node>,
@@ -108,11 +117,11 @@ pub struct Cluster {
 impl Cluster {
     /// Starts `nodes` processes with the same `--join` list, and waits for none of them.
     pub fn launch(nodes: usize) -> Cluster {
-        Self::launch_with(nodes, &[])
+        Self::launch_with(nodes, &[], false)
     }
 
-    /// The same, with more arguments to each `flaredb start`.
-    pub fn launch_with(nodes: usize, extra_args: &[&str]) -> Cluster {
+    /// The same, with more arguments to each `flaredb start`; with `power` its power can fail.
+    pub fn launch_with(nodes: usize, extra_args: &[&str], power: bool) -> Cluster {
         let dir = tempfile::Builder::new().prefix("flaredb-test-").tempdir().expect("temporary folder");
         let nodes = (1..=nodes)
             .map(|n| Node {
@@ -121,6 +130,7 @@ impl Cluster {
                 http: Port::reserve(),
                 data_dir: dir.path().join(format!("node{n}")),
                 log: dir.path().join(format!("node{n}.log")),
+                power: power.then(|| Power::new(dir.path(), &format!("node{n}"))),
                 process: None,
             })
             .collect();
@@ -154,7 +164,8 @@ impl Cluster {
         let node = &mut self.nodes[index];
         assert!(node.process.is_none(), "node {index} runs already");
         let log = File::options().create(true).append(true).open(&node.log).expect("log file");
-        let child = Command::new(binary())
+        let mut command = Command::new(binary());
+        command
             .arg("start")
             .arg("--data-dir")
             .arg(&node.data_dir)
@@ -165,16 +176,41 @@ impl Cluster {
             .args(&self.extra_args)
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("log file"))
-            .stderr(log)
-            .spawn()
-            .expect("flaredb starts");
-        node.process = Some(child);
+            .stderr(log);
+        if let Some(power) = &node.power {
+            power.wire(&mut command);
+        }
+        node.process = Some(command.spawn().expect("flaredb starts"));
     }
 
-    /// `kill -9`, and reaps it.
+    /// `kill -9`.
     pub fn kill(&mut self, index: usize) {
+        self.kill_all(&[index]);
+    }
+
+    /// The power of some nodes fails at one instant: they die, then lose what they had not synced. How many bytes.
+    pub fn cut_power(&mut self, indexes: &[usize]) -> u64 {
+        for &index in indexes {
+            self.nodes[index].signal(Signal::KILL);
+        }
+        indexes.iter().for_each(|&index| self.reap(index));
+        let lose = |&index: &usize| {
+            let node = &self.nodes[index];
+            node.power.as_ref().expect("launched with power").fail(&node.data_dir)
+        };
+        indexes.iter().map(lose).sum()
+    }
+
+    /// `kill -9` for some nodes at one instant.
+    pub fn kill_all(&mut self, indexes: &[usize]) {
+        for &index in indexes {
+            self.nodes[index].signal(Signal::KILL);
+        }
+        indexes.iter().for_each(|&index| self.reap(index));
+    }
+
+    fn reap(&mut self, index: usize) {
         let mut child = self.nodes[index].process.take().expect("the node runs");
-        child.kill().expect("our own child takes a signal");
         child.wait().expect("our own child is reaped");
     }
 

@@ -5,15 +5,17 @@
 //! tests/it/…       a few clusters of real `flaredb` processes: kill -9, pause, restart; real clients
 //! src/source       what tidy reads: the tree's files, with comments, strings and inline tests told apart
 //! src/cluster      starts, kills and asks real processes
+//! src/power        takes away what a killed process had not synced
 //! ```
 //!
 //! Nothing here sleeps for a time that should be long enough: [`wait::until`] asks again and again until a
 //! condition holds, and fails with what it saw last when its deadline passes.
 //!
-//! What it does not do: faults that real processes cannot show on demand (lost unsynced bytes, reordered
-//! messages, a lease that runs out in between). Those are the simulator's, `tests/sim`.
+//! What it does not do: faults that real processes cannot show on demand (reordered messages, torn writes, a
+//! lease that runs out in between). Those are the simulator's, `tests/sim`.
 
 pub mod cluster;
 pub mod ports;
+pub mod power;
 pub mod source;
 pub mod wait;

@@ -7,13 +7,31 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 /// How often a condition is asked again. Short beside an election, long beside a look-up.
 const POLL_INTERVAL: Duration = Duration::from_millis(25);
 
+/// Measures real time.
+pub struct Stopwatch(Instant);
+
+impl Stopwatch {
+    /// From now.
+    pub fn start() -> Stopwatch {
+        Stopwatch(now())
+    }
+    /// Until now.
+    pub fn elapsed(&self) -> Duration {
+        now().duration_since(self.0)
+    }
+}
+
+#[allow(clippy::disallowed_methods, reason = "real processes run on real time")]
+fn now() -> Instant {
+    Instant::now()
+}
+
 /// Asks `probe` until it answers `Ok`, at most `limit` long; then fails with `what` and the last answer.
 pub async fn until<T, F>(what: &str, limit: Duration, mut probe: impl FnMut() -> F) -> T
 where
     F: Future<Output = anyhow::Result<T>>,
 {
-    #[allow(clippy::disallowed_methods, reason = "real processes run on real time")]
-    let deadline = Instant::now() + limit;
+    let deadline = now() + limit;
     let mut ticks = interval(POLL_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut last = "the first probe did not answer".to_string();
