@@ -21,10 +21,14 @@
 //! the engines in memory (`raftstore`), and a few clusters of real processes (`tests`).
 
 pub mod check;
+pub mod cluster;
 pub mod coverage;
 pub mod disk;
 pub mod faults;
+pub mod machines;
 pub mod network;
+pub mod run;
 pub mod runtime;
+pub mod store_host;
 pub mod trace;
 pub mod workload;

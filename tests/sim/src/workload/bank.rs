@@ -98,15 +98,9 @@ impl Bank {
     }
 }
 
-impl Workload for Bank {
-    fn prepare(self: Arc<Self>, client: kv::Client) -> BoxFuture<'static, Result<(), kv::Error>> {
-        Box::pin(async move {
-            let txn = client.begin().await?;
-            for account in 0..ACCOUNTS {
-                txn.put(account_key(account), number(INITIAL))?;
-            }
-            txn.commit(kv::CommitOptions::default()).await.map(|_| ())
-        })
+impl Workload<kv::Client> for Bank {
+    fn prepare(self: Arc<Self>, client: kv::Client) -> BoxFuture<'static, Result<(), String>> {
+        Box::pin(async move { open_accounts(&client).await.map_err(|e| e.to_string()) })
     }
 
     fn session(self: Arc<Self>, client: kv::Client, mut seat: Seat) -> BoxFuture<'static, ()> {
@@ -131,23 +125,9 @@ impl Workload for Bank {
         self: Arc<Self>,
         client: kv::Client,
         world: World,
-    ) -> BoxFuture<'static, Result<Result<(), String>, kv::Error>> {
+    ) -> BoxFuture<'static, Result<Result<(), String>, String>> {
         Box::pin(async move {
-            let txn = client.begin().await?;
-            let mut balances = BTreeMap::new();
-            for account in 0..ACCOUNTS {
-                if let Some(value) = txn.get(&account_key(account)).await? {
-                    balances.insert(account, balance(Some(value)));
-                }
-            }
-            let mut records = BTreeMap::new();
-            for table in 0..TABLES {
-                let range = record_range(table);
-                let mut scan = txn.scan(kv::ScanOptions { range, page_bytes: PAGE_BYTES, ..Default::default() });
-                while let Some(page) = scan.next_page().await? {
-                    records.extend(page.rows.iter().map(|(key, value)| (record_id(key), read_record(value))));
-                }
-            }
+            let (balances, records) = read_all(&client).await.map_err(|e| e.to_string())?;
             world.count("operations judged", records.len() as u64);
             let notes = self.0.lock();
             let verdict = ledger::check_snapshot(&balances, ACCOUNTS, INITIAL)
@@ -155,6 +135,34 @@ impl Workload for Bank {
             Ok(verdict)
         })
     }
+}
+
+async fn open_accounts(client: &kv::Client) -> Result<(), kv::Error> {
+    let txn = client.begin().await?;
+    for account in 0..ACCOUNTS {
+        txn.put(account_key(account), number(INITIAL))?;
+    }
+    txn.commit(kv::CommitOptions::default()).await.map(|_| ())
+}
+
+/// Balances and records of one snapshot.
+async fn read_all(client: &kv::Client) -> Result<(BTreeMap<u64, u64>, BTreeMap<u64, Transfer>), kv::Error> {
+    let txn = client.begin().await?;
+    let mut balances = BTreeMap::new();
+    for account in 0..ACCOUNTS {
+        if let Some(value) = txn.get(&account_key(account)).await? {
+            balances.insert(account, balance(Some(value)));
+        }
+    }
+    let mut records = BTreeMap::new();
+    for table in 0..TABLES {
+        let range = record_range(table);
+        let mut scan = txn.scan(kv::ScanOptions { range, page_bytes: PAGE_BYTES, ..Default::default() });
+        while let Some(page) = scan.next_page().await? {
+            records.extend(page.rows.iter().map(|(key, value)| (record_id(key), read_record(value))));
+        }
+    }
+    Ok((balances, records))
 }
 
 fn number(n: u64) -> Bytes {

@@ -23,18 +23,15 @@ pub struct Seat {
     pub rng: ChaCha8Rng,
 }
 
-/// Invariants times faults. All methods may be called on clients of any node.
-pub trait Workload: Send + Sync + 'static {
-    /// Writes what must be there before the first session; repeated until it succeeds.
-    fn prepare(self: Arc<Self>, client: kv::Client) -> BoxFuture<'static, Result<(), kv::Error>>;
+/// What clients do and what must hold, over clients of kind `C`. Faults are none of its business.
+pub trait Workload<C>: Send + Sync + 'static {
+    /// Writes what must be there before the first session, and waits until everything answers; repeated until it
+    /// succeeds.
+    fn prepare(self: Arc<Self>, client: C) -> BoxFuture<'static, Result<(), String>>;
     /// Works until [`Workload::stop`].
-    fn session(self: Arc<Self>, client: kv::Client, seat: Seat) -> BoxFuture<'static, ()>;
+    fn session(self: Arc<Self>, client: C, seat: Seat) -> BoxFuture<'static, ()>;
     /// Sessions end after what they are doing.
     fn stop(&self);
-    /// The verdict, when all is quiet; `client` reads what is left. Repeated on errors of the client.
-    fn judge(
-        self: Arc<Self>,
-        client: kv::Client,
-        world: World,
-    ) -> BoxFuture<'static, Result<Result<(), String>, kv::Error>>;
+    /// The verdict, when all is quiet; `client` reads what is left. The outer error: ask again.
+    fn judge(self: Arc<Self>, client: C, world: World) -> BoxFuture<'static, Result<Result<(), String>, String>>;
 }

@@ -1,7 +1,8 @@
 //! Single keys, written and read in every way a client has; judged by linearizability.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
@@ -19,11 +20,44 @@ const KEYS: usize = 4;
 /// Between two operations of a session.
 const PAUSE_MAX: Duration = Duration::from_millis(120);
 
+/// How a register is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadWay {
+    /// The newest value.
+    Latest,
+    /// In a snapshot taken now.
+    Snapshot,
+}
+
+/// How a write ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WriteOutcome {
+    /// Acknowledged.
+    Done,
+    /// Certainly not written, now or later.
+    Refused,
+    /// Nobody knows.
+    Unknown,
+}
+
+/// Single keys, numbered from 0.
+#[async_trait]
+pub trait Registers: Clone + Send + Sync + 'static {
+    /// Writes a value.
+    async fn write(&self, register: usize, value: u64) -> WriteOutcome;
+    /// Reads a value, 0 when there is none; `None`: no answer.
+    async fn read(&self, register: usize, way: ReadWay) -> Option<u64>;
+    /// Whether all registers answer.
+    async fn ready(&self) -> bool;
+}
+
 #[derive(Default)]
 struct Notes {
     stopped: bool,
     next_value: u64,
     histories: [Vec<Operation>; KEYS],
+    /// Values whose writes certainly did not happen.
+    refused: BTreeSet<u64>,
 }
 
 /// The workload.
@@ -31,79 +65,65 @@ struct Notes {
 pub struct Register(Mutex<Notes>);
 
 impl Register {
-    /// Notes a call; its outcome is unknown until [`Register::returned`] or [`Register::void`].
-    fn called(&self, world: &World, key: usize, action: Action) -> usize {
-        let mut notes = self.0.lock();
-        notes.histories[key].push(Operation { called: world.now(), returned: None, action });
-        notes.histories[key].len() - 1
-    }
-    fn returned(&self, world: &World, key: usize, at: usize) {
-        self.0.lock().histories[key][at].returned = Some(world.now());
-    }
-    fn new_value(&self) -> u64 {
-        let mut notes = self.0.lock();
-        notes.next_value += 1;
-        notes.next_value
-    }
-
-    async fn write(&self, client: &kv::Client, world: &World, key: usize) {
-        let value = self.new_value();
-        let at = self.called(world, key, Action::Write(value));
-        let done = async {
-            let txn = client.begin().await?;
-            txn.put(register_key(key), Bytes::copy_from_slice(&value.to_be_bytes()))?;
-            txn.commit(kv::CommitOptions::default()).await
+    async fn write(&self, client: &impl Registers, world: &World, register: usize) {
+        let (value, at) = {
+            let mut notes = self.0.lock();
+            notes.next_value += 1;
+            let (value, history) = (notes.next_value, &mut notes.histories[register]);
+            // Until it is known better: the session may die at any point from here on.
+            history.push(Operation { called: world.now(), returned: None, action: Action::Write(value) });
+            (value, history.len() - 1)
         };
-        match done.await {
-            Ok(_) => {
+        match client.write(register, value).await {
+            WriteOutcome::Done => {
                 world.count("registers written", 1);
-                self.returned(world, key, at);
+                self.0.lock().histories[register][at].returned = Some(world.now());
             }
-            Err(kv::Error::CommitUnknown(_)) => world.count("commits of unknown outcome", 1),
-            // Certainly not written. It stays in the history as one that may never take effect, with a value that
-            // no read may see: see `judge`.
-            Err(_) => self.refuse(key, at),
+            WriteOutcome::Unknown => world.count("writes of unknown outcome", 1),
+            WriteOutcome::Refused => {
+                world.count("writes refused", 1);
+                self.0.lock().refused.insert(value);
+            }
         }
     }
 
-    /// A write that certainly did not happen: any read of its value is wrong.
-    fn refuse(&self, key: usize, at: usize) {
-        self.0.lock().histories[key][at].action = Action::Write(u64::MAX);
+    async fn read(&self, client: &impl Registers, world: &World, register: usize, way: ReadWay) -> bool {
+        let called = world.now();
+        // A read without an answer says nothing.
+        let Some(value) = client.read(register, way).await else { return false };
+        world.count("registers read", 1);
+        let operation = Operation { called, returned: Some(world.now()), action: Action::Read(value) };
+        self.0.lock().histories[register].push(operation);
+        true
     }
 
-    async fn read(&self, client: &kv::Client, world: &World, key: usize, with_timestamp: bool) {
-        let called = world.now();
-        let value = if with_timestamp {
-            match client.begin().await {
-                Ok(txn) => txn.get(&register_key(key)).await,
-                Err(e) => Err(e),
-            }
-        } else {
-            client.get_latest(&register_key(key)).await
-        };
-        // A read without an answer says nothing.
-        let Ok(value) = value else { return };
-        world.count(if with_timestamp { "snapshot reads" } else { "lease reads" }, 1);
-        let action = Action::Read(value.map_or(0, |v| decode(&v)));
-        let operation = Operation { called, returned: Some(world.now()), action };
-        self.0.lock().histories[key].push(operation);
+    fn verdict(&self, world: &World) -> Result<(), String> {
+        let notes = self.0.lock();
+        for (register, history) in notes.histories.iter().enumerate() {
+            // A refused write has no place in any order; a read of its value then has no explanation.
+            let refused = |op: &&Operation| matches!(op.action, Action::Write(v) if notes.refused.contains(&v));
+            let happened: Vec<_> = history.iter().filter(|op| !refused(op)).copied().collect();
+            world.count("operations judged", happened.len() as u64);
+            linearizable::check(&happened).map_err(|reason| format!("register {register}: {reason}"))?;
+        }
+        Ok(())
     }
 }
 
-impl Workload for Register {
-    fn prepare(self: Arc<Self>, client: kv::Client) -> BoxFuture<'static, Result<(), kv::Error>> {
-        // Registers start unwritten; this only waits until the cluster answers.
-        Box::pin(async move { client.timestamp().await.map(|_| ()) })
+impl<C: Registers> Workload<C> for Register {
+    fn prepare(self: Arc<Self>, client: C) -> BoxFuture<'static, Result<(), String>> {
+        // Registers start unwritten; this only waits until all of them answer.
+        Box::pin(async move { client.ready().await.then_some(()).ok_or_else(|| "registers do not answer".to_string()) })
     }
 
-    fn session(self: Arc<Self>, client: kv::Client, mut seat: Seat) -> BoxFuture<'static, ()> {
+    fn session(self: Arc<Self>, client: C, mut seat: Seat) -> BoxFuture<'static, ()> {
         Box::pin(async move {
             while !self.0.lock().stopped {
-                let key = seat.rng.random_range(0..KEYS);
+                let register = seat.rng.random_range(0..KEYS);
                 match seat.rng.random_range(0..5) {
-                    0 | 1 => self.write(&client, &seat.world, key).await,
-                    2 | 3 => self.read(&client, &seat.world, key, false).await,
-                    _ => self.read(&client, &seat.world, key, true).await,
+                    0 | 1 => self.write(&client, &seat.world, register).await,
+                    2 | 3 => drop(self.read(&client, &seat.world, register, ReadWay::Latest).await),
+                    _ => drop(self.read(&client, &seat.world, register, ReadWay::Snapshot).await),
                 }
                 let pause = seat.rng.random_range(Duration::ZERO..PAUSE_MAX);
                 seat.world.sleep(seat.owner, pause).await;
@@ -115,37 +135,56 @@ impl Workload for Register {
         self.0.lock().stopped = true;
     }
 
-    fn judge(
-        self: Arc<Self>,
-        client: kv::Client,
-        world: World,
-    ) -> BoxFuture<'static, Result<Result<(), String>, kv::Error>> {
+    fn judge(self: Arc<Self>, client: C, world: World) -> BoxFuture<'static, Result<Result<(), String>, String>> {
         Box::pin(async move {
             // A last look: what was acknowledged must still be there.
-            for key in 0..KEYS {
-                let called = world.now();
-                let value = client.get_latest(&register_key(key)).await?;
-                let action = Action::Read(value.map_or(0, |v| decode(&v)));
-                let operation = Operation { called, returned: Some(world.now()), action };
-                self.0.lock().histories[key].push(operation);
-            }
-            let notes = self.0.lock();
-            for (key, history) in notes.histories.iter().enumerate() {
-                let took_place: Vec<_> =
-                    history.iter().filter(|op| op.action != Action::Write(u64::MAX)).copied().collect();
-                world.count("operations judged", took_place.len() as u64);
-                if let Err(reason) = linearizable::check(&took_place) {
-                    return Ok(Err(format!("register {key}: {reason}")));
+            for register in 0..KEYS {
+                if !self.read(&client, &world, register, ReadWay::Latest).await {
+                    return Err(format!("register {register} does not answer"));
                 }
             }
-            Ok(Ok(()))
+            Ok(self.verdict(&world))
         })
+    }
+}
+
+#[async_trait]
+impl Registers for kv::Client {
+    async fn write(&self, register: usize, value: u64) -> WriteOutcome {
+        let done = async {
+            let txn = self.begin().await?;
+            txn.put(register_key(register), Bytes::copy_from_slice(&value.to_be_bytes()))?;
+            txn.commit(kv::CommitOptions::default()).await
+        };
+        match done.await {
+            Ok(_) => WriteOutcome::Done,
+            Err(kv::Error::CommitUnknown(_)) => WriteOutcome::Unknown,
+            Err(_) => WriteOutcome::Refused,
+        }
+    }
+
+    async fn read(&self, register: usize, way: ReadWay) -> Option<u64> {
+        let key = register_key(register);
+        let value = match way {
+            ReadWay::Latest => self.get_latest(&key).await,
+            ReadWay::Snapshot => self.begin().await.ok()?.get(&key).await,
+        };
+        value.ok().map(|value| value.map_or(0, |v| decode(&v)))
+    }
+
+    async fn ready(&self) -> bool {
+        for register in 0..KEYS {
+            if self.read(register, ReadWay::Snapshot).await.is_none() {
+                return false;
+            }
+        }
+        true
     }
 }
 
 fn decode(value: &[u8]) -> u64 {
     // A value of another length is one that nobody wrote: the judge finds it.
-    value.try_into().map_or(u64::MAX - 1, u64::from_be_bytes)
+    value.try_into().map_or(u64::MAX, u64::from_be_bytes)
 }
 
 /// Register `n` lies in user table 100 + n: with the usual borders, in regions of their own.

@@ -1,0 +1,138 @@
+//! One seed from boot to verdict.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use futures::future::BoxFuture;
+
+use crate::{
+    cluster::{Cluster, Settings, stores::Stores},
+    coverage::Coverage,
+    faults,
+    runtime::{NodeIndex, Owner, World},
+    workload::{Seat, Workload, register::Register},
+};
+
+/// Nodes of a simulated cluster: the smallest that survives the loss of one.
+const NODES: usize = 3;
+/// Sessions on each node.
+const SESSIONS: usize = 3;
+/// How long faults go on: some ten of them.
+const TORMENT: Duration = Duration::from_secs(25);
+/// Before the first and after the last fault everything must settle within this: elections, expired locks.
+const SETTLE: Duration = Duration::from_secs(60);
+/// Between two attempts of the harness to prepare or to judge.
+const RETRY_PAUSE: Duration = Duration::from_millis(200);
+
+/// Which cluster and workload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Stores without PD and transactions, single keys, linearizability.
+    Stores,
+}
+
+/// All of them.
+pub const KINDS: &[Kind] = &[Kind::Stores];
+
+/// What a run did.
+#[derive(Debug)]
+pub struct Report {
+    /// The hash of all events.
+    pub hash: u64,
+    /// How many.
+    pub events: u64,
+    /// What was covered.
+    pub coverage: Coverage,
+    /// The failure, if any.
+    pub verdict: Result<(), String>,
+}
+
+/// Runs `kind` from `seed`.
+pub fn run(seed: u64, kind: Kind, settings: &Settings) -> Report {
+    // Equal seeds of different kinds shall not share their faults.
+    let world = World::new(seed.wrapping_add((kind as u64 + 1) << 48), NODES);
+    match kind {
+        Kind::Stores => {
+            perform(world.clone(), Stores::new(world, NODES, settings.clone()), Arc::new(Register::default()))
+        }
+    }
+}
+
+fn perform<K: Cluster + Clone>(world: World, cluster: K, workload: Arc<dyn Workload<K::Client>>) -> Report {
+    let done = Arc::new(AtomicBool::new(false));
+    let play = Play { world: world.clone(), cluster: cluster.clone(), workload };
+    let noted = done.clone();
+    world.spawn(Owner::Harness, async move {
+        play.perform().await;
+        noted.store(true, Ordering::Relaxed);
+    });
+    let verdict = world.run(TORMENT + SETTLE * 3, || done.load(Ordering::Relaxed));
+    let (hash, events) = world.trace_hash();
+    let report = Report { hash, events, coverage: world.coverage(), verdict };
+    cluster.shut_down();
+    world.shut_down();
+    report
+}
+
+/// The plot: boot, prepare, work under faults, settle, judge.
+struct Play<K: Cluster> {
+    world: World,
+    cluster: K,
+    workload: Arc<dyn Workload<K::Client>>,
+}
+
+impl<K: Cluster + Clone> Play<K> {
+    async fn perform(self) {
+        for node in 0..NODES {
+            self.cluster.boot(node);
+        }
+        let workload = self.workload.clone();
+        self.insist(move |client| workload.clone().prepare(client)).await;
+        let (workload, world) = (self.workload.clone(), self.world.clone());
+        self.cluster.on_ready(Box::new(move |node, owner, client| open_sessions(&world, &workload, node, owner, client)));
+        let until = self.world.now() + TORMENT;
+        faults::torment(self.world.clone(), self.cluster.network().clone(), Arc::new(self.cluster.clone()), until).await;
+        self.workload.stop();
+        let (workload, world) = (self.workload.clone(), self.world.clone());
+        let verdict = self.insist(move |client| workload.clone().judge(client, world.clone())).await;
+        if let Err(reason) = verdict {
+            self.world.fail(reason);
+        }
+    }
+
+    /// Tries on one node after the other until it works. Only while no faults happen: a node that crashes takes
+    /// the attempt with it.
+    async fn insist<T>(&self, attempt: impl Fn(K::Client) -> BoxFuture<'static, Result<T, String>>) -> T {
+        let give_up = self.world.now() + SETTLE;
+        let mut turn = 0;
+        loop {
+            let result = match self.cluster.client(turn % NODES) {
+                Some(client) => attempt(client).await,
+                None => Err("the node is not ready".into()),
+            };
+            match result {
+                Ok(value) => return value,
+                Err(reason) if self.world.now() > give_up => {
+                    self.world.fail(format!("the cluster does not settle: {reason}"));
+                    std::future::pending::<()>().await;
+                }
+                Err(reason) => tracing::debug!(now = ?self.world.now(), reason, "the harness tries again"),
+            }
+            turn += 1;
+            self.world.sleep(Owner::Harness, RETRY_PAUSE).await;
+        }
+    }
+}
+
+fn open_sessions<C: Clone>(world: &World, workload: &Arc<dyn Workload<C>>, node: NodeIndex, owner: Owner, client: C) {
+    for session in 0..SESSIONS {
+        let rng = world.rng(&format!("session {owner:?} {node} {session}"));
+        let seat = Seat { world: world.clone(), owner, rng };
+        world.spawn(owner, workload.clone().session(client.clone(), seat));
+    }
+}

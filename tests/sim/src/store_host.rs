@@ -1,0 +1,209 @@
+//! Drives one store core by events: what `raftstore::driver` does with threads.
+//!
+//! ```text
+//!   inbox wakes ──► turn ──► answers, messages          (at once)
+//!                    │ log write ──► append ┄ sync time ┄► LogWritten      one at a time, in order
+//!                    │ apply     ┄ apply time ┄► Applied                   one at a time, in order
+//!                    └ upkeep    ┄ sync time ┄► engine synced, log purged ► UpkeepDone
+//! ```
+//!
+//! Between any two of these steps the node may crash: what was appended or applied and not synced is lost from
+//! some point on.
+
+use std::{sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
+use raftstore::{
+    Applier, Effects, Event, MonotonicClock, Role, StoreCore, StoreHandle, Transport,
+    effect::{ApplyTask, LogWrite},
+    engine::Engine,
+    log::LogEngine,
+};
+use rand::Rng;
+use rand_chacha::ChaCha8Rng;
+
+use crate::{
+    disk::Disk,
+    runtime::{NodeClock, Owner, World},
+};
+
+/// A store loop wakes up within this.
+const WAKE_UP_MAX: Duration = Duration::from_micros(40);
+/// Applying a round takes up to this.
+const APPLY_MAX: Duration = Duration::from_micros(300);
+
+/// What a store runs on.
+pub struct StoreDrivers {
+    /// The run.
+    pub world: World,
+    /// The life of the node.
+    pub owner: Owner,
+    /// Its clock.
+    pub clock: NodeClock,
+    /// Its disk's timing.
+    pub disk: Disk,
+    /// The state.
+    pub engine: Arc<dyn Engine>,
+    /// The Raft log.
+    pub log: Arc<dyn LogEngine>,
+    /// The way to other stores.
+    pub transport: Arc<dyn Transport>,
+    /// Randomness of its own.
+    pub rng: ChaCha8Rng,
+}
+
+struct Busy {
+    core: StoreCore,
+    turn_is_due: bool,
+    writes: Vec<LogWrite>,
+    writing: bool,
+    applies: Vec<ApplyTask>,
+    applying: bool,
+    rng: ChaCha8Rng,
+}
+
+/// A store that runs in the simulator.
+pub struct StoreHost {
+    drivers: StoreDrivers,
+    handle: StoreHandle,
+    applier: Applier,
+    busy: Mutex<Busy>,
+}
+
+impl StoreHost {
+    /// Runs `core` until its owner's life ends.
+    pub fn start(core: StoreCore, handle: StoreHandle, drivers: StoreDrivers) -> Arc<StoreHost> {
+        let applier = Applier::new(drivers.engine.clone(), core.config());
+        let rng = drivers.rng.clone();
+        let busy = Busy {
+            core,
+            turn_is_due: false,
+            writes: Vec::new(),
+            writing: false,
+            applies: Vec::new(),
+            applying: false,
+            rng,
+        };
+        let host = Arc::new(StoreHost { handle, applier, busy: Mutex::new(busy), drivers });
+        let waker = Arc::downgrade(&host);
+        host.handle.set_waker(move || {
+            if let Some(host) = waker.upgrade() {
+                host.wake();
+            }
+        });
+        host.drivers.world.spawn(host.drivers.owner, host.clone().tick());
+        host
+    }
+
+    /// Turns come at least once a tick.
+    async fn tick(self: Arc<Self>) {
+        loop {
+            let due = self.busy.lock().core.next_turn().since(self.drivers.clock.now());
+            // Not zero: a clock that runs slow would be asked again at the same instant.
+            kv::Clock::sleep(&self.drivers.clock, due.max(Duration::from_micros(100))).await;
+            self.turn();
+        }
+    }
+
+    fn later(self: &Arc<Self>, after: Duration, label: &'static str, detail: u64, then: impl FnOnce(&Arc<Self>) + Send + 'static) {
+        let host = self.clone();
+        self.drivers.world.schedule(self.drivers.owner, after, label, detail, move || then(&host));
+    }
+
+    /// Events wait: a turn soon.
+    fn wake(self: &Arc<Self>) {
+        let after = {
+            let mut busy = self.busy.lock();
+            if std::mem::replace(&mut busy.turn_is_due, true) {
+                return;
+            }
+            busy.rng.random_range(Duration::ZERO..WAKE_UP_MAX)
+        };
+        self.later(after, "turn", 0, |host| host.turn());
+    }
+
+    fn turn(self: &Arc<Self>) {
+        let events = self.handle.take_events();
+        let now = self.drivers.clock.now();
+        let mut effects: Effects = {
+            let mut busy = self.busy.lock();
+            busy.turn_is_due = false;
+            busy.core.turn(now, events)
+        };
+        self.handle.answer(&mut effects);
+        for (store, messages) in std::mem::take(&mut effects.sends) {
+            self.drivers.transport.send(store, messages);
+        }
+        {
+            let mut busy = self.busy.lock();
+            busy.writes.extend(effects.log);
+            busy.applies.extend(effects.apply);
+        }
+        self.write();
+        self.apply();
+        if effects.upkeep {
+            let time = self.drivers.disk.sync_time();
+            self.later(time, "upkeep", 0, |host| {
+                host.drivers.engine.sync().expect("memory does not fail");
+                host.drivers.log.purge().expect("memory does not fail");
+                host.handle.complete(Event::UpkeepDone);
+            });
+        }
+    }
+
+    /// Starts all writes that wait, when none is on its way.
+    fn write(self: &Arc<Self>) {
+        let writes = {
+            let mut busy = self.busy.lock();
+            if busy.writing || busy.writes.is_empty() {
+                return;
+            }
+            busy.writing = true;
+            std::mem::take(&mut busy.writes)
+        };
+        let last = writes.last().expect("some wait").sequence;
+        let sync = writes.iter().any(|write| write.sync);
+        for write in writes {
+            self.drivers.log.write(write.batch, false).expect("memory does not fail");
+        }
+        let time = if sync { self.drivers.disk.sync_time() } else { Duration::from_micros(5) };
+        self.later(time, "log written", last, move |host| {
+            if sync {
+                host.drivers.log.sync().expect("memory does not fail");
+            }
+            host.busy.lock().writing = false;
+            host.handle.complete(Event::LogWritten(last));
+            host.write();
+        });
+    }
+
+    /// Applies all that waits, when nothing is being applied.
+    fn apply(self: &Arc<Self>) {
+        let after = {
+            let mut busy = self.busy.lock();
+            if busy.applying || busy.applies.is_empty() {
+                return;
+            }
+            busy.applying = true;
+            busy.rng.random_range(Duration::ZERO..APPLY_MAX)
+        };
+        self.later(after, "apply", 0, |host| {
+            let tasks = std::mem::take(&mut host.busy.lock().applies);
+            let applied = host.applier.run(tasks).expect("what is committed applies");
+            host.busy.lock().applying = false;
+            host.handle.complete(Event::Applied(applied));
+            host.apply();
+        });
+    }
+
+    /// The store's handle.
+    pub fn handle(&self) -> &StoreHandle {
+        &self.handle
+    }
+
+    /// Which regions this store leads now.
+    pub fn leads(&self) -> Vec<proto::RegionId> {
+        let statuses = self.handle.statuses();
+        statuses.iter().filter(|s| s.view.role == Role::Leader).map(|s| s.view.region.id).collect()
+    }
+}
