@@ -38,6 +38,8 @@ pub enum Fault {
     Isolate,
     /// One direction of one link is cut.
     OneWay,
+    /// Two nodes are cut off from each other; one sees both, and now and then restarts in between.
+    Bridge,
     /// All links lose, delay, double and reorder.
     RoughLinks,
     /// A node stands still, and goes on as if nothing had happened.
@@ -56,6 +58,7 @@ const ALL: &[Fault] = &[
     Fault::CrashMajority,
     Fault::Isolate,
     Fault::OneWay,
+    Fault::Bridge,
     Fault::RoughLinks,
     Fault::Pause,
     Fault::SlowDisk,
@@ -65,10 +68,13 @@ const ALL: &[Fault] = &[
 
 /// Quiet time between two faults: shorter than an election, up to long enough for calm work.
 const QUIET_MIN: Duration = Duration::from_millis(50);
-const QUIET_MAX: Duration = Duration::from_millis(2500);
+const QUIET_MAX: Duration = Duration::from_millis(1500);
 /// How long a fault lasts: from a hiccup to several election timeouts.
 const LASTS_MIN: Duration = Duration::from_millis(20);
-const LASTS_MAX: Duration = Duration::from_millis(4000);
+const LASTS_MAX: Duration = Duration::from_millis(3000);
+/// A restart that nobody else notices, and how long disks die: much shorter than an election.
+const BLINK_MIN: Duration = Duration::from_millis(10);
+const BLINK_MAX: Duration = Duration::from_millis(250);
 
 /// Lets faults happen until `until`, then heals everything and boots who is down.
 pub async fn torment(world: World, network: Network, victim: Arc<dyn Victim>, until: Duration) {
@@ -102,6 +108,7 @@ impl Nemesis {
         tracing::debug!(now = ?self.world.now(), ?fault, node, ?lasts, "fault");
         match fault {
             Fault::Crash => self.crash(&[node], lasts).await,
+            Fault::Bridge => self.bridge(node, lasts).await,
             Fault::CrashAll => {
                 let all: Vec<_> = (0..self.victim.nodes()).collect();
                 self.crash(&all, lasts / 4).await;
@@ -147,13 +154,36 @@ impl Nemesis {
         }
     }
 
+    async fn bridge(&mut self, middle: NodeIndex, lasts: Duration) {
+        self.world.count("bridges", 1);
+        let ends: Vec<_> = (0..self.victim.nodes()).filter(|node| *node != middle).collect();
+        for &(from, to) in &[(ends[0], ends[1]), (ends[1], ends[0])] {
+            self.network.cut(from, to);
+        }
+        let restarts = self.rng.random_range(0..=3u32);
+        for _ in 0..restarts {
+            self.wait(lasts / restarts).await;
+            let down = self.rng.random_range(BLINK_MIN..BLINK_MAX);
+            self.crash(&[middle], down).await;
+        }
+        self.wait(lasts).await;
+        self.network.heal();
+    }
+
     async fn crash(&mut self, nodes: &[NodeIndex], down: Duration) {
+        // Power seldom fails at once: in half of the cases the disks go first, and what is appended then is lost.
+        if self.rng.random_bool(0.5) {
+            let dying = self.rng.random_range(BLINK_MIN..BLINK_MAX);
+            nodes.iter().for_each(|&node| self.victim.disk(node).stall(dying * 2));
+            self.wait(dying).await;
+        }
         for &node in nodes {
             self.world.count("crashes", 1);
             self.victim.crash(node);
         }
         self.wait(down).await;
         for &node in nodes {
+            self.victim.disk(node).heal();
             self.victim.boot(node);
             let between = self.rng.random_range(Duration::ZERO..Duration::from_millis(300));
             self.wait(between).await;

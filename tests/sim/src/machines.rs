@@ -7,10 +7,7 @@ use std::sync::{
 
 use parking_lot::Mutex;
 use proto::StoreId;
-use raftstore::{
-    engine::memory::MemoryEngine,
-    log::MemoryLog,
-};
+use raftstore::{engine::memory::MemoryEngine, log::MemoryLog};
 use rand::Rng;
 
 use crate::{

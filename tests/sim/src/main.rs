@@ -2,19 +2,21 @@
 
 use std::process::{Command, ExitCode};
 
+use raftstore::Planted;
 use sim::{
     cluster::Settings,
     coverage::Coverage,
     run::{KINDS, Kind, Report, run},
 };
 
-const USAGE: &str = "usage: flaredb-sim --seed N | --seeds A..B   [--kind stores]
+const USAGE: &str = "usage: flaredb-sim --seed N | --seeds A..B   [--kind stores] [--planted BUG]
   --seed N       one seed, twice; RUST_LOG=sim=debug shows the faults, sim=trace every event
   --seeds A..B   seeds A up to, but not including, B, each twice";
 
 struct Arguments {
     seeds: std::ops::Range<u64>,
     kinds: Vec<Kind>,
+    settings: Settings,
 }
 
 fn main() -> ExitCode {
@@ -34,14 +36,17 @@ fn main() -> ExitCode {
     let mut failed = 0;
     for seed in arguments.seeds.clone() {
         for &kind in &arguments.kinds {
-            match twice(seed, kind) {
+            match twice(seed, kind, &arguments.settings) {
                 Ok(report) => {
                     println!("seed {seed} {kind:?}: ok, {} events, trace {:016x}", report.events, report.hash);
                     coverage.merge(&report.coverage);
                 }
                 Err(reason) => {
                     failed += 1;
-                    println!("seed {seed} {kind:?} at commit {}: {reason}\n  replay: ./dev sim --seed {seed}", commit());
+                    println!(
+                        "seed {seed} {kind:?} at commit {}: {reason}\n  replay: ./dev sim --seed {seed}",
+                        commit()
+                    );
                 }
             }
         }
@@ -51,10 +56,10 @@ fn main() -> ExitCode {
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn twice(seed: u64, kind: Kind) -> Result<Report, String> {
-    let first = run(seed, kind, &Settings::default());
+fn twice(seed: u64, kind: Kind, settings: &Settings) -> Result<Report, String> {
+    let first = run(seed, kind, settings);
     first.verdict.clone()?;
-    let second = run(seed, kind, &Settings::default());
+    let second = run(seed, kind, settings);
     if first.hash != second.hash {
         return Err(format!("the trace does not repeat: {:016x}, then {:016x}", first.hash, second.hash));
     }
@@ -62,7 +67,7 @@ fn twice(seed: u64, kind: Kind) -> Result<Report, String> {
 }
 
 fn parse(arguments: impl Iterator<Item = String>) -> Result<Arguments, String> {
-    let mut parsed = Arguments { seeds: 1..2, kinds: KINDS.to_vec() };
+    let mut parsed = Arguments { seeds: 1..2, kinds: KINDS.to_vec(), settings: Settings::default() };
     let mut arguments = arguments.peekable();
     while let Some(name) = arguments.next() {
         let value = arguments.next().ok_or(format!("{name} needs a value"))?;
@@ -73,6 +78,7 @@ fn parse(arguments: impl Iterator<Item = String>) -> Result<Arguments, String> {
                 let (from, to) = value.split_once("..").ok_or(format!("--seeds {value}: not of the form A..B"))?;
                 parsed.seeds = number(from)?..number(to)?;
             }
+            "--planted" => parsed.settings.planted = planted(&value)?,
             "--kind" => {
                 let wanted = KINDS.iter().find(|kind| format!("{kind:?}").eq_ignore_ascii_case(&value));
                 parsed.kinds = vec![*wanted.ok_or(format!("no kind {value}"))?];
@@ -82,6 +88,21 @@ fn parse(arguments: impl Iterator<Item = String>) -> Result<Arguments, String> {
     }
     Ok(parsed)
 }
+
+/// A bug by name; has an effect only with the feature `planted-bugs`.
+fn planted(name: &str) -> Result<Planted, String> {
+    let found = PLANTED.iter().find(|bug| format!("{bug:?}").eq_ignore_ascii_case(name));
+    found.copied().ok_or(format!("no bug {name}; there are {PLANTED:?}"))
+}
+
+const PLANTED: &[Planted] = &[
+    Planted::AckBeforeSync,
+    Planted::ServeExpiredLease,
+    Planted::ForgetVote,
+    Planted::VoteAfterRestart,
+    Planted::TruncateUnsynced,
+    Planted::TornApply,
+];
 
 /// Seed and commit together name a failure.
 fn commit() -> String {

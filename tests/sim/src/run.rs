@@ -94,9 +94,11 @@ impl<K: Cluster + Clone> Play<K> {
         let workload = self.workload.clone();
         self.insist(move |client| workload.clone().prepare(client)).await;
         let (workload, world) = (self.workload.clone(), self.world.clone());
-        self.cluster.on_ready(Box::new(move |node, owner, client| open_sessions(&world, &workload, node, owner, client)));
+        self.cluster
+            .on_ready(Box::new(move |node, owner, client| open_sessions(&world, &workload, node, owner, client)));
         let until = self.world.now() + TORMENT;
-        faults::torment(self.world.clone(), self.cluster.network().clone(), Arc::new(self.cluster.clone()), until).await;
+        faults::torment(self.world.clone(), self.cluster.network().clone(), Arc::new(self.cluster.clone()), until)
+            .await;
         self.workload.stop();
         let (workload, world) = (self.workload.clone(), self.world.clone());
         let verdict = self.insist(move |client| workload.clone().judge(client, world.clone())).await;
@@ -129,7 +131,13 @@ impl<K: Cluster + Clone> Play<K> {
     }
 }
 
-fn open_sessions<C: Clone>(world: &World, workload: &Arc<dyn Workload<C>>, node: NodeIndex, owner: Owner, client: C) {
+fn open_sessions<C: Clone + 'static>(
+    world: &World,
+    workload: &Arc<dyn Workload<C>>,
+    node: NodeIndex,
+    owner: Owner,
+    client: C,
+) {
     for session in 0..SESSIONS {
         let rng = world.rng(&format!("session {owner:?} {node} {session}"));
         let seat = Seat { world: world.clone(), owner, rng };

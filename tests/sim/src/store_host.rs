@@ -10,9 +10,10 @@
 //! Between any two of these steps the node may crash: what was appended or applied and not synced is lost from
 //! some point on.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
+use proto::{LogIndex, RegionId, Term};
 use raftstore::{
     Applier, Effects, Event, MonotonicClock, Role, StoreCore, StoreHandle, Transport,
     effect::{ApplyTask, LogWrite},
@@ -23,8 +24,10 @@ use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
 use crate::{
+    check::referee::Referee,
     disk::Disk,
     runtime::{NodeClock, Owner, World},
+    trace::Trace,
 };
 
 /// A store loop wakes up within this.
@@ -48,6 +51,8 @@ pub struct StoreDrivers {
     pub log: Arc<dyn LogEngine>,
     /// The way to other stores.
     pub transport: Arc<dyn Transport>,
+    /// Who sees all stores.
+    pub referee: Arc<Referee>,
     /// Randomness of its own.
     pub rng: ChaCha8Rng,
 }
@@ -59,6 +64,8 @@ struct Busy {
     writing: bool,
     applies: Vec<ApplyTask>,
     applying: bool,
+    /// The last term led of each region.
+    led: BTreeMap<RegionId, Term>,
     rng: ChaCha8Rng,
 }
 
@@ -82,6 +89,7 @@ impl StoreHost {
             writing: false,
             applies: Vec::new(),
             applying: false,
+            led: BTreeMap::new(),
             rng,
         };
         let host = Arc::new(StoreHost { handle, applier, busy: Mutex::new(busy), drivers });
@@ -105,7 +113,37 @@ impl StoreHost {
         }
     }
 
-    fn later(self: &Arc<Self>, after: Duration, label: &'static str, detail: u64, then: impl FnOnce(&Arc<Self>) + Send + 'static) {
+    /// Shows the referee who leads, and counts what befell leaders.
+    fn observe(&self) {
+        let (world, referee, store) = (&self.drivers.world, &self.drivers.referee, self.handle.store());
+        let now = self.drivers.clock.now();
+        let mut rulings = Vec::new();
+        for status in self.handle.statuses() {
+            let view = &status.view;
+            let leads = view.role == Role::Leader;
+            let lease = view.lease_until.filter(|_| leads).map(|until| self.drivers.clock.true_time(until));
+            rulings.push(referee.lease(view.region.id, store, world.now(), lease));
+            if !leads {
+                continue;
+            }
+            rulings.push(referee.leads(view.region.id, view.term, store));
+            if self.busy.lock().led.insert(view.region.id, view.term) != Some(view.term) {
+                world.count("elections", 1);
+            }
+            if view.lease_until.is_some_and(|until| until <= now) {
+                world.count("lease expiries", 1);
+            }
+        }
+        rulings.into_iter().filter_map(Result::err).for_each(|reason| world.fail(reason));
+    }
+
+    fn later(
+        self: &Arc<Self>,
+        after: Duration,
+        label: &'static str,
+        detail: u64,
+        then: impl FnOnce(&Arc<Self>) + Send + 'static,
+    ) {
         let host = self.clone();
         self.drivers.world.schedule(self.drivers.owner, after, label, detail, move || then(&host));
     }
@@ -130,6 +168,7 @@ impl StoreHost {
             busy.turn_is_due = false;
             busy.core.turn(now, events)
         };
+        self.observe();
         self.handle.answer(&mut effects);
         for (store, messages) in std::mem::take(&mut effects.sends) {
             self.drivers.transport.send(store, messages);
@@ -189,6 +228,9 @@ impl StoreHost {
         };
         self.later(after, "apply", 0, |host| {
             let tasks = std::mem::take(&mut host.busy.lock().applies);
+            for task in &tasks {
+                host.show_entries(task);
+            }
             let applied = host.applier.run(tasks).expect("what is committed applies");
             host.busy.lock().applying = false;
             host.handle.complete(Event::Applied(applied));
@@ -196,14 +238,17 @@ impl StoreHost {
         });
     }
 
+    fn show_entries(&self, task: &ApplyTask) {
+        for entry in &task.entries {
+            let (index, term) = (LogIndex(entry.index), Term(entry.term));
+            let ruling =
+                self.drivers.referee.applies(task.region.id, index, term, Trace::of(&entry.data), self.handle.store());
+            ruling.unwrap_or_else(|reason| self.drivers.world.fail(reason));
+        }
+    }
+
     /// The store's handle.
     pub fn handle(&self) -> &StoreHandle {
         &self.handle
-    }
-
-    /// Which regions this store leads now.
-    pub fn leads(&self) -> Vec<proto::RegionId> {
-        let statuses = self.handle.statuses();
-        statuses.iter().filter(|s| s.view.role == Role::Leader).map(|s| s.view.region.id).collect()
     }
 }

@@ -1,9 +1,10 @@
 //! Three stores with a few regions each, and sessions that propose to them and read them directly.
 
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::future::{Either, select};
 use parking_lot::Mutex;
 use proto::{
     Batch, Cf, Epoch, KeyRange, Peer, PeerId, PeerRole, Region, RegionId, StoreId,
@@ -13,6 +14,7 @@ use raftstore::{ProposeError, StoreConfig, StoreCore, StoreHandle, Target, Trans
 
 use super::{BootHook, Cluster, Settings};
 use crate::{
+    check::referee::Referee,
     disk::Disk,
     faults::Victim,
     machines::{Machines, node_of, store_of},
@@ -32,6 +34,7 @@ pub struct Stores {
     machines: Machines,
     settings: Settings,
     regions: Vec<Region>,
+    referee: Arc<Referee>,
     hosts: Mutex<Vec<Option<Arc<StoreHost>>>>,
     hook: Mutex<Option<BootHook<StoresClient>>>,
 }
@@ -45,6 +48,7 @@ impl Stores {
             regions: regions(nodes),
             world,
             settings,
+            referee: Arc::default(),
             hosts: Mutex::new(hosts),
             hook: Mutex::default(),
         })
@@ -81,16 +85,21 @@ impl Victim for Arc<Stores> {
     fn crash(&self, node: NodeIndex) {
         self.hosts.lock()[node] = None;
         self.machines.crash(node);
+        self.referee.died(store_of(node));
     }
 
     fn boot(&self, node: NodeIndex) {
         let machine = self.machines.boot(node);
         let mut rng = self.world.rng(&format!("store {:?}", machine.owner));
-        let config = StoreConfig { planted: self.settings.planted, ..StoreConfig::new(store_of(node), rand::Rng::random(&mut rng)) };
+        let config = StoreConfig {
+            planted: self.settings.planted,
+            ..StoreConfig::new(store_of(node), rand::Rng::random(&mut rng))
+        };
         let engine = Arc::new(machine.engine);
         bootstrap(&*engine, &*machine.log, store_of(node), &self.regions).expect("the first regions are written");
         let clock = Arc::new(machine.clock.clone());
-        let (core, handle) = StoreCore::open(config, engine.clone(), machine.log.clone(), clock).expect("a store opens what it left");
+        let (core, handle) =
+            StoreCore::open(config, engine.clone(), machine.log.clone(), clock).expect("a store opens what it left");
         let transport = Arc::new(Wire { from: node, cluster: Arc::downgrade(self) });
         let drivers = StoreDrivers {
             world: self.world.clone(),
@@ -100,6 +109,7 @@ impl Victim for Arc<Stores> {
             engine,
             log: machine.log,
             transport,
+            referee: self.referee.clone(),
             rng,
         };
         self.hosts.lock()[node] = Some(StoreHost::start(core, handle, drivers));
@@ -175,6 +185,8 @@ pub struct StoresClient {
 
 /// How often a session looks for a leader before it gives up.
 const ATTEMPTS: usize = 12;
+/// How long an answer is waited for.
+const CALL_PATIENCE: std::time::Duration = std::time::Duration::from_millis(300);
 /// Between two looks.
 const RETRY_PAUSE: std::time::Duration = std::time::Duration::from_millis(60);
 
@@ -202,10 +214,17 @@ impl StoresClient {
         }
         let cluster = self.cluster.clone();
         // The handle is taken on arrival: the callee may have another life by then.
-        let answer = self.cluster.machines.network().call(self.node, node, "call", move || async move {
-            Some(serve(cluster.handle(node)?).await)
-        });
-        answer.await.ok().flatten()
+        let answer = self
+            .cluster
+            .machines
+            .network()
+            .call(self.node, node, "call", move || async move { Some(serve(cluster.handle(node)?).await) });
+        // A node that stands still breaks no connection: somebody else is asked after a while.
+        let patience = self.cluster.world.sleep(self.owner, CALL_PATIENCE);
+        match select(pin!(answer), pin!(patience)).await {
+            Either::Left((answer, _)) => answer.ok().flatten(),
+            Either::Right(_) => None,
+        }
     }
 
     async fn pause(&self) {
@@ -221,7 +240,8 @@ impl Registers for StoresClient {
             let mut batch = Batch::default();
             batch.put(Cf::Data, register_key(region), Bytes::copy_from_slice(&value.to_be_bytes()));
             let node = (self.node + attempt) % self.cluster.machines.len();
-            let proposed = self.on(node, move |handle| async move { handle.propose(&target(region), batch).await }).await;
+            let proposed =
+                self.on(node, move |handle| async move { handle.propose(&target(region), batch).await }).await;
             match proposed {
                 Some(Ok(())) => return WriteOutcome::Done,
                 Some(Err(ProposeError::Region(_))) => self.pause().await,
@@ -237,9 +257,16 @@ impl Registers for StoresClient {
             let node = (self.node + attempt) % self.cluster.machines.len();
             let world = self.cluster.world.clone();
             let read = self.on(node, move |handle| async move {
-                let lease = handle.try_snapshot(&target(region)).is_some_and(|s| s.is_ok());
-                world.count(if lease { "lease reads" } else { "reads without a lease" }, 1);
-                handle.snapshot(&target(region)).await
+                match handle.try_snapshot(&target(region)) {
+                    Some(answer) => {
+                        world.count("lease reads", u64::from(answer.is_ok()));
+                        answer
+                    }
+                    None => {
+                        world.count("reads by quorum", 1);
+                        handle.snapshot(&target(region)).await
+                    }
+                }
             });
             match read.await {
                 Some(Ok(snapshot)) => {

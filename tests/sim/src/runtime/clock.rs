@@ -39,10 +39,19 @@ fn scale(time: Duration, ppm: i64) -> Duration {
     Duration::from_nanos((nanos + nanos * i128::from(ppm) / 1_000_000) as u64)
 }
 
+/// An hour of uptime before the run: nothing may rely on a clock that starts at zero.
+const UPTIME: Duration = Duration::from_secs(3600);
+
+impl NodeClock {
+    /// The true time at which this clock shows `instant`.
+    pub fn true_time(&self, instant: Instant) -> Duration {
+        scale(instant.0.saturating_sub(UPTIME), -self.drift_ppm)
+    }
+}
+
 impl MonotonicClock for NodeClock {
     fn now(&self) -> Instant {
-        // An hour of uptime before the run: nothing may rely on starting at zero.
-        Instant(Duration::from_secs(3600) + scale(self.world.now(), self.drift_ppm))
+        Instant(UPTIME + scale(self.world.now(), self.drift_ppm))
     }
 }
 

@@ -18,7 +18,7 @@ use crate::{
 /// Few, so that they are contended.
 const KEYS: usize = 4;
 /// Between two operations of a session.
-const PAUSE_MAX: Duration = Duration::from_millis(120);
+const PAUSE_MAX: Duration = Duration::from_millis(60);
 
 /// How a register is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

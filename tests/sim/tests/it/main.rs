@@ -1,3 +1,7 @@
-//! Tests of the runtime.
+//! The simulator's own tests: suites of seeds, planted bugs, and the runtime's promises.
 
+#[cfg(feature = "planted-bugs")]
+mod planted;
 mod runtime;
+#[cfg(not(feature = "planted-bugs"))]
+mod suite;

@@ -1,0 +1,124 @@
+//! What no client has to see: rules that hold between replicas at every instant.
+//!
+//! - Election safety: a term of a region has one leader.
+//! - Log matching: replicas apply the same entry at the same index.
+//! - One lease: no two stores hold a region's lease at one instant of true time.
+//!
+//! Clients see the harm of a broken rule only by luck and later; the referee names it when it happens.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use parking_lot::Mutex;
+use proto::{LogIndex, RegionId, StoreId, Term};
+
+#[derive(Default)]
+struct Seen {
+    leaders: BTreeMap<(RegionId, Term), StoreId>,
+    applied: BTreeMap<(RegionId, LogIndex), (Term, u64)>,
+    leases: BTreeMap<RegionId, BTreeMap<StoreId, Duration>>,
+}
+
+/// Sees all stores at once.
+#[derive(Default)]
+pub struct Referee(Mutex<Seen>);
+
+impl Referee {
+    /// A store leads a region in a term.
+    pub fn leads(&self, region: RegionId, term: Term, store: StoreId) -> Result<(), String> {
+        let first = *self.0.lock().leaders.entry((region, term)).or_insert(store);
+        match first == store {
+            true => Ok(()),
+            false => Err(format!("{region}, {term}: two leaders, {first} and {store}")),
+        }
+    }
+
+    /// A store applies an entry; `hash` is of its bytes.
+    pub fn applies(
+        &self,
+        region: RegionId,
+        index: LogIndex,
+        term: Term,
+        hash: u64,
+        store: StoreId,
+    ) -> Result<(), String> {
+        let first = *self.0.lock().applied.entry((region, index)).or_insert((term, hash));
+        match first == (term, hash) {
+            true => Ok(()),
+            false => Err(format!(
+                "{region}, {index}: {store} applies an entry of {term}, others had another one of {}",
+                first.0
+            )),
+        }
+    }
+
+    /// At `now` a store's lease of a region ends at `until`, both in true time; `None`: it has none.
+    pub fn lease(
+        &self,
+        region: RegionId,
+        store: StoreId,
+        now: Duration,
+        until: Option<Duration>,
+    ) -> Result<(), String> {
+        let mut seen = self.0.lock();
+        let leases = seen.leases.entry(region).or_default();
+        let Some(until) = until.filter(|until| *until > now) else {
+            leases.remove(&store);
+            return Ok(());
+        };
+        leases.insert(store, until);
+        match leases.iter().find(|(other, ends)| **other != store && **ends > now) {
+            None => Ok(()),
+            Some((other, ends)) => {
+                Err(format!("{region}: {store} has the lease until {until:?}, and {other} until {ends:?}"))
+            }
+        }
+    }
+
+    /// A dead store serves nobody.
+    pub fn died(&self, store: StoreId) {
+        self.0.lock().leases.values_mut().for_each(|leases| {
+            leases.remove(&store);
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REGION: RegionId = RegionId(7);
+
+    fn ms(n: u64) -> Duration {
+        Duration::from_millis(n)
+    }
+
+    #[test]
+    fn a_term_has_one_leader() {
+        let referee = Referee::default();
+        referee.leads(REGION, Term(3), StoreId(1)).unwrap();
+        referee.leads(REGION, Term(3), StoreId(1)).unwrap();
+        referee.leads(REGION, Term(4), StoreId(2)).unwrap();
+        referee.leads(REGION, Term(3), StoreId(2)).unwrap_err();
+    }
+
+    #[test]
+    fn replicas_apply_the_same_entries() {
+        let referee = Referee::default();
+        referee.applies(REGION, LogIndex(9), Term(3), 0xaa, StoreId(1)).unwrap();
+        referee.applies(REGION, LogIndex(9), Term(3), 0xaa, StoreId(2)).unwrap();
+        referee.applies(REGION, LogIndex(9), Term(3), 0xbb, StoreId(3)).unwrap_err();
+        referee.applies(REGION, LogIndex(9), Term(4), 0xaa, StoreId(3)).unwrap_err();
+    }
+
+    #[test]
+    fn leases_do_not_overlap() {
+        let referee = Referee::default();
+        referee.lease(REGION, StoreId(1), ms(10), Some(ms(100))).unwrap();
+        referee.lease(REGION, StoreId(2), ms(50), Some(ms(150))).unwrap_err();
+        referee.lease(REGION, StoreId(2), ms(100), Some(ms(150))).unwrap();
+        referee.died(StoreId(2));
+        referee.lease(REGION, StoreId(3), ms(110), Some(ms(200))).unwrap();
+        referee.lease(REGION, StoreId(3), ms(120), None).unwrap();
+        referee.lease(REGION, StoreId(1), ms(130), Some(ms(300))).unwrap();
+    }
+}

@@ -1,0 +1,61 @@
+//! Many seeds of every workload, each twice; and all of them together must have met every fault.
+
+use sim::{
+    cluster::Settings,
+    coverage::Coverage,
+    run::{Kind, run},
+};
+
+/// Seeds of each workload, unless `FLAREDB_SIM_SEEDS` says otherwise: a minute on one core.
+const SEEDS: u64 = 20;
+
+/// What no suite may leave out.
+const FAULTS: &[&str] = &[
+    "crashes",
+    "unsynced batches lost",
+    "partitions",
+    "one-way cuts",
+    "messages lost",
+    "messages doubled",
+    "messages overtaken",
+    "pauses",
+    "slow syncs",
+    "stalled syncs",
+    "clock jumps",
+];
+
+fn seeds() -> u64 {
+    std::env::var("FLAREDB_SIM_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(SEEDS)
+}
+
+fn suite(kind: Kind, wanted: &[&'static str]) {
+    let mut coverage = Coverage::default();
+    for seed in 1..=seeds() {
+        let replay = format!("./dev sim --seed {seed} --kind {kind:?}");
+        let first = run(seed, kind, &Settings::default());
+        if let Err(reason) = &first.verdict {
+            panic!("seed {seed}: {reason}\n  replay: {replay}");
+        }
+        let second = run(seed, kind, &Settings::default());
+        assert_eq!(first.hash, second.hash, "seed {seed} does not repeat\n  replay: {replay}");
+        coverage.merge(&first.coverage);
+    }
+    println!("{kind:?}, {} seeds: {coverage}", seeds());
+    let missing = coverage.missing(&[FAULTS, wanted].concat());
+    assert!(missing.is_empty(), "never happened: {missing:?}\ncovered: {coverage}");
+}
+
+#[test]
+fn registers_in_stores_are_linearizable() {
+    suite(
+        Kind::Stores,
+        &[
+            "elections",
+            "lease expiries",
+            "lease reads",
+            "reads by quorum",
+            "registers written",
+            "writes of unknown outcome",
+        ],
+    );
+}
