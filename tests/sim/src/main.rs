@@ -2,14 +2,13 @@
 
 use std::process::{Command, ExitCode};
 
-use raftstore::Planted;
 use sim::{
-    cluster::Settings,
+    cluster::{BUGS, Bug, Settings},
     coverage::Coverage,
     run::{KINDS, Kind, Report, run},
 };
 
-const USAGE: &str = "usage: flaredb-sim --seed N | --seeds A..B   [--kind stores] [--planted BUG]
+const USAGE: &str = "usage: flaredb-sim --seed N | --seeds A..B   [--kind stores|register|bank] [--bug NAME]
   --seed N       one seed, twice; RUST_LOG=sim=debug shows the faults, sim=trace every event
   --seeds A..B   seeds A up to, but not including, B, each twice";
 
@@ -78,7 +77,7 @@ fn parse(arguments: impl Iterator<Item = String>) -> Result<Arguments, String> {
                 let (from, to) = value.split_once("..").ok_or(format!("--seeds {value}: not of the form A..B"))?;
                 parsed.seeds = number(from)?..number(to)?;
             }
-            "--planted" => parsed.settings.planted = planted(&value)?,
+            "--bug" => parsed.settings.bug = bug(&value)?,
             "--kind" => {
                 let wanted = KINDS.iter().find(|kind| format!("{kind:?}").eq_ignore_ascii_case(&value));
                 parsed.kinds = vec![*wanted.ok_or(format!("no kind {value}"))?];
@@ -89,20 +88,11 @@ fn parse(arguments: impl Iterator<Item = String>) -> Result<Arguments, String> {
     Ok(parsed)
 }
 
-/// A bug by name; has an effect only with the feature `planted-bugs`.
-fn planted(name: &str) -> Result<Planted, String> {
-    let found = PLANTED.iter().find(|bug| format!("{bug:?}").eq_ignore_ascii_case(name));
-    found.copied().ok_or(format!("no bug {name}; there are {PLANTED:?}"))
+/// A bug by name, e.g. `Store(ForgetVote)`.
+fn bug(name: &str) -> Result<Bug, String> {
+    let found = BUGS.iter().find(|bug| format!("{bug:?}").eq_ignore_ascii_case(name));
+    found.copied().ok_or(format!("no bug {name} in this build; there are {BUGS:?}"))
 }
-
-const PLANTED: &[Planted] = &[
-    Planted::AckBeforeSync,
-    Planted::ServeExpiredLease,
-    Planted::ForgetVote,
-    Planted::VoteAfterRestart,
-    Planted::TruncateUnsynced,
-    Planted::TornApply,
-];
 
 /// Seed and commit together name a failure.
 fn commit() -> String {

@@ -11,11 +11,11 @@ use std::{
 use futures::future::BoxFuture;
 
 use crate::{
-    cluster::{Cluster, Settings, stores::Stores},
+    cluster::{Cluster, Settings, nodes::Nodes, stores::Stores},
     coverage::Coverage,
     faults,
     runtime::{NodeIndex, Owner, World},
-    workload::{Seat, Workload, register::Register},
+    workload::{Seat, Workload, bank::Bank, register::Register},
 };
 
 /// Nodes of a simulated cluster: the smallest that survives the loss of one.
@@ -34,10 +34,14 @@ const RETRY_PAUSE: Duration = Duration::from_millis(200);
 pub enum Kind {
     /// Stores without PD and transactions, single keys, linearizability.
     Stores,
+    /// Nodes, single keys, linearizability.
+    Register,
+    /// Nodes, transfers between accounts, sums.
+    Bank,
 }
 
 /// All of them.
-pub const KINDS: &[Kind] = &[Kind::Stores];
+pub const KINDS: &[Kind] = &[Kind::Stores, Kind::Register, Kind::Bank];
 
 /// What a run did.
 #[derive(Debug)]
@@ -56,10 +60,12 @@ pub struct Report {
 pub fn run(seed: u64, kind: Kind, settings: &Settings) -> Report {
     // Equal seeds of different kinds shall not share their faults.
     let world = World::new(seed.wrapping_add((kind as u64 + 1) << 48), NODES);
+    let stores = |world: &World| Stores::new(world.clone(), NODES, settings.clone());
+    let nodes = |world: &World| Nodes::new(world.clone(), NODES, settings.clone());
     match kind {
-        Kind::Stores => {
-            perform(world.clone(), Stores::new(world, NODES, settings.clone()), Arc::new(Register::default()))
-        }
+        Kind::Stores => perform(world.clone(), stores(&world), Arc::new(Register::default())),
+        Kind::Register => perform(world.clone(), nodes(&world), Arc::new(Register::default())),
+        Kind::Bank => perform(world.clone(), nodes(&world), Arc::new(Bank::default())),
     }
 }
 

@@ -12,7 +12,7 @@ use proto::{
 };
 use raftstore::{ProposeError, StoreConfig, StoreCore, StoreHandle, Target, Transport, bootstrap};
 
-use super::{BootHook, Cluster, Settings};
+use super::{BootHook, Bug, Cluster, Settings};
 use crate::{
     check::referee::Referee,
     disk::Disk,
@@ -59,6 +59,12 @@ impl Stores {
     }
 }
 
+/// Three times as fast as the defaults: more elections in the same time, and the same proportions.
+fn config(node: NodeIndex, bug: Bug, seed: u64) -> StoreConfig {
+    let defaults = StoreConfig::new(store_of(node), seed);
+    StoreConfig { planted: bug.of_store(), tick: defaults.tick / 3, clock_drift: defaults.clock_drift / 3, ..defaults }
+}
+
 /// Region n holds the keys that start with byte n.
 fn regions(nodes: usize) -> Vec<Region> {
     let peer = |region: u64, node: usize| Peer {
@@ -91,10 +97,7 @@ impl Victim for Arc<Stores> {
     fn boot(&self, node: NodeIndex) {
         let machine = self.machines.boot(node);
         let mut rng = self.world.rng(&format!("store {:?}", machine.owner));
-        let config = StoreConfig {
-            planted: self.settings.planted,
-            ..StoreConfig::new(store_of(node), rand::Rng::random(&mut rng))
-        };
+        let config = config(node, self.settings.bug, rand::Rng::random(&mut rng));
         let engine = Arc::new(machine.engine);
         bootstrap(&*engine, &*machine.log, store_of(node), &self.regions).expect("the first regions are written");
         let clock = Arc::new(machine.clock.clone());

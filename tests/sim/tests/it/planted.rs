@@ -2,53 +2,82 @@
 //!
 //! A bug that is not found means that a fault is missing, or that a judge is blind.
 
-use raftstore::Planted;
+use kv::planted::Planted as Kv;
+use pd::Planted as Pd;
+use raftstore::Planted as Store;
 use sim::{
-    cluster::Settings,
+    cluster::{Bug, Settings},
     run::{Kind, run},
 };
 
-/// Seeds 1 to `within` of `kind` with `settings`: at least one must fail.
-fn must_be_found(kind: Kind, within: u64, settings: Settings) {
+/// Seeds 1 to `within` of `kind` with `bug`: at least one must fail.
+fn must_be_found(kind: Kind, within: u64, bug: Bug) {
+    let settings = Settings { bug };
     for seed in 1..=within {
         if let Err(reason) = run(seed, kind, &settings).verdict {
-            println!("{settings:?}: found by seed {seed}: {reason}");
+            println!("{bug:?}: found by seed {seed}: {reason}");
             return;
         }
     }
-    panic!("{settings:?} was not found within {within} seeds");
-}
-
-fn store_bug(planted: Planted, within: u64) {
-    must_be_found(Kind::Stores, within, Settings { planted, ..Settings::default() });
+    panic!("{bug:?} was not found within {within} seeds");
 }
 
 #[test]
 fn acknowledging_before_the_sync_is_found() {
-    store_bug(Planted::AckBeforeSync, 10);
+    must_be_found(Kind::Stores, 20, Bug::Store(Store::AckBeforeSync));
 }
 
 #[test]
 fn serving_under_an_expired_lease_is_found() {
-    store_bug(Planted::ServeExpiredLease, 10);
+    must_be_found(Kind::Stores, 20, Bug::Store(Store::ServeExpiredLease));
 }
 
 #[test]
 fn forgetting_a_vote_over_a_restart_is_found() {
-    store_bug(Planted::ForgetVote, 100);
+    must_be_found(Kind::Stores, 100, Bug::Store(Store::ForgetVote));
 }
 
 #[test]
 fn voting_right_after_a_restart_is_found() {
-    store_bug(Planted::VoteAfterRestart, 100);
+    must_be_found(Kind::Stores, 100, Bug::Store(Store::VoteAfterRestart));
 }
 
 #[test]
 fn cutting_the_log_above_the_synced_state_is_found() {
-    store_bug(Planted::TruncateUnsynced, 100);
+    must_be_found(Kind::Stores, 10, Bug::Store(Store::TruncateUnsynced));
 }
 
 #[test]
 fn an_apply_in_two_halves_is_found() {
-    store_bug(Planted::TornApply, 100);
+    must_be_found(Kind::Stores, 50, Bug::Store(Store::TornApply));
+}
+
+#[test]
+fn skipping_max_ts_is_found() {
+    must_be_found(Kind::Bank, 20, Bug::Kv(Kv::SkipMaxTs));
+}
+
+#[test]
+fn dropping_a_secondarys_commit_is_found() {
+    must_be_found(Kind::Bank, 20, Bug::Kv(Kv::DropSecondaryCommit));
+}
+
+#[test]
+fn proposing_without_the_term_of_the_evaluation_is_found() {
+    must_be_found(Kind::Bank, 100, Bug::Kv(Kv::SkipTermCheck));
+}
+
+#[test]
+fn reading_past_locks_is_found() {
+    must_be_found(Kind::Bank, 20, Bug::Kv(Kv::IgnoreLocks));
+}
+
+#[test]
+fn calling_a_lost_answer_a_refusal_is_found() {
+    must_be_found(Kind::Bank, 20, Bug::Kv(Kv::LostIsRefused));
+}
+
+#[test]
+fn using_timestamps_before_their_window_is_durable_is_found() {
+    must_be_found(Kind::Bank, 100, Bug::Pd(Pd::TsoWindowNotPersisted));
 }
