@@ -1,13 +1,10 @@
 //! Polls tasks of one thread in a seeded order.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll, Wake, Waker},
 };
 
@@ -21,22 +18,20 @@ const POLLS_MAX: u64 = 5_000_000;
 
 type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// Ids of tasks that want to be polled, in the order they were woken.
+/// Ids of tasks that want to be polled. A set, because the order in which they were woken does not repeat:
+/// `tokio::sync::watch` wakes its receivers in an order that depends on a random number of the thread.
 #[derive(Default)]
-struct Ready(Mutex<Vec<u64>>);
+struct Ready(Mutex<BTreeSet<u64>>);
 
-/// Wakes one task: at most one entry in [`Ready`] at a time.
+/// Wakes one task.
 struct TaskWaker {
     id: u64,
-    queued: AtomicBool,
     ready: Arc<Ready>,
 }
 
 impl Wake for TaskWaker {
     fn wake(self: Arc<Self>) {
-        if !self.queued.swap(true, Ordering::Relaxed) {
-            self.ready.0.lock().push(self.id);
-        }
+        self.ready.0.lock().insert(self.id);
     }
 }
 
@@ -67,9 +62,9 @@ impl Executor {
         let mut slots = self.slots.lock();
         slots.next += 1;
         let id = slots.next;
-        let waker = Arc::new(TaskWaker { id, queued: AtomicBool::new(true), ready: self.ready.clone() });
+        let waker = Arc::new(TaskWaker { id, ready: self.ready.clone() });
         slots.slots.insert(id, Slot { owner, waker, task: Some(task) });
-        self.ready.0.lock().push(id);
+        self.ready.0.lock().insert(id);
     }
 
     /// Drops every task that `dead` names. A task that is being polled right now goes when its poll returns.
@@ -92,10 +87,11 @@ impl Executor {
                     return Ok(());
                 }
                 let at = rng.random_range(0..ready.len());
-                ready.swap_remove(at)
+                let id = *ready.iter().nth(at).expect("fewer than there are");
+                ready.remove(&id);
+                id
             };
             let Some((mut task, waker)) = self.take(id) else { continue };
-            waker.queued.store(false, Ordering::Relaxed);
             let waker = Waker::from(waker);
             let polled = catch_unwind(AssertUnwindSafe(|| task.as_mut().poll(&mut Context::from_waker(&waker))));
             match polled {
