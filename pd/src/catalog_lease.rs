@@ -110,3 +110,73 @@ impl CatalogLeases {
         behind.chain([self.inherited_until]).filter(|&end| end > at).min()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What may happen, one after the other.
+    #[derive(Clone, Debug)]
+    enum Step {
+        /// A gateway acknowledges this many versions less than the published one, and asks for its lease.
+        Renew(u64, u64),
+        /// A DDL publishes the next version.
+        Publish,
+        /// Time passes, ms.
+        Pass(u64),
+        /// PD is lost. Its successor knows what is durable, and that all timestamps so far lie below a bound.
+        NewPd,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            6 => (1..5u64, 0..3u64).prop_map(|(g, behind)| Step::Renew(g, behind)),
+            2 => Just(Step::Publish),
+            4 => (1..LEASE_MS).prop_map(Step::Pass),
+            1 => Just(Step::NewPd),
+        ]
+    }
+
+    proptest! {
+        /// Once a version is settled, no gateway holds a lease (from whichever PD) with an older one.
+        #[test]
+        fn settled_means_that_nobody_commits_under_an_older_version(steps in prop::collection::vec(step(), 1..120)) {
+            let (mut now, mut published) = (1_000_u64, 1_u64);
+            let mut pd = CatalogLeases::restore(1, 0);
+            // What each gateway was ever granted: (version it works with, end).
+            let mut granted = Vec::new();
+            for step in steps {
+                let at = Timestamp::new(now, 1);
+                match step {
+                    Step::Renew(gateway, behind) => {
+                        let version = published.saturating_sub(behind);
+                        let grant = pd.renew(gateway, version, at).expect("few gateways");
+                        prop_assert_eq!(grant.published, published);
+                        if grant.expires_at > at {
+                            // It may have acknowledged more before; this is what it may at most be behind.
+                            granted.push((gateway, version, grant.expires_at));
+                        }
+                    }
+                    Step::Publish => {
+                        published += 1;
+                        pd.publish(published);
+                    }
+                    Step::Pass(ms) => now += ms,
+                    Step::NewPd => pd = CatalogLeases::restore(published, now + 1),
+                }
+                let at = Timestamp::new(now, 2);
+                if !pd.waiting_for(published, at).is_empty() {
+                    prop_assert!(pd.next_end(published, at).is_some(), "it waits for something that ends");
+                    continue;
+                }
+                // A gateway works with the newest version it has acknowledged.
+                let newest = |gateway| granted.iter().filter(|g| g.0 == gateway).map(|g| g.1).max().unwrap_or(0);
+                for &(gateway, _, end) in &granted {
+                    prop_assert!(end <= at || newest(gateway) >= published, "gateway {} is behind", gateway);
+                }
+            }
+        }
+    }
+}

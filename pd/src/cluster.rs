@@ -86,6 +86,9 @@ pub struct Cluster {
     founders: Vec<StoreId>,
     regions: BTreeMap<RegionId, RegionView>,
     by_start: BTreeMap<Bytes, RegionId>,
+    /// The lower median of the stores' wall clocks, less PD's monotonic clock; once a majority has reported. All clocks
+    /// run on alike, so it holds until the next report. Asked for with every timestamp, hence kept.
+    median_offset_ms: Option<i64>,
 }
 
 impl Cluster {
@@ -114,6 +117,7 @@ impl Cluster {
         let id = StoreId(record.id);
         let report = self.stores.remove(&id).and_then(|s| s.report);
         self.stores.insert(id, StoreView { record, report });
+        self.median_offset_ms = self.median_offset();
     }
 
     /// A store's durable record.
@@ -124,9 +128,10 @@ impl Cluster {
     pub fn store_with_uuid(&self, uuid: &[u8]) -> Option<&wire::Store> {
         self.stores.values().map(|s| &s.record).find(|s| s.uuid == uuid)
     }
-    /// Stores said to be at `address`.
-    pub fn stores_at<'a>(&'a self, address: &'a str) -> impl Iterator<Item = &'a wire::Store> {
-        self.stores.values().map(|s| &s.record).filter(move |s| s.address == address)
+    /// Stores said to be at `address`, and for how long (ms) each has been silent.
+    pub fn stores_at<'a>(&'a self, now: Now, address: &'a str) -> impl Iterator<Item = (&'a wire::Store, u64)> {
+        let here = self.stores.values().filter(move |s| s.record.address == address);
+        here.map(move |s| (&s.record, self.silent_ms(now, s)))
     }
 
     /// A store reported itself.
@@ -141,6 +146,7 @@ impl Cluster {
             available_bytes: status.available_bytes,
             boot_id: status.boot_id,
         });
+        self.median_offset_ms = self.median_offset();
         Observed::Taken
     }
 
@@ -323,19 +329,20 @@ impl Cluster {
 
     /// What the stores' clocks say: the lower median of all that reported, if they are a majority.
     pub fn clock_witness(&self, now: Now) -> ClockWitness {
-        let voting = self.stores.values().filter(|s| s.record.state() != StoreState::Removed);
-        let (mut clocks, mut all) = (Vec::new(), 0);
-        for view in voting {
-            all += 1;
-            clocks.extend(
-                view.report.as_ref().map(|r| r.wall_ms.saturating_add(now.monotonic_ms.saturating_sub(r.at_ms))),
-            );
+        let median = self.median_offset_ms.map(|offset| now.monotonic_ms.saturating_add_signed(offset));
+        median.map_or(ClockWitness::Unknown, ClockWitness::Median)
+    }
+
+    fn median_offset(&self) -> Option<i64> {
+        let voting: Vec<_> = self.stores.values().filter(|s| s.record.state() != StoreState::Removed).collect();
+        let reports = voting.iter().filter_map(|s| s.report.as_ref());
+        // Both are milliseconds of the same order as now: far from the ends of i64, unless a store talks nonsense.
+        let mut offsets: Vec<_> = reports.map(|r| (r.wall_ms as i64).saturating_sub(r.at_ms as i64)).collect();
+        if offsets.len() * 2 <= voting.len() {
+            return None;
         }
-        if clocks.len() * 2 <= all {
-            return ClockWitness::Unknown;
-        }
-        clocks.sort_unstable();
-        ClockWitness::Median(clocks[(clocks.len() - 1) / 2])
+        offsets.sort_unstable();
+        Some(offsets[(offsets.len() - 1) / 2])
     }
 }
 
@@ -351,3 +358,6 @@ impl From<&RegionView> for RegionStatus {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -74,7 +74,7 @@ enum Failure {
     /// Understood, and refused.
     Refused(String),
     /// Not yet; the caller tries again.
-    Busy(&'static str),
+    Busy(String),
 }
 
 impl From<MetaError> for Failure {
@@ -183,7 +183,7 @@ impl Service {
         Ok(match body {
             Body::Timestamp(r) => Out::Timestamp(self.timestamps(now, r.count).await?),
             Body::AllocIds(r) => Out::AllocIds(self.alloc_ids(r.count).await?),
-            Body::RegisterStore(r) => Out::RegisterStore(self.register_store(r).await?),
+            Body::RegisterStore(r) => Out::RegisterStore(self.register_store(now, r).await?),
             Body::GetRegion(r) => {
                 let region = self.state.lock().cluster.region_of(&r.key).map(Into::into);
                 Out::GetRegion(GetRegionResponse { region })
@@ -253,7 +253,7 @@ impl Service {
         match failure {
             Failure::Refused(refusal) => PdResponse { refusal, ..PdResponse::default() },
             Failure::Busy(what) => {
-                PdResponse { error: Some(RegionError::server_busy(what, BUSY_BACKOFF_MS)), ..PdResponse::default() }
+                PdResponse { error: Some(RegionError::server_busy(&what, BUSY_BACKOFF_MS)), ..PdResponse::default() }
             }
             Failure::Meta(error) => PdResponse { error: Some(self.not_pd(error)), ..PdResponse::default() },
         }

@@ -151,7 +151,10 @@ async fn a_store_registers_once_and_takes_over_the_address_of_a_wiped_one() {
         Some(pd_response::Body::RegisterStore(r)) => r.store_id,
         other => panic!("{other:?}"),
     };
-    let new = id(ask(&pd, now(0), register()).await);
+    report_all(&pd, now(0)).await;
+    let early = ask(&pd, now(1_000), register()).await.error.expect("store 2 may still be there");
+    assert!(early.message.contains("store 2 was heard of there 1000 ms ago"), "{early}");
+    let new = id(ask(&pd, now(6_000), register()).await);
     assert_eq!(new, 4, "above every founded id");
     assert_eq!(id(ask(&pd, now(0), register()).await), new);
     let again = lead(&region, 6, now(0)).await;

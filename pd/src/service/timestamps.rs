@@ -44,7 +44,8 @@ impl Service {
             };
             match shortage {
                 Shortage::ClocksUnknown => {
-                    return Err(Failure::Busy("the queue of timestamps (a majority of stores has not reported yet)"));
+                    let what = "the queue of timestamps (a majority of the stores has not reported its clock yet)";
+                    return Err(Failure::Busy(what.into()));
                 }
                 Shortage::Extend(bound_ms) => self.extend(bound_ms).await?,
             }
