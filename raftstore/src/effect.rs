@@ -6,12 +6,13 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use proto::{LogIndex, PeerId, Region, RegionId, StoreId, wire};
+use proto::{LogIndex, Region, RegionId, StoreId, wire};
 use raft::eraftpb::Entry;
 
 use crate::{
     api::{ProposeError, Target},
     log::{LogBatch, Position},
+    region::ReplicaView,
 };
 
 /// Names a request that waits for an answer; given out by the handle, never by the core.
@@ -59,6 +60,8 @@ pub struct ProposeRequest {
 /// What a turn of the core wants done. The order of the fields is the order of doing.
 #[derive(Debug, Default)]
 pub struct Effects {
+    /// How replicas look now, for handles.
+    pub seen: Vec<Seen>,
     /// Answers to requests.
     pub replies: Vec<(Ticket, Answer)>,
     /// Messages that may leave now, by store.
@@ -127,11 +130,13 @@ pub struct EntryOutcome {
     pub proposals: Vec<Result<(), wire::RegionError>>,
 }
 
-/// How far a peer's log is known to agree with the leader's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Matched {
-    /// Who.
-    pub peer: PeerId,
-    /// Durable there up to here.
-    pub index: LogIndex,
+/// A replica at the end of a turn.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// What readers and PD see of it.
+    pub view: ReplicaView,
+    /// Applied up to here.
+    pub applied: LogIndex,
+    /// Known committed up to here.
+    pub committed: LogIndex,
 }

@@ -14,10 +14,11 @@
 //!   turn ──► committed ──► Applier: data and apply state in one engine batch ──► answer
 //! ```
 //!
-//! Three layers, each a core without I/O, clock or randomness of its own:
+//! Two cores without I/O, clock or randomness of their own, and what drives them:
 //!
 //! - [`region`]: one replica. raft-rs, batching, the leader's lease, ReadIndex, elections, log truncation.
-//! - [`store`]: all replicas of a process. One log write a turn, promises held until it is durable, boot, the handle.
+//! - [`store`]: all replicas of a process. One log write a turn, promises held until it is durable, boot.
+//!   [`StoreHandle`] stands in front of it, for any thread.
 //! - [`driver`]: threads, in production. In the simulator events call the same [`StoreCore::turn`].
 //!
 //! Disk is behind two traits, [`engine::Engine`] (RocksDB, memory) for the state and [`log::LogEngine`] (raft-engine,
@@ -35,6 +36,7 @@ pub mod config;
 pub mod driver;
 pub mod effect;
 pub mod engine;
+mod handle;
 pub mod keys;
 pub mod log;
 mod raft_logger;
@@ -47,6 +49,7 @@ pub use apply::Applier;
 pub use clock::{Instant, MonotonicClock};
 pub use config::{Limits, Planted, StoreConfig};
 pub use effect::{Effects, Event};
+pub use handle::{Leadership, ReplicaStatus, StoreHandle};
 pub use region::{ReplicaView, Role};
-pub use store::{BootError, Leadership, ReplicaStatus, StoreCore, StoreHandle, bootstrap};
+pub use store::{BootError, StoreCore, bootstrap};
 pub use transport::Transport;

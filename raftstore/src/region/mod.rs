@@ -10,7 +10,7 @@
 //!   messages now · log changes · messages held until they are synced · committed entries · answers
 //! ```
 //!
-//! The one impurity is raft-rs's own: it reads old entries through [`LogStorage`] when it wants them.
+//! The one impurity is raft-rs's own: it reads old entries through `LogStorage` when it wants them.
 //!
 //! Not here: who else lives on the store ([`crate::store`]), how entries change the state ([`crate::apply`]), clocks
 //! and threads. Membership changes, splits and snapshots come with the regions issue; an entry that carries one
@@ -37,7 +37,7 @@ use crate::{
     api::Target,
     clock::Instant,
     config::{PROPOSAL_BYTES_AT_MOST, Planted, StoreConfig},
-    effect::{Answer, Applied, ProposeRequest, Ticket},
+    effect::{Answer, Applied, ProposeRequest, Seen, Ticket},
     log::Position,
     region::{
         election::Election, lease::Lease, log_storage::LogStorage, outbox::Outbox, propose::Proposals, read::Reads,
@@ -521,12 +521,12 @@ impl Replica {
     }
 
     /// What readers and PD see of this replica.
-    pub(crate) fn view(&self, now: Instant) -> ReplicaView {
+    pub(crate) fn seen(&self, now: Instant) -> Seen {
         let raft = &self.node.raft;
         let serves = self.leads() && raft.apply_to_current_term();
         let lease = serves && raft.lead_transferee.is_none();
         let until = if lease { self.lease.until(&self.region, self.peer.id, self.term(), now) } else { None };
-        ReplicaView {
+        let view = ReplicaView {
             region: self.region.clone(),
             peer: self.peer,
             role: Role::from(raft.state),
@@ -534,11 +534,7 @@ impl Replica {
             leader: self.leader(),
             serves,
             lease_until: until,
-        }
-    }
-
-    /// The last index known committed.
-    pub(crate) fn committed(&self) -> LogIndex {
-        LogIndex(self.node.raft.raft_log.committed)
+        };
+        Seen { view, applied: self.applied.index, committed: LogIndex(raft.raft_log.committed) }
     }
 }

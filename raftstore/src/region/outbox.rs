@@ -7,7 +7,7 @@ use raft::eraftpb::{Entry, HardState};
 
 use super::propose::Replies;
 use crate::{
-    effect::ApplyTask,
+    effect::{ApplyTask, Seen},
     log::{LogBatch, Position, RegionLog},
 };
 
@@ -26,6 +26,7 @@ pub(crate) struct Held {
 /// Collects over all dirty replicas of a turn.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
+    pub(crate) seen: Vec<Seen>,
     pub(crate) replies: Replies,
     /// May leave now.
     pub(crate) messages: Vec<Addressed>,

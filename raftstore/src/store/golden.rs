@@ -18,9 +18,9 @@ use proto::{Batch, Cf, Epoch, KeyRange, Peer, PeerId, PeerRole, Region, RegionId
 use raft::eraftpb::Message;
 use test_each_file::test_each_path;
 
-use super::{ReplicaStatus, StoreCore, StoreHandle, bootstrap};
+use super::{StoreCore, bootstrap};
 use crate::{
-    Applier, Event, Instant, MonotonicClock, Planted, StoreConfig, Target,
+    Applier, Event, Instant, MonotonicClock, Planted, ReplicaStatus, StoreConfig, StoreHandle, Target,
     effect::{Answer, ApplyTask, Effects, LogWrite, ProposeRequest, Ticket},
     engine::{Engine, memory::MemoryEngine},
     log::{LogEngine, MemoryLog},
@@ -247,7 +247,10 @@ impl Script {
         let now = self.clock.now();
         let Some(life) = self.nodes.get_mut(&id).and_then(|n| n.life.as_mut()) else { return Ok(()) };
         let before = life.handle.statuses();
-        let effects = life.core.turn(now, events);
+        let mut effects = life.core.turn(now, events);
+        let replies = std::mem::take(&mut effects.replies);
+        life.handle.answer(&mut effects);
+        effects.replies = replies;
         let after = life.handle.statuses();
         for (before, after) in before.iter().zip(&after) {
             let (old, new) = (&before.view, &after.view);

@@ -6,7 +6,7 @@
 //!                                                  │ step the replicas           replies
 //!                                                  │ tick them when it is time   sends (one batch a store)
 //!                                                  │ collect the dirty ones      log write (one sync for all)
-//!                                                  │ publish their views         apply tasks · upkeep
+//!                                                  │ show how they look          apply tasks · upkeep
 //! ```
 //!
 //! What a log write promises is kept here until [`Event::LogWritten`] says that it is durable.
@@ -14,9 +14,6 @@
 pub(crate) mod boot;
 #[cfg(test)]
 mod golden;
-pub(crate) mod handle;
-pub(crate) mod inbox;
-pub(crate) mod shared;
 mod upkeep;
 
 use std::{
@@ -28,14 +25,13 @@ use proto::{RegionId, StoreId, wire::RegionError};
 use tracing::{debug, warn};
 
 pub use boot::{BootError, bootstrap};
-pub use handle::{ReplicaStatus, StoreHandle};
-pub use shared::Leadership;
 
 use crate::{
     clock::{Instant, MonotonicClock},
     config::StoreConfig,
     effect::{Answer, Effects, Event, LogWrite, Ticket},
     engine::Engine,
+    handle::{Closer, StoreHandle},
     log::LogEngine,
     region::{
         Replica,
@@ -43,7 +39,6 @@ use crate::{
         propose,
     },
 };
-use shared::{ReplicaShared, Shared};
 use upkeep::Upkeep;
 
 /// A log write on its way, and what its promises are.
@@ -54,7 +49,8 @@ struct Writing {
 
 /// All replicas of a store.
 pub struct StoreCore {
-    shared: Arc<Shared>,
+    config: Arc<StoreConfig>,
+    _closer: Closer,
     replicas: BTreeMap<RegionId, Replica>,
     /// Have something to collect.
     dirty: BTreeSet<RegionId>,
@@ -76,15 +72,13 @@ impl StoreCore {
         let config = Arc::new(config);
         let now = clock.now();
         let replicas = boot::replicas(&config, &*engine, &log)?;
-        let views = replicas
-            .iter()
-            .map(|r| (r.id(), ReplicaShared::new(r.view(now), r.applied_index(), r.committed())))
-            .collect();
-        let shared = Arc::new(Shared::new(config, engine, clock, views));
+        let seen = replicas.iter().map(|replica| replica.seen(now)).collect();
+        let (handle, closer) = StoreHandle::new(config.clone(), engine, clock, seen);
         let replicas: BTreeMap<_, _> = replicas.into_iter().map(|r| (r.id(), r)).collect();
         let core = StoreCore {
             dirty: replicas.keys().copied().collect(),
-            shared: shared.clone(),
+            config,
+            _closer: closer,
             replicas,
             writing: VecDeque::new(),
             last_sequence: 0,
@@ -92,17 +86,17 @@ impl StoreCore {
             upkeep: Upkeep::new(now),
             disk_full: false,
         };
-        Ok((core, StoreHandle::new(shared)))
+        Ok((core, handle))
     }
 
     /// What it was opened with.
     pub fn config(&self) -> &StoreConfig {
-        &self.shared.config
+        &self.config
     }
 
     /// When the next turn is due even if nothing happens.
     pub fn next_turn(&self) -> Instant {
-        self.last_tick + self.shared.config.tick
+        self.last_tick + self.config.tick
     }
 
     /// One round: takes events, gives effects. `now` must have been read before, and never go back.
@@ -111,7 +105,7 @@ impl StoreCore {
         for event in events {
             self.step(now, event, &mut out);
         }
-        if now.since(self.last_tick) >= self.shared.config.tick {
+        if now.since(self.last_tick) >= self.config.tick {
             // One, however many were missed: a store that stood still must not make up for it.
             self.last_tick = now;
             for (region, replica) in &mut self.replicas {
@@ -123,10 +117,7 @@ impl StoreCore {
         for region in std::mem::take(&mut self.dirty) {
             let Some(replica) = self.replicas.get_mut(&region) else { continue };
             replica.collect(now, &mut out);
-            // Before any message leaves: a lease that ends with one (TimeoutNow) has ended by then.
-            if let Some(shared) = self.shared.replicas.get(&region) {
-                shared.publish(replica.view(now), replica.applied_index(), replica.committed());
-            }
+            out.seen.push(replica.seen(now));
         }
         self.effects(now, out)
     }
@@ -189,10 +180,7 @@ impl StoreCore {
             }
             Event::DiskFull(full) => {
                 if full != self.disk_full {
-                    warn!(
-                        store = self.shared.config.store.0,
-                        full, "the disk's reserve: writes are refused while it is full"
-                    );
+                    warn!(store = self.config.store.0, full, "the disk's reserve: writes are refused while it is full");
                 }
                 self.disk_full = full;
             }
@@ -207,7 +195,7 @@ impl StoreCore {
     }
 
     fn disk_full_message(&self) -> String {
-        format!("the disk of store {} is below its reserve; free space and writes go on", self.shared.config.store.0)
+        format!("the disk of store {} is below its reserve; free space and writes go on", self.config.store.0)
     }
 
     fn unreachable(&mut self, store: StoreId) {
@@ -231,7 +219,7 @@ impl StoreCore {
     }
 
     fn effects(&mut self, now: Instant, out: Outbox) -> Effects {
-        let mut effects = Effects { replies: out.replies, apply: out.apply, ..Effects::default() };
+        let mut effects = Effects { seen: out.seen, replies: out.replies, apply: out.apply, ..Effects::default() };
         for (store, message) in out.messages {
             effects.sends.entry(store).or_default().push(message);
         }
@@ -252,10 +240,4 @@ impl StoreCore {
 
 fn no_region_to_read(ticket: Ticket, region: RegionId) -> (Ticket, Answer) {
     (ticket, Answer::Readable(Err(RegionError::region_not_found(region))))
-}
-
-impl Drop for StoreCore {
-    fn drop(&mut self) {
-        self.shared.close();
-    }
 }

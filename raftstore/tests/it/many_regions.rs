@@ -75,9 +75,10 @@ impl Cluster {
     fn run(&mut self, store: usize, events: Vec<Event>) {
         let mut waiting = VecDeque::from([(store, events)]);
         while let Some((store, events)) = waiting.pop_front() {
-            let Store { core, log, applier, .. } = &mut self.stores[store];
-            let effects = core.turn(self.clock.now(), events);
+            let Store { core, log, applier, handle } = &mut self.stores[store];
+            let mut effects = core.turn(self.clock.now(), events);
             self.answers += effects.replies.len();
+            handle.answer(&mut effects);
             let mut done = Vec::new();
             if let Some(write) = effects.log {
                 self.log_writes += 1;

@@ -17,7 +17,7 @@ use super::inbox::{Inbox, NotTaken};
 use crate::{
     clock::MonotonicClock,
     config::StoreConfig,
-    effect::{Answer, Event, Ticket},
+    effect::{Answer, Event, Seen, Ticket},
     engine::Engine,
     region::{ReplicaView, Role},
 };
@@ -50,12 +50,12 @@ pub(crate) struct ReplicaShared {
 }
 
 impl ReplicaShared {
-    pub(crate) fn new(view: ReplicaView, applied: LogIndex, committed: LogIndex) -> Self {
+    fn new(seen: Seen) -> Self {
         ReplicaShared {
-            leadership: watch::Sender::new(Leadership::from(&view)),
-            view: ArcSwap::from_pointee(view),
-            applied: AtomicU64::new(applied.0),
-            committed: AtomicU64::new(committed.0),
+            leadership: watch::Sender::new(Leadership::from(&seen.view)),
+            view: ArcSwap::from_pointee(seen.view),
+            applied: AtomicU64::new(seen.applied.0),
+            committed: AtomicU64::new(seen.committed.0),
         }
     }
 
@@ -70,7 +70,7 @@ impl ReplicaShared {
     }
 
     /// At the end of a turn, before its messages leave.
-    pub(crate) fn publish(&self, view: ReplicaView, applied: LogIndex, committed: LogIndex) {
+    pub(crate) fn publish(&self, Seen { view, applied, committed }: Seen) {
         self.applied.store(applied.0, Ordering::Release);
         self.committed.store(committed.0, Ordering::Release);
         if **self.view.load() == view {
@@ -98,14 +98,14 @@ impl Shared {
         config: Arc<StoreConfig>,
         engine: Arc<dyn Engine>,
         clock: Arc<dyn MonotonicClock>,
-        replicas: BTreeMap<RegionId, ReplicaShared>,
+        replicas: Vec<Seen>,
     ) -> Self {
         Shared {
             inbox: Inbox::new(config.limits),
             config,
             engine,
             clock,
-            replicas,
+            replicas: replicas.into_iter().map(|seen| (seen.view.region.id, ReplicaShared::new(seen))).collect(),
             waiting: Mutex::default(),
             next_ticket: AtomicU64::new(1),
         }

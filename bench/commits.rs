@@ -1,5 +1,5 @@
 //! How long a replicated commit takes: three stores on real disks in one process, joined by channels, beside what the
-//! disk alone does in the same run. `cargo run --release -p raftstore --example commits -- [writers] [seconds]`
+//! disk alone does in the same run. `cargo run --release -p raftstore --example commits -- 8 5` (writers, seconds)
 
 use std::{
     io::Write,

@@ -1,4 +1,11 @@
 //! How the rest of a node uses a store: from any thread, without passing through the store loop where a lease holds.
+//!
+//! The core and the handles share an inbox, the list of those who wait for an answer, and what each replica looked
+//! like at the end of the last turn. The driver of the core stands between: it takes the events that wait, and brings
+//! back what a turn has changed ([`StoreHandle::answer`]) before any message of that turn leaves.
+
+mod inbox;
+mod shared;
 
 use std::sync::Arc;
 
@@ -9,17 +16,17 @@ use proto::{
 };
 use tokio::sync::watch;
 
-use super::{
-    inbox::NotTaken,
-    shared::{Leadership, ReplicaShared, Shared},
-};
 use crate::{
     api::{ProposeError, RegionSnapshot, Target},
-    config::Planted,
-    effect::{Answer, Effects, Event, ProposeRequest},
-    engine::EngineError,
+    clock::MonotonicClock,
+    config::{Planted, StoreConfig},
+    effect::{Answer, Effects, Event, ProposeRequest, Seen},
+    engine::{Engine, EngineError},
     region::{ReplicaView, Role},
 };
+use inbox::NotTaken;
+pub use shared::Leadership;
+use shared::{ReplicaShared, Shared};
 
 /// How long somebody should wait when the store's inbox is full, ms.
 const BUSY_BACKOFF_MS: u64 = 20;
@@ -41,9 +48,25 @@ pub struct StoreHandle {
     shared: Arc<Shared>,
 }
 
+/// Ends what handles wait for when the core is dropped.
+pub(crate) struct Closer(Arc<Shared>);
+
+impl Drop for Closer {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
 impl StoreHandle {
-    pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        StoreHandle { shared }
+    /// A handle to a store with these replicas, and what the core keeps of it.
+    pub(crate) fn new(
+        config: Arc<StoreConfig>,
+        engine: Arc<dyn Engine>,
+        clock: Arc<dyn MonotonicClock>,
+        replicas: Vec<Seen>,
+    ) -> (StoreHandle, Closer) {
+        let shared = Arc::new(Shared::new(config, engine, clock, replicas));
+        (StoreHandle { shared: shared.clone() }, Closer(shared))
     }
 
     /// Which store this is.
@@ -202,8 +225,14 @@ impl StoreHandle {
         let _ = self.shared.inbox.push(event);
     }
 
-    /// Hands out the answers of a turn.
+    /// Shows what a turn has changed and hands out its answers. Before its messages leave: with one of them
+    /// (TimeoutNow) a lease ends.
     pub fn answer(&self, effects: &mut Effects) {
+        for seen in effects.seen.drain(..) {
+            if let Some(replica) = self.shared.replicas.get(&seen.view.region.id) {
+                replica.publish(seen);
+            }
+        }
         self.shared.answer(std::mem::take(&mut effects.replies));
     }
 }
