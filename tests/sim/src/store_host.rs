@@ -168,8 +168,8 @@ impl StoreHost {
             busy.turn_is_due = false;
             busy.core.turn(now, events)
         };
-        self.observe();
         self.handle.answer(&mut effects);
+        self.observe();
         for (store, messages) in std::mem::take(&mut effects.sends) {
             self.drivers.transport.send(store, messages);
         }
