@@ -1,0 +1,27 @@
+//! DEFAULT expressions: kept as text in the descriptor, compiled where a plan needs them. PURE.
+
+use datafusion::sql::sqlparser::{ast::Expr, dialect::PostgreSqlDialect, parser::Parser};
+
+use crate::{
+    catalog::ColumnDescriptor,
+    error::{SqlError, SqlResult},
+    eval::{Compiler, ParamTypes, Refusal, Scalar},
+};
+
+/// Compiles a column's DEFAULT; 0A000 for an expression that needs more than literals, operators and the current time.
+pub fn compile(text: &str, column: &ColumnDescriptor) -> SqlResult<Scalar> {
+    let expr = Parser::new(&PostgreSqlDialect {})
+        .try_with_sql(text)
+        .and_then(|mut parser| parser.parse_expr())
+        .map_err(|e| SqlError::internal(format!("the default of column {} does not parse: {e}", column.name)))?;
+    compile_expr(&expr, column)
+}
+
+/// The same for an expression that is parsed already.
+pub fn compile_expr(expr: &Expr, column: &ColumnDescriptor) -> SqlResult<Scalar> {
+    match Compiler::new(ParamTypes::default()).assigned(expr, column.column_type, &column.name) {
+        Ok(scalar) => Ok(scalar),
+        Err(Refusal::Error(error)) => Err(error),
+        Err(Refusal::Unknown) => Err(SqlError::unsupported(format!("the DEFAULT expression {expr}"))),
+    }
+}

@@ -1,0 +1,2 @@
+//! DDL.
+pub mod default;

@@ -1,0 +1,10 @@
+//! Writing rows: the sinks of INSERT, UPDATE, DELETE and COPY.
+//!
+//! A sink takes rows of datums in the descriptor's column order, checks what PostgreSQL checks (NOT NULL, the primary key), and
+//! puts them into the transaction's buffer. Where the rows come from (a key plan, a query, COPY's lines) is not its affair.
+
+pub mod returning;
+pub mod target;
+
+pub use returning::Projection;
+pub use target::Target;

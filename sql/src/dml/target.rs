@@ -1,0 +1,184 @@
+//! A table that rows are written to.
+
+use bytes::Bytes;
+use kv::Txn;
+
+use crate::{
+    catalog::{Table, TableDescriptor},
+    codec::TableCodec,
+    error::{SqlError, SqlResult, SqlState},
+    types::{Datum, FormatSettings, text},
+};
+
+/// Longest values a message shows, in characters.
+const SHOWN_ROW: usize = 64;
+
+/// A table and how its rows are stored.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// The table.
+    pub table: Table,
+    /// Its rows' form.
+    pub codec: TableCodec,
+}
+
+/// A row that UPDATE changes.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// The key it had.
+    pub old_key: Bytes,
+    /// What it becomes.
+    pub row: Vec<Datum>,
+}
+
+impl Target {
+    /// For a table.
+    pub fn new(table: Table) -> Self {
+        Target { codec: TableCodec::new(&table), table }
+    }
+
+    /// Puts new rows into the transaction. A key that exists is 23505: found at once when `eager` (the transaction goes on
+    /// after this statement), otherwise by the commit that follows.
+    pub async fn insert(&self, txn: &Txn, rows: &[Vec<Datum>], eager: bool) -> SqlResult<()> {
+        let mut keys = Vec::with_capacity(rows.len());
+        for row in rows {
+            self.check_not_null(row)?;
+            keys.push(self.codec.key(row)?);
+        }
+        self.check_new(txn, &keys, rows, eager).await?;
+        for (key, row) in keys.into_iter().zip(rows) {
+            let value = self.codec.value(row)?;
+            self.put_new(txn, key, value, row)?;
+        }
+        Ok(())
+    }
+
+    /// Changes rows. Moves to another key are deletes first, then inserts, so that rows may trade places.
+    pub async fn update(&self, txn: &Txn, changes: &[Change], eager: bool) -> SqlResult<()> {
+        let mut moved = Vec::new();
+        for change in changes {
+            self.check_not_null(&change.row)?;
+            let key = self.codec.key(&change.row)?;
+            if key == change.old_key {
+                txn.put(key, self.codec.value(&change.row)?)?;
+            } else {
+                txn.delete(change.old_key.clone())?;
+                moved.push((key, &change.row));
+            }
+        }
+        if eager && !moved.is_empty() {
+            let keys: Vec<Bytes> = moved.iter().map(|(key, _)| key.clone()).collect();
+            let found = txn.get_many(&keys).await?;
+            if let Some(at) = found.iter().position(Option::is_some) {
+                return Err(self.duplicate(moved[at].1));
+            }
+        }
+        for (key, row) in moved {
+            let value = self.codec.value(row)?;
+            self.put_new(txn, key, value, row)?;
+        }
+        Ok(())
+    }
+
+    /// Removes rows.
+    pub fn delete(&self, txn: &Txn, keys: impl IntoIterator<Item = Bytes>) -> SqlResult<()> {
+        for key in keys {
+            txn.delete(key)?;
+        }
+        Ok(())
+    }
+
+    async fn check_new(&self, txn: &Txn, keys: &[Bytes], rows: &[Vec<Datum>], eager: bool) -> SqlResult<()> {
+        // A row id is nobody else's.
+        if !eager || self.table.primary_key.is_none() {
+            return Ok(());
+        }
+        let found = match keys {
+            [one] => vec![txn.get(one).await?],
+            many => txn.get_many(many).await?,
+        };
+        match found.iter().position(Option::is_some) {
+            Some(at) => Err(self.duplicate(&rows[at])),
+            None => Ok(()),
+        }
+    }
+
+    fn put_new(&self, txn: &Txn, key: Bytes, value: Bytes, row: &[Datum]) -> SqlResult<()> {
+        match txn.insert(key, value) {
+            Err(kv::Error::AlreadyExists { .. }) => Err(self.duplicate(row)),
+            other => Ok(other?),
+        }
+    }
+
+    /// 23502 for a NULL where none may be.
+    pub fn check_not_null(&self, row: &[Datum]) -> SqlResult<()> {
+        let null = |(column, datum): &(&crate::catalog::ColumnDescriptor, &Datum)| !column.nullable && datum.is_null();
+        match self.table.columns.iter().zip(row).find(null) {
+            Some((column, _)) => Err(not_null(&self.table, &column.name).with_detail(failing_row(&self.table, row))),
+            None => Ok(()),
+        }
+    }
+
+    /// 23505 for a row whose key exists.
+    pub fn duplicate(&self, row: &[Datum]) -> SqlError {
+        duplicate(&self.table, row)
+    }
+
+    /// What a commit says about a key of this table that exists.
+    pub fn duplicate_key(&self, key: &Bytes) -> SqlError {
+        let mut row = vec![Datum::Null; self.table.columns.len()];
+        let mut rest = key.get(proto::keyspace::PREFIX_LEN..).unwrap_or_default();
+        for at in &self.table.key {
+            let column = crate::codec::key::KeyColumn::primary(self.table.columns[*at].column_type.pg_type);
+            match crate::codec::key::decode(&mut rest, column) {
+                Ok(datum) => row[*at] = datum,
+                Err(error) => return error,
+            }
+        }
+        self.duplicate(&row)
+    }
+}
+
+/// 23502.
+pub fn not_null(table: &TableDescriptor, column: &str) -> SqlError {
+    SqlError::new(
+        SqlState::NOT_NULL_VIOLATION,
+        format!(
+            "null value in column \"{column}\" of relation \"{}\" violates not-null constraint",
+            table.name
+        ),
+    )
+    .with_table(&table.schema, &table.name)
+    .with_column(column)
+}
+
+fn shown(datum: &Datum, column: &crate::catalog::ColumnDescriptor) -> String {
+    if datum.is_null() {
+        return "null".into();
+    }
+    let mut out = String::new();
+    text::format(datum, column.column_type, &FormatSettings::default(), &mut out);
+    if out.chars().count() > SHOWN_ROW {
+        out = out.chars().take(SHOWN_ROW).collect::<String>() + "...";
+    }
+    out
+}
+
+fn failing_row(table: &TableDescriptor, row: &[Datum]) -> String {
+    let values: Vec<String> = table.visible().map(|(at, column)| shown(&row[at], column)).collect();
+    format!("Failing row contains ({}).", values.join(", "))
+}
+
+/// 23505 for a row of `table` whose key exists.
+pub fn duplicate(table: &TableDescriptor, row: &[Datum]) -> SqlError {
+    let constraint = table.primary_key.as_deref().unwrap_or_default();
+    let names: Vec<&str> = table.key.iter().map(|at| table.columns[*at].name.as_str()).collect();
+    let values: Vec<String> = table.key.iter().map(|at| shown(&row[*at], &table.columns[*at])).collect();
+    SqlError::new(
+        SqlState::UNIQUE_VIOLATION,
+        format!("duplicate key value violates unique constraint \"{constraint}\""),
+    )
+    .with_detail(format!("Key ({})=({}) already exists.", names.join(", "), values.join(", ")))
+    .with_table(&table.schema, &table.name)
+    .with_constraint(constraint)
+}

@@ -1,0 +1,294 @@
+//! Running key plans.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use kv::{Scan, ScanOptions};
+use proto::KeyRange;
+
+use super::{
+    Access, InsertPlan, KeyPlan, ModifyPlan, ReadPlan, Selection,
+    access::{Bound, KeyDatum, KeyValue},
+};
+use crate::{
+    codec::TableCodec,
+    dml::{Projection, target::Change},
+    error::{SqlError, SqlResult, SqlState},
+    eval::Env,
+    types::{Datum, FormatSettings},
+    work::Work,
+};
+
+/// Rows of a result, flat.
+#[derive(Debug, Default)]
+pub struct Rows {
+    /// How many rows were read or written.
+    pub count: usize,
+    /// The values given back, row after row.
+    pub datums: Vec<Datum>,
+}
+
+/// What a read gives: a few rows, or a scan that streams.
+pub enum Read {
+    /// Points.
+    Rows(Rows),
+    /// A range.
+    Range(Box<RangeScan>),
+}
+
+/// The keys of a statement's points, without those no row can have.
+fn point_keys(points: &[Vec<KeyValue>], codec: &TableCodec, env: &Env<'_>) -> SqlResult<Vec<Bytes>> {
+    let mut keys = Vec::with_capacity(points.len());
+    'points: for point in points {
+        let mut values = Vec::with_capacity(point.len());
+        for value in point {
+            match value.eval(env)? {
+                KeyDatum::Value(datum) => values.push(datum),
+                KeyDatum::Nothing => continue 'points,
+            }
+        }
+        let key = codec.key_of(&values)?;
+        if !keys.contains(&key) {
+            keys.push(key);
+        }
+    }
+    Ok(keys)
+}
+
+/// The one key of a read that asks for one point: such a read needs no snapshot.
+pub fn single_key(plan: &ReadPlan, env: &Env<'_>) -> SqlResult<Option<Vec<Bytes>>> {
+    match &plan.selection.access {
+        Access::Points(points) if points.len() == 1 && plan.limit.is_none() => {
+            Ok(Some(point_keys(points, &plan.target.codec, env)?))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// Appends the projection of a stored row, if the filter lets it through.
+pub fn project(plan: &ReadPlan, key: &[u8], value: &Bytes, env: &Env<'_>, out: &mut Rows) -> SqlResult<()> {
+    let mut row = vec![Datum::Null; plan.wanted.len()];
+    plan.target.codec.decode_into(key, value, Some(&plan.wanted), &mut row)?;
+    let env = Env { row: &row, ..*env };
+    if passes(&plan.selection, &env)? {
+        plan.projection.eval(&env, &mut out.datums)?;
+        out.count += 1;
+    }
+    Ok(())
+}
+
+fn passes(selection: &Selection, env: &Env<'_>) -> SqlResult<bool> {
+    match &selection.filter {
+        Some(filter) => Ok(filter.truth(env)? == Some(true)),
+        None => Ok(true),
+    }
+}
+
+fn limit(plan: &ReadPlan, env: &Env<'_>) -> SqlResult<Option<u64>> {
+    let Some(limit) = &plan.limit else { return Ok(None) };
+    match limit.eval(env)? {
+        Datum::Null => Ok(None),
+        datum => match datum.as_i64().map(u64::try_from) {
+            Some(Ok(limit)) => Ok(Some(limit)),
+            _ => Err(SqlError::new(SqlState("2201W"), "LIMIT must not be negative")),
+        },
+    }
+}
+
+/// Runs a read at the transaction's snapshot.
+pub async fn read(plan: &Arc<KeyPlan>, work: &Work<'_>) -> SqlResult<Read> {
+    let KeyPlan::Read(read) = &**plan else { return Err(SqlError::internal("a writing plan was run as a read")) };
+    let env = work.env(&[]);
+    let limit = limit(read, &env)?;
+    let txn = work.reader.txn(read.target.table.storage_id);
+    match &read.selection.access {
+        Access::Points(points) => {
+            let keys = point_keys(points, &read.target.codec, &env)?;
+            let values = match keys.as_slice() {
+                _ if limit == Some(0) => Vec::new(),
+                [] => Vec::new(),
+                [one] => vec![txn.get(one).await?],
+                many => txn.get_many(many).await?,
+            };
+            let mut rows = Rows::default();
+            for (key, value) in keys.iter().zip(values) {
+                if let Some(value) = value {
+                    project(read, key, &value, &env, &mut rows)?;
+                }
+            }
+            Ok(Read::Rows(rows))
+        }
+        Access::Range { prefix, low, high } => {
+            let range = key_range(&read.target.codec, prefix, low.as_ref(), high.as_ref(), &env)?;
+            let Some(range) = range.filter(|_| limit != Some(0)) else { return Ok(Read::Rows(Rows::default())) };
+            let options = ScanOptions {
+                range,
+                limit: limit.unwrap_or(0),
+                reverse: read.reverse,
+                ..ScanOptions::default()
+            };
+            Ok(Read::Range(Box::new(RangeScan {
+                plan: Arc::clone(plan),
+                scan: txn.scan(options),
+                params: work.params.to_vec(),
+                now_us: work.now_us,
+                settings: work.settings.clone(),
+            })))
+        }
+    }
+}
+
+/// The keys between the bounds; `None` for no keys at all.
+fn key_range(
+    codec: &TableCodec,
+    prefix: &[KeyValue],
+    low: Option<&Bound>,
+    high: Option<&Bound>,
+    env: &Env<'_>,
+) -> SqlResult<Option<KeyRange>> {
+    let mut values = Vec::with_capacity(prefix.len() + 1);
+    for value in prefix {
+        match value.eval(env)? {
+            KeyDatum::Value(datum) => values.push(datum),
+            KeyDatum::Nothing => return Ok(None),
+        }
+    }
+    let mut border = |bound: &Bound| -> SqlResult<Option<Bytes>> {
+        let KeyDatum::Value(datum) = bound.value.eval(env)? else { return Ok(None) };
+        values.push(datum);
+        let key = codec.key_of(&values);
+        values.pop();
+        key.map(Some)
+    };
+    let start = match low {
+        None => None,
+        Some(bound) => match border(bound)? {
+            None => return Ok(None),
+            Some(key) => Some(if bound.inclusive { key } else { behind(&key) }),
+        },
+    };
+    let end = match high {
+        None => None,
+        Some(bound) => match border(bound)? {
+            None => return Ok(None),
+            Some(key) => Some(if bound.inclusive { behind(&key) } else { key }),
+        },
+    };
+    let whole = codec.key_of(&values)?;
+    let range = KeyRange::new(start.unwrap_or_else(|| whole.clone()), end.unwrap_or_else(|| behind(&whole)));
+    Ok((range.start < range.end).then_some(range))
+}
+
+/// The first key behind all that begin with `prefix`.
+fn behind(prefix: &[u8]) -> Bytes {
+    let mut end = BytesMut::from(prefix);
+    while let Some(last) = end.last_mut() {
+        if *last == u8::MAX {
+            end.truncate(end.len() - 1);
+        } else {
+            *last += 1;
+            break;
+        }
+    }
+    end.freeze()
+}
+
+/// A range under way.
+pub struct RangeScan {
+    plan: Arc<KeyPlan>,
+    scan: Scan,
+    params: Vec<Datum>,
+    now_us: i64,
+    settings: FormatSettings,
+}
+
+impl RangeScan {
+    /// The next rows; `None` at the end.
+    pub async fn next(&mut self) -> SqlResult<Option<Rows>> {
+        let Some(page) = self.scan.next_page().await? else { return Ok(None) };
+        let KeyPlan::Read(plan) = &*self.plan else { return Ok(None) };
+        let mut rows = Rows::default();
+        let env = Env { row: &[], params: &self.params, now_us: self.now_us, settings: &self.settings };
+        for (key, value) in &page.rows {
+            project(plan, key, value, &env, &mut rows)?;
+        }
+        Ok(Some(rows))
+    }
+}
+
+/// Runs a write: rows go into the transaction's buffer; RETURNING's values come back.
+pub async fn write(plan: &KeyPlan, work: &Work<'_>) -> SqlResult<Rows> {
+    match plan {
+        KeyPlan::Insert(plan) => insert(plan, work).await,
+        KeyPlan::Modify(plan) => modify(plan, work).await,
+        KeyPlan::Read(_) => Err(SqlError::internal("a reading plan was run as a write")),
+    }
+}
+
+async fn insert(plan: &InsertPlan, work: &Work<'_>) -> SqlResult<Rows> {
+    let row_id = plan.target.table.row_id();
+    let mut rows = Vec::with_capacity(plan.rows.len());
+    for scalars in &plan.rows {
+        let env = work.env(&[]);
+        let mut row = scalars.iter().map(|scalar| scalar.eval(&env)).collect::<SqlResult<Vec<Datum>>>()?;
+        if let Some(at) = row_id {
+            row[at] = Datum::Int8(work.row_ids.next().await?);
+        }
+        rows.push(row);
+    }
+    let txn = work.reader.txn(plan.target.table.storage_id);
+    plan.target.insert(txn, &rows, work.eager).await?;
+    give_back(plan.returning.as_ref(), &rows, work)
+}
+
+fn give_back(returning: Option<&Projection>, rows: &[Vec<Datum>], work: &Work<'_>) -> SqlResult<Rows> {
+    let mut out = Rows { count: rows.len(), datums: Vec::new() };
+    if let Some(returning) = returning {
+        for row in rows {
+            returning.eval(&work.env(row), &mut out.datums)?;
+        }
+    }
+    Ok(out)
+}
+
+async fn modify(plan: &ModifyPlan, work: &Work<'_>) -> SqlResult<Rows> {
+    let Access::Points(points) = &plan.selection.access else {
+        return Err(SqlError::internal("a range was compiled into a write"));
+    };
+    let target = &plan.target;
+    let keys = point_keys(points, &target.codec, &work.env(&[]))?;
+    let txn = work.reader.txn(target.table.storage_id);
+    let values = match keys.as_slice() {
+        [one] => vec![txn.get(one).await?],
+        many => txn.get_many(many).await?,
+    };
+    let mut changes = Vec::with_capacity(keys.len());
+    for (key, value) in keys.into_iter().zip(values) {
+        let Some(value) = value else { continue };
+        let row = target.codec.decode(&key, &value)?;
+        let env = work.env(&row);
+        if !passes(&plan.selection, &env)? {
+            continue;
+        }
+        let new = match &plan.assignments {
+            None => row,
+            Some(assignments) => {
+                let values: Vec<Datum> =
+                    assignments.iter().map(|(_, scalar)| scalar.eval(&env)).collect::<SqlResult<_>>()?;
+                let mut new = row;
+                for ((at, _), value) in assignments.iter().zip(values) {
+                    new[*at] = value;
+                }
+                new
+            }
+        };
+        changes.push(Change { old_key: key, row: new });
+    }
+    if plan.assignments.is_some() {
+        target.update(txn, &changes, work.eager).await?;
+    } else {
+        target.delete(txn, changes.iter().map(|change| change.old_key.clone()))?;
+    }
+    let rows: Vec<Vec<Datum>> = changes.into_iter().map(|change| change.row).collect();
+    give_back(plan.returning.as_ref(), &rows, work)
+}

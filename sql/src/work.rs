@@ -1,0 +1,69 @@
+//! What a statement works with while it runs.
+
+use std::{ops::Range, sync::Arc};
+
+use parking_lot::Mutex;
+
+use crate::{
+    error::SqlResult,
+    eval::Env,
+    reader::Reader,
+    types::{Datum, FormatSettings},
+};
+
+/// One statement's surroundings.
+pub struct Work<'a> {
+    /// Reads, and buffers writes.
+    pub reader: Reader,
+    /// The parameters.
+    pub params: &'a [Datum],
+    /// When the transaction began, in microseconds since 1970 UTC.
+    pub now_us: i64,
+    /// Of the session.
+    pub settings: &'a FormatSettings,
+    /// The transaction goes on after this statement: constraint errors are wanted now, not at its commit.
+    pub eager: bool,
+    /// For tables without a primary key.
+    pub row_ids: &'a RowIds,
+}
+
+impl Work<'_> {
+    /// For expressions over a row.
+    pub fn env<'b>(&'b self, row: &'b [Datum]) -> Env<'b> {
+        Env { row, params: self.params, now_us: self.now_us, settings: self.settings }
+    }
+}
+
+/// Row ids a gateway takes from PD at a time: one call for many rows, and few lost when it stops.
+const ROW_ID_BLOCK: u32 = 10_000;
+
+/// Hands out hidden row ids, unique in the cluster.
+pub struct RowIds {
+    pd: Arc<dyn kv::Pd>,
+    block: Mutex<Range<i64>>,
+    refill: tokio::sync::Mutex<()>,
+}
+
+impl RowIds {
+    /// From PD's ids.
+    pub fn new(pd: Arc<dyn kv::Pd>) -> Self {
+        RowIds { pd, block: Mutex::new(0..0), refill: tokio::sync::Mutex::new(()) }
+    }
+    fn take(&self) -> Option<i64> {
+        self.block.lock().next()
+    }
+    /// The next id.
+    pub async fn next(&self) -> SqlResult<i64> {
+        loop {
+            if let Some(id) = self.take() {
+                return Ok(id);
+            }
+            let _refill = self.refill.lock().await;
+            if let Some(id) = self.take() {
+                return Ok(id);
+            }
+            let first = self.pd.alloc_ids(ROW_ID_BLOCK).await? as i64;
+            *self.block.lock() = first..first + i64::from(ROW_ID_BLOCK);
+        }
+    }
+}
