@@ -12,6 +12,7 @@ pub mod name;
 pub mod query;
 pub mod reader;
 pub mod session;
+pub mod statement;
 pub mod types;
 pub mod work;
 

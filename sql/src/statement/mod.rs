@@ -1,0 +1,26 @@
+//! From a client's text to statements. PURE.
+
+pub mod copy;
+pub mod parse;
+pub mod split;
+
+use std::sync::Arc;
+
+use datafusion::sql::sqlparser::ast;
+
+pub use copy::CopyStatement;
+pub use parse::parse_one;
+pub use split::split;
+
+/// A parsed statement.
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// Nothing but blanks and comments.
+    Empty,
+    /// What sqlparser understands.
+    Sql(Arc<ast::Statement>),
+    /// COPY, which we parse ourselves: sqlparser wants its data behind it.
+    Copy(Arc<CopyStatement>),
+    /// VACUUM, ANALYZE, CHECKPOINT …: there is nothing to do; the tag says that it is done.
+    Maintenance(&'static str),
+}
