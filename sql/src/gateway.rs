@@ -1,11 +1,25 @@
 //! The SQL side of a node: what its sessions share.
 
-use std::sync::Arc;
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use futures::FutureExt;
 
 use crate::{
-    error::SqlResult,
-    session::{Session, Startup},
+    catalog::{LeasedCatalog, store},
+    error::{SqlError, SqlResult, SqlState},
+    session::{Session, Startup, plan::StatementPlanner},
+    work::RowIds,
 };
+
+/// How long a DDL tries to have its catalog version published before it tells the client so.
+const PUBLISH_PATIENCE: Duration = Duration::from_secs(60);
+/// Pause between attempts to publish.
+const PUBLISH_PAUSE: Duration = Duration::from_millis(100);
+/// The one database, until there are several.
+pub const DATABASE: &str = "postgres";
 
 /// What a gateway is made of.
 #[derive(Clone)]
@@ -23,26 +37,106 @@ pub struct GatewayConfig {
 /// The SQL side of a node.
 pub struct Gateway {
     config: GatewayConfig,
-    id: std::sync::atomic::AtomicU64,
+    catalog: OnceLock<Arc<LeasedCatalog>>,
+    planner: StatementPlanner,
+    row_ids: RowIds,
+    id: OnceLock<u64>,
 }
 
 impl Gateway {
     /// A gateway that has not started yet.
     pub fn new(config: GatewayConfig) -> Arc<Self> {
-        Arc::new(Gateway { config, id: std::sync::atomic::AtomicU64::new(0) })
+        let row_ids = RowIds::new(Arc::clone(&config.pd));
+        Arc::new(Gateway {
+            config,
+            catalog: OnceLock::new(),
+            planner: StatementPlanner::default(),
+            row_ids,
+            id: OnceLock::new(),
+        })
     }
-    /// Makes or loads the system catalog and starts to keep its lease. Call once, before [`Gateway::connect`].
+
+    /// Makes or loads the system catalog and starts to keep its lease. Call before [`Gateway::connect`]; after an error it may be
+    /// called again.
     pub async fn start(self: &Arc<Self>) -> SqlResult<()> {
-        let id = self.config.pd.alloc_ids(1).await.map_err(|e| crate::error::SqlError::internal(e.to_string()))?;
-        self.id.store(id, std::sync::atomic::Ordering::Relaxed);
+        let id = self.config.pd.alloc_ids(1).await?;
+        store::bootstrap(&self.config.client).await?;
+        let GatewayConfig { client, pd, clock, .. } = self.config.clone();
+        let catalog = Arc::new(LeasedCatalog::open(client, pd, clock, id).await?);
+        if self.id.set(id).is_err() || self.catalog.set(Arc::clone(&catalog)).is_err() {
+            return Err(SqlError::internal("the gateway was started twice"));
+        }
+        self.config.spawn.spawn(async move { catalog.keep().await }.boxed());
         Ok(())
     }
+
     /// The id under which the gateway holds its catalog lease; 0 before the start.
     pub fn id(&self) -> u64 {
-        self.id.load(std::sync::atomic::Ordering::Relaxed)
+        self.id.get().copied().unwrap_or(0)
     }
-    /// A session for an authenticated client. 3D000 for a database that does not exist.
+
+    /// A session for an authenticated client. 3D000 for a database that does not exist, 57P03 before the start.
     pub fn connect(self: &Arc<Self>, startup: Startup) -> SqlResult<Session> {
-        Session::new(Arc::clone(self), startup)
+        if startup.database != DATABASE {
+            let message = format!("database \"{}\" does not exist", startup.database);
+            return Err(SqlError::new(SqlState::INVALID_CATALOG_NAME, message).fatal());
+        }
+        let Some(catalog) = self.catalog.get() else {
+            return Err(SqlError::new(SqlState::CANNOT_CONNECT_NOW, "the database system is starting up").fatal());
+        };
+        Session::new(Arc::clone(self), Arc::clone(catalog), startup)
+    }
+
+    /// How often a statement was planned; stays flat while known statements run.
+    pub fn planner_runs(&self) -> u64 {
+        self.planner.runs()
+    }
+
+    pub(crate) fn config(&self) -> &GatewayConfig {
+        &self.config
+    }
+    pub(crate) fn client(&self) -> &kv::Client {
+        &self.config.client
+    }
+    pub(crate) fn planner(&self) -> &StatementPlanner {
+        &self.planner
+    }
+    pub(crate) fn row_ids(&self) -> &RowIds {
+        &self.row_ids
+    }
+
+    /// Has PD publish a committed catalog version and waits until every live gateway works with it, this one included. An error
+    /// says that it was not confirmed in time.
+    pub(crate) async fn publish(&self, version: u64) -> SqlResult<()> {
+        let clock = &self.config.clock;
+        let deadline = clock.now() + PUBLISH_PATIENCE;
+        loop {
+            match self.config.pd.publish_catalog(version).await {
+                Ok(()) => break,
+                Err(error) if clock.now() >= deadline => return Err(error.into()),
+                Err(error) => {
+                    tracing::warn!(version, %error, "a catalog version was not published yet");
+                    clock.sleep(PUBLISH_PAUSE).await;
+                }
+            }
+        }
+        if let Some(catalog) = self.catalog.get() {
+            catalog.reached(version).await;
+        }
+        Ok(())
+    }
+
+    /// Deletes rows nobody reads any more, in the background.
+    pub(crate) fn collect(self: &Arc<Self>, storage_ids: Vec<u32>) {
+        let client = self.config.client.clone();
+        let collect = async move {
+            for storage_id in storage_ids {
+                if let Err(error) = store::collect(&client, storage_id).await {
+                    // The garbage record stays; the rows take room until it is collected.
+                    tracing::warn!(storage_id, %error, "rows of a dropped table were not deleted");
+                }
+            }
+        };
+        self.config.spawn.spawn(collect.boxed());
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod catalog;
 pub mod codec;
+pub mod copy;
 pub mod ddl;
 pub mod dml;
 pub mod error;

@@ -144,9 +144,13 @@ impl Changes {
     }
 }
 
-/// Writes `changes` in `txn` and returns the version they will have. 42P07 when a new table's name is taken.
-pub async fn write(txn: &Txn, changes: &Changes) -> SqlResult<u64> {
+/// Writes `changes`, which were made to the catalog of version `base`, in `txn` and returns the version they will have. 40001
+/// when the catalog has changed since, 42P07 when a new table's name is taken.
+pub async fn write(txn: &Txn, base: u64, changes: &Changes) -> SqlResult<u64> {
     let version = version(txn).await? + 1;
+    if version != base + 1 {
+        return Err(SqlError::serialization("Another session changed the schema at the same time."));
+    }
     set_counter(txn, CATALOG_VERSION, version)?;
     for table in &changes.dropped {
         txn.delete(id_key(DESCRIPTORS, table.id))?;

@@ -3,8 +3,11 @@
 //! A sink takes rows of datums in the descriptor's column order, checks what PostgreSQL checks (NOT NULL, the primary key), and
 //! puts them into the transaction's buffer. Where the rows come from (a key plan, a query, COPY's lines) is not its affair.
 
+pub mod bulk;
+pub mod general;
 pub mod returning;
 pub mod target;
 
+pub use bulk::BulkWriter;
 pub use returning::Projection;
 pub use target::Target;

@@ -1,19 +1,52 @@
 //! A client's session: statements in, [`Step`]s out.
+//!
+//! ```text
+//!   parse ─▶ Prepared ─ bind ─▶ Portal ─ execute ─▶ next, next, … ─▶ Done
+//!   simple ─▶ each statement of the text the same way, with its own portal
+//! ```
+//!
+//! The session knows PostgreSQL's rules of transactions, statements and portals; it does not know the wire. It is fed one message after
+//! another (`&mut self`), and rows leave it a batch at a time, so that a slow client holds back the scan and not memory.
+//!
+//! | file | |
+//! | --- | --- |
+//! | `transaction` | BEGIN to COMMIT, schema changes included |
+//! | `plan` | which way a statement goes |
+//! | `run` | statements on rows, with their retries |
+//! | `command` | everything else: SET, DDL, PREPARE … |
+//! | `copy` | COPY |
+//! | `extended` | the messages of the extended protocol |
 
 pub mod cancel;
+mod command;
+mod copy;
+mod extended;
+pub mod plan;
+mod portal;
+mod run;
+pub mod settings;
+mod simple;
 pub mod step;
+mod transaction;
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
-use bytes::Bytes;
+use kv::Instant;
 
 pub use cancel::CancelToken;
 pub use step::{CopyFormat, Field, RowBatch, RowShape, Step};
 
+use self::{
+    copy::CopyIn,
+    portal::{Portal, Prepared},
+    settings::Settings,
+    simple::Queue,
+    transaction::{State, Transaction},
+};
 use crate::{
+    catalog::LeasedCatalog,
     error::{SqlError, SqlResult},
     gateway::Gateway,
-    types::Format,
 };
 
 /// What the startup packet says.
@@ -47,78 +80,68 @@ pub struct StatementDescription {
     pub fields: Option<Arc<[Field]>>,
 }
 
+/// What [`Session::next`] goes on with.
+enum Active {
+    Nothing,
+    /// A portal of the extended protocol, and how many rows it may still give.
+    Portal(String, Option<u64>),
+    /// The statements of a Query message.
+    Simple(Box<Queue>),
+}
+
 /// One connection's session. Not shared: the protocol feeds it one message after another.
 pub struct Session {
     gateway: Arc<Gateway>,
+    catalog: Arc<LeasedCatalog>,
     startup: Startup,
+    settings: Settings,
+    transaction: Transaction,
+    statements: HashMap<String, Arc<Prepared>>,
+    portals: HashMap<String, Portal>,
+    active: Active,
+    copy_in: Option<Box<CopyIn>>,
+    notices: Vec<SqlError>,
+    changes: Vec<(String, String)>,
     cancel: CancelToken,
+    deadline: Option<Instant>,
 }
 
 impl Session {
-    pub(crate) fn new(gateway: Arc<Gateway>, startup: Startup) -> SqlResult<Self> {
-        Ok(Session { gateway, startup, cancel: CancelToken::default() })
+    pub(crate) fn new(gateway: Arc<Gateway>, catalog: Arc<LeasedCatalog>, startup: Startup) -> SqlResult<Self> {
+        let settings = Settings::new(&startup.user, &startup.parameters).map_err(SqlError::fatal)?;
+        let transaction = Transaction { state: State::Idle, fence: catalog.fence() };
+        Ok(Session {
+            gateway,
+            catalog,
+            changes: settings.reported(),
+            settings,
+            startup,
+            transaction,
+            statements: HashMap::new(),
+            portals: HashMap::new(),
+            active: Active::Nothing,
+            copy_in: None,
+            notices: Vec::new(),
+            cancel: CancelToken::default(),
+            deadline: None,
+        })
     }
-    /// Parse: prepares a statement; `""` is the unnamed one. `param_oids` may be shorter than the parameters; 0 is "find out".
-    pub async fn parse(&mut self, _name: &str, _sql: &str, _param_oids: &[u32]) -> SqlResult<()> {
-        Err(SqlError::unsupported("a prepared statement"))
-    }
-    /// Describe of a prepared statement.
-    pub async fn describe_statement(&mut self, _name: &str) -> SqlResult<StatementDescription> {
-        Err(SqlError::unsupported("a prepared statement"))
-    }
-    /// Bind: gives a statement its parameters. Formats are none (all text), one (for all) or one for each.
-    pub async fn bind(
-        &mut self,
-        _portal: &str,
-        _statement: &str,
-        _param_formats: &[Format],
-        _params: Vec<Option<Bytes>>,
-        _result_formats: &[Format],
-    ) -> SqlResult<()> {
-        Err(SqlError::unsupported("a portal"))
-    }
-    /// Describe of a portal: its columns with their formats; `None` for NoData.
-    pub async fn describe_portal(&mut self, _name: &str) -> SqlResult<Option<Arc<[Field]>>> {
-        Err(SqlError::unsupported("a portal"))
-    }
-    /// Execute: then call [`Session::next`] until `None`. `max_rows` 0 is all. `last` says that Sync is the next message:
-    /// then a statement outside a transaction commits (and is retried) within Execute; otherwise it joins the
-    /// implicit transaction that [`Session::sync`] commits. A protocol that has read Execute and nothing behind it should wait for
-    /// the next message before it calls this.
-    pub async fn execute(&mut self, _portal: &str, _max_rows: u32, _last: bool) -> SqlResult<()> {
-        Err(SqlError::unsupported("a portal"))
-    }
-    /// Query: then call [`Session::next`] until `None`. After an error the rest of the text is dropped.
-    pub async fn simple(&mut self, _sql: &str) -> SqlResult<()> {
-        Err(SqlError::unsupported("a query"))
-    }
+
     /// The next step of what `execute` or `simple` started; `None` at its end.
     pub async fn next(&mut self) -> SqlResult<Option<Step>> {
-        Ok(None)
+        match std::mem::replace(&mut self.active, Active::Nothing) {
+            Active::Nothing => Ok(None),
+            Active::Portal(name, left) => self.next_of_portal(name, left).await.inspect_err(|_| self.copy_in = None),
+            Active::Simple(queue) => self.next_of_queue(queue).await.inspect_err(|_| {
+                self.copy_in = None;
+                self.end_implicit();
+            }),
+        }
     }
-    /// CopyData from the client, after [`Step::CopyIn`].
-    pub async fn copy_data(&mut self, _data: Bytes) -> SqlResult<()> {
-        Err(SqlError::unsupported("COPY"))
-    }
-    /// CopyDone from the client.
-    pub async fn copy_done(&mut self) -> SqlResult<()> {
-        Err(SqlError::unsupported("COPY"))
-    }
-    /// CopyFail from the client: the next step is the error.
-    pub async fn copy_fail(&mut self, _message: &str) -> SqlResult<()> {
-        Err(SqlError::unsupported("COPY"))
-    }
-    /// Close of a prepared statement; one that does not exist is no error.
-    pub fn close_statement(&mut self, _name: &str) {}
-    /// Close of a portal; one that does not exist is no error.
-    pub fn close_portal(&mut self, _name: &str) {}
-    /// Sync: ends an implicit transaction (commits it, or rolls it back after an error). An error is reported before ReadyForQuery.
-    pub async fn sync(&mut self) -> SqlResult<()> {
-        Ok(())
-    }
+
     /// For ReadyForQuery.
     pub fn status(&self) -> TransactionStatus {
-        TransactionStatus::Idle
+        self.transaction.status()
     }
     /// Cancels the running statement from another task.
     pub fn cancel_token(&self) -> CancelToken {
@@ -126,14 +149,22 @@ impl Session {
     }
     /// Notices since the last call, to be sent before the next step's message.
     pub fn take_notices(&mut self) -> Vec<SqlError> {
-        Vec::new()
+        std::mem::take(&mut self.notices)
     }
     /// ParameterStatus messages since the last call (after connect: all that are reported).
     pub fn take_parameter_changes(&mut self) -> Vec<(String, String)> {
-        Vec::new()
+        std::mem::take(&mut self.changes)
     }
-    /// Ends the session: rolls back what is open. Dropping it does the same without waiting.
+    /// Ends the session: rolls back what is open. Dropping it does the same.
     pub async fn close(&mut self) {
+        self.portals.clear();
+        self.rollback();
         tracing::debug!(user = %self.startup.user, gateway = self.gateway.id(), "session closed");
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.rollback();
     }
 }

@@ -1,0 +1,140 @@
+//! INSERT, UPDATE and DELETE whose rows come from a query.
+
+use std::{collections::HashSet, sync::Arc};
+
+use arrow::{
+    datatypes::{Field as ArrowField, Schema},
+    record_batch::{RecordBatch, RecordBatchOptions},
+};
+
+use super::{Target, target::Change as RowChange};
+use crate::{
+    error::{SqlError, SqlResult, SqlState},
+    query::{Change, Planned, Rows, RunValues},
+    types::{
+        Datum,
+        arrow::{ColumnBuilder, datum_at},
+    },
+    work::Work,
+};
+
+/// Most rows one statement changes this way; they are held until it ends.
+const MAX_ROWS: usize = 1_000_000;
+
+/// What a statement did.
+pub struct Changed {
+    /// Rows written.
+    pub count: usize,
+    /// RETURNING's rows.
+    pub returned: Option<RecordBatch>,
+}
+
+/// Runs a DML statement: its source's rows go into the transaction's buffer.
+pub async fn run(planned: &Planned, work: &Work<'_>, values: &RunValues<'_>) -> SqlResult<Changed> {
+    let change = planned.plan.change().ok_or_else(|| SqlError::internal("a query was run as a change"))?;
+    let target = Target::new(Arc::clone(change.table()));
+    let txn = work.reader.txn(target.table.storage_id).clone();
+    let mut source = planned.plan.start(work.reader.clone(), values).await?;
+    let rows = match change {
+        Change::Insert { .. } => {
+            let rows = new_rows(&mut source, &target, work).await?;
+            target.insert(&txn, &rows, work.eager).await?;
+            rows
+        }
+        Change::Update { assigned, .. } => {
+            let changes = changed_rows(&mut source, &target, assigned).await?;
+            target.update(&txn, &changes, work.eager).await?;
+            changes.into_iter().map(|change| change.row).collect()
+        }
+        Change::Delete { .. } => {
+            let gone = changed_rows(&mut source, &target, &[]).await?;
+            target.delete(&txn, gone.iter().map(|change| change.old_key.clone()))?;
+            gone.into_iter().map(|change| change.row).collect()
+        }
+    };
+    let returned = match change.returning() {
+        Some(_) => Some(give_back(&source, &target, &rows)?),
+        None => None,
+    };
+    Ok(Changed { count: rows.len(), returned })
+}
+
+fn too_many() -> SqlError {
+    SqlError::new(
+        SqlState::PROGRAM_LIMIT_EXCEEDED,
+        format!("a statement changes at most {MAX_ROWS} rows"),
+    )
+    .with_hint("Change them in several statements, or load them with COPY into a new table.")
+}
+
+/// All rows of the source before any is written: a statement does not see its own changes.
+async fn new_rows(source: &mut Rows, target: &Target, work: &Work<'_>) -> SqlResult<Vec<Vec<Datum>>> {
+    let visible: Vec<usize> = target.table.visible().map(|(at, _)| at).collect();
+    let row_id = target.table.row_id();
+    let mut rows = Vec::new();
+    while let Some(batch) = source.next_batch().await? {
+        if rows.len() + batch.num_rows() > MAX_ROWS {
+            return Err(too_many());
+        }
+        for at in 0..batch.num_rows() {
+            let mut row = vec![Datum::Null; target.table.columns.len()];
+            for (column, position) in batch.columns().iter().zip(&visible) {
+                row[*position] = fitted(datum_at(column, at)?, target, *position)?;
+            }
+            if let Some(position) = row_id {
+                row[position] = Datum::Int8(work.row_ids.next().await?);
+            }
+            rows.push(row);
+        }
+    }
+    Ok(rows)
+}
+
+/// Arrow knows no `varchar(n)`: what the column's modifier wants is done here.
+fn fitted(datum: Datum, target: &Target, position: usize) -> SqlResult<Datum> {
+    target.table.columns[position].column_type.fit(datum)
+}
+
+/// Old rows with their keys, and the new values that stand behind them put in. A row that joins several others is taken once.
+async fn changed_rows(source: &mut Rows, target: &Target, assigned: &[usize]) -> SqlResult<Vec<RowChange>> {
+    let width = target.table.columns.len();
+    let mut changes = Vec::new();
+    let mut seen = HashSet::new();
+    while let Some(batch) = source.next_batch().await? {
+        if changes.len() + batch.num_rows() > MAX_ROWS {
+            return Err(too_many());
+        }
+        for at in 0..batch.num_rows() {
+            let columns = batch.columns()[..width].iter();
+            let mut row = columns.map(|column| datum_at(column, at)).collect::<SqlResult<Vec<Datum>>>()?;
+            let old_key = target.codec.key(&row)?;
+            if !seen.insert(old_key.clone()) {
+                continue;
+            }
+            for (column, position) in batch.columns()[width..].iter().zip(assigned) {
+                row[*position] = fitted(datum_at(column, at)?, target, *position)?;
+            }
+            changes.push(RowChange { old_key, row });
+        }
+    }
+    Ok(changes)
+}
+
+fn give_back(source: &Rows, target: &Target, rows: &[Vec<Datum>]) -> SqlResult<RecordBatch> {
+    let positions: Vec<usize> = (0..target.table.columns.len()).collect();
+    let schema = Arc::new(crate::query::scan::schema_of(&target.table, &positions));
+    let mut arrays = Vec::with_capacity(positions.len());
+    for (at, column) in target.table.columns.iter().enumerate() {
+        let mut builder = ColumnBuilder::new(column.column_type, rows.len());
+        rows.iter().try_for_each(|row| builder.push(&row[at]))?;
+        arrays.push(builder.finish());
+    }
+    let internal = |error: arrow::error::ArrowError| SqlError::internal(error.to_string());
+    // NULLs in columns that forbid them were refused before.
+    let whole = RecordBatch::try_new(schema, arrays).map_err(internal)?;
+    let columns = source.returning(&whole)?;
+    let fields: Vec<ArrowField> =
+        columns.iter().map(|column| ArrowField::new("", column.data_type().clone(), true)).collect();
+    let options = RecordBatchOptions::new().with_row_count(Some(rows.len()));
+    RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options).map_err(internal)
+}

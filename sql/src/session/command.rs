@@ -1,0 +1,365 @@
+//! Statements that are not about rows: transactions, settings, schema, prepared statements.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use datafusion::sql::sqlparser::ast::{
+    AlterTable, AlterTableOperation, DiscardObject, Expr, Ident, ObjectType, Reset, Set, Statement, TableConstraint,
+    TransactionAccessMode, TransactionIsolationLevel, TransactionMode, UnaryOperator, Value,
+};
+
+use super::{
+    Session, TransactionStatus,
+    plan::{self, PlanKind},
+    portal::{Portal, Progress, Running, Tag, no_statement},
+    step::{RowBatch, RowShape},
+    transaction::State,
+};
+use crate::{
+    ddl::{Pending, create_table, drop_table, primary_key, truncate},
+    error::{Severity, SqlError, SqlResult, SqlState},
+    eval::{Compiler, ParamTypes, Refusal},
+    name::{RelationName, folded},
+    query::{RunValues, explain},
+    statement::Command,
+    types::{Datum, PgType},
+};
+
+/// How often a schema change on its own is run again after a conflict with another one.
+const MAX_DDL_RETRIES: u32 = 50;
+
+impl Session {
+    /// Runs a command. `single`: outside of a transaction and alone in its message.
+    pub(super) async fn command(&mut self, statement: &Arc<Statement>, single: bool) -> SqlResult<Running> {
+        match &**statement {
+            Statement::StartTransaction { modes, .. } => self.begin(modes),
+            Statement::Commit { chain, .. } => self.end_block(true, *chain).await,
+            Statement::Rollback { chain, savepoint: None } => self.end_block(false, *chain).await,
+            Statement::Rollback { .. } | Statement::Savepoint { .. } | Statement::ReleaseSavepoint { .. } => {
+                Err(SqlError::unsupported("a savepoint"))
+            }
+            Statement::Set(set) => self.set(set),
+            Statement::Reset(reset) => {
+                let changes = match &reset.reset {
+                    Reset::ALL => self.settings.reset_all(),
+                    Reset::ConfigurationParameter(name) => {
+                        self.settings.reset(&name.to_string())?.into_iter().collect()
+                    }
+                };
+                self.changes.extend(changes);
+                Ok(Running::done("RESET"))
+            }
+            Statement::ShowVariable { variable } => self.show(variable),
+            Statement::Discard { object_type } => self.discard(object_type),
+            Statement::Deallocate { name, .. } => self.deallocate(name),
+            Statement::Prepare { name, data_types, statement } => {
+                let types = data_types.iter().map(|data_type| {
+                    crate::query::bind::type_names::column_type(data_type).map(|column_type| column_type.pg_type)
+                });
+                let declared = types.collect::<SqlResult<Vec<PgType>>>()?;
+                let command = Command::Sql(Arc::new((**statement).clone()));
+                let prepared = self.prepare_command(statement.to_string(), command, declared)?;
+                self.keep_statement(&folded(name), prepared)?;
+                Ok(Running::done("PREPARE"))
+            }
+            Statement::Execute { name: Some(name), parameters, .. } => {
+                let name = RelationName::new(name)?.name;
+                self.execute_prepared(&name, parameters, single).await
+            }
+            Statement::Explain { statement, analyze, .. } => self.explain_statement(statement, *analyze).await,
+            _ => self.schema_change(statement, single).await,
+        }
+    }
+
+    fn begin(&mut self, modes: &[TransactionMode]) -> SqlResult<Running> {
+        if self.transaction.status() == TransactionStatus::InTransaction {
+            let message = "there is already a transaction in progress";
+            self.notices.push(SqlError::notice(Severity::Warning, SqlState::ACTIVE_SQL_TRANSACTION, message));
+        }
+        self.open(true)?.explicit = true;
+        self.set_modes(modes)?;
+        Ok(Running::done("BEGIN"))
+    }
+
+    /// Every level is snapshot isolation so far, which is at least what all but SERIALIZABLE promise.
+    fn set_modes(&mut self, modes: &[TransactionMode]) -> SqlResult<()> {
+        for mode in modes {
+            match mode {
+                TransactionMode::AccessMode(access) => {
+                    self.open(false)?.read_only = *access == TransactionAccessMode::ReadOnly;
+                }
+                TransactionMode::IsolationLevel(TransactionIsolationLevel::Serializable) => {
+                    return Err(SqlError::unsupported("the isolation level SERIALIZABLE")
+                        .with_hint("REPEATABLE READ gives a snapshot."));
+                }
+                TransactionMode::IsolationLevel(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    async fn end_block(&mut self, commit: bool, chain: bool) -> SqlResult<Running> {
+        if chain {
+            return Err(SqlError::unsupported("AND CHAIN"));
+        }
+        let status = self.transaction.status();
+        if status == TransactionStatus::Idle {
+            let message = "there is no transaction in progress";
+            self.notices.push(SqlError::notice(Severity::Warning, SqlState::NO_ACTIVE_SQL_TRANSACTION, message));
+        }
+        if commit && status != TransactionStatus::Failed {
+            self.commit().await?;
+            return Ok(Running::done("COMMIT"));
+        }
+        self.rollback();
+        Ok(Running::done("ROLLBACK"))
+    }
+
+    fn set(&mut self, set: &Set) -> SqlResult<Running> {
+        match set {
+            Set::SingleAssignment { scope, variable, values, .. } => {
+                if matches!(scope, Some(datafusion::sql::sqlparser::ast::ContextModifier::Local)) {
+                    return Err(SqlError::unsupported("SET LOCAL"));
+                }
+                self.set_one(&variable.to_string(), values)?;
+            }
+            Set::SetTimeZone { local: false, value } => self.set_one("TimeZone", std::slice::from_ref(value))?,
+            Set::SetNames { charset_name, .. } => {
+                let change = self.settings.set("client_encoding", &charset_name.value)?;
+                self.changes.extend(change);
+            }
+            Set::SetTransaction { modes, session: false, snapshot: None } => {
+                if self.transaction.status() == TransactionStatus::Idle {
+                    let message = "SET TRANSACTION can only be used in transaction blocks";
+                    let warning = SqlError::notice(Severity::Warning, SqlState::NO_ACTIVE_SQL_TRANSACTION, message);
+                    self.notices.push(warning);
+                } else {
+                    self.set_modes(modes)?;
+                }
+            }
+            Set::SetTransaction { modes, session: true, .. } => {
+                for mode in modes {
+                    if let TransactionMode::AccessMode(access) = mode {
+                        let value = if *access == TransactionAccessMode::ReadOnly { "on" } else { "off" };
+                        let change = self.settings.set("default_transaction_read_only", value)?;
+                        self.changes.extend(change);
+                    }
+                }
+            }
+            _ => return Err(SqlError::unsupported("this form of SET")),
+        }
+        Ok(Running::done("SET"))
+    }
+
+    fn set_one(&mut self, name: &str, values: &[Expr]) -> SqlResult<()> {
+        let words: Vec<String> = values.iter().map(setting_text).collect::<SqlResult<_>>()?;
+        let is_default = matches!(values, [Expr::Identifier(word)] if word.value.eq_ignore_ascii_case("default"));
+        let change =
+            if is_default { self.settings.reset(name)? } else { self.settings.set(name, &words.join(", "))? };
+        self.changes.extend(change);
+        Ok(())
+    }
+
+    fn show(&mut self, variable: &[Ident]) -> SqlResult<Running> {
+        let name = plan::show_name(variable);
+        let runs = self.gateway.planner_runs().to_string();
+        let rows: Vec<Vec<Datum>> = match name.as_str() {
+            "all" => self.settings.all().map(|(name, value)| vec![Datum::text(name), Datum::text(value)]).collect(),
+            "flaredb.planner_runs" => vec![vec![Datum::text(runs)]],
+            name => vec![vec![Datum::text(self.settings.show(name)?.1)]],
+        };
+        Ok(self.text_rows("SHOW", rows))
+    }
+
+    /// A result of text columns.
+    fn text_rows(&self, tag: &str, rows: Vec<Vec<Datum>>) -> Running {
+        let width = rows.first().map_or(1, Vec::len);
+        let types = vec![PgType::Text.plain(); width];
+        let shape = Arc::new(RowShape { types, settings: self.settings.format.clone() });
+        let mut running = Running::with_tag(Tag::Fixed(tag.to_owned()));
+        let count = rows.len();
+        let datums = rows.into_iter().flatten().collect();
+        running.ready = VecDeque::from([RowBatch::from_datums(Arc::clone(&shape), count, datums)]);
+        running.shape = shape;
+        running
+    }
+
+    fn discard(&mut self, object: &DiscardObject) -> SqlResult<Running> {
+        match object {
+            DiscardObject::ALL => {
+                if self.in_block() {
+                    return Err(SqlError::new(
+                        SqlState::ACTIVE_SQL_TRANSACTION,
+                        "DISCARD ALL cannot run inside a transaction block",
+                    ));
+                }
+                self.statements.clear();
+                self.portals.clear();
+                let changes = self.settings.reset_all();
+                self.changes.extend(changes);
+                Ok(Running::done("DISCARD ALL"))
+            }
+            DiscardObject::PLANS => Ok(Running::done("DISCARD PLANS")),
+            DiscardObject::SEQUENCES => Ok(Running::done("DISCARD SEQUENCES")),
+            DiscardObject::TEMP => Ok(Running::done("DISCARD TEMP")),
+        }
+    }
+
+    fn deallocate(&mut self, name: &Ident) -> SqlResult<Running> {
+        if name.quote_style.is_none() && name.value.eq_ignore_ascii_case("all") {
+            self.statements.clear();
+            return Ok(Running::done("DEALLOCATE ALL"));
+        }
+        let name = folded(name);
+        match self.statements.remove(&name) {
+            Some(_) => Ok(Running::done("DEALLOCATE")),
+            None => Err(no_statement(&name)),
+        }
+    }
+
+    async fn execute_prepared(&mut self, name: &str, arguments: &[Expr], single: bool) -> SqlResult<Running> {
+        let prepared = Arc::clone(self.statements.get(name).ok_or_else(|| no_statement(name))?);
+        let types = &prepared.plan.param_types;
+        if arguments.len() != types.len() {
+            return Err(SqlError::syntax(format!("wrong number of parameters for prepared statement \"{name}\""))
+                .with_detail(format!("Expected {} parameters but got {}.", types.len(), arguments.len())));
+        }
+        let mut compiler = Compiler::new(ParamTypes::default());
+        let mut params = Vec::with_capacity(arguments.len());
+        let now_us = self.gateway.config().clock.wall_ms() as i64 * 1000;
+        let env = crate::eval::Env { row: &[], params: &[], now_us, settings: &self.settings.format };
+        for (argument, pg_type) in arguments.iter().zip(types) {
+            let scalar = compiler.assigned(argument, pg_type.plain(), "parameter").map_err(|refusal| match refusal {
+                Refusal::Error(error) => error,
+                Refusal::Unknown => SqlError::unsupported(format!("the EXECUTE argument {argument}")),
+            })?;
+            params.push(scalar.eval(&env)?);
+        }
+        let plan = Arc::clone(&prepared.plan);
+        if let PlanKind::Command(_) | PlanKind::Copy(_) = plan.kind {
+            return Err(SqlError::unsupported("EXECUTE of a statement that is no query or change"));
+        }
+        let mut portal = Portal { prepared, plan, params, formats: Vec::new(), progress: Progress::New };
+        self.start(&mut portal, single).await
+    }
+
+    async fn explain_statement(&mut self, statement: &Statement, analyze: bool) -> SqlResult<Running> {
+        if analyze {
+            return Err(SqlError::unsupported("EXPLAIN ANALYZE"));
+        }
+        let single = matches!(self.transaction.state, State::Idle);
+        let snapshot = self.snapshot();
+        let planned = self.gateway.planner().explained(statement, &snapshot)?;
+        let (reader, _) = self.reader().await?;
+        let now_us = self.open(false)?.now_us;
+        let values = RunValues {
+            parameters: &[],
+            lifted: &planned.lifted,
+            transaction_time: now_us,
+            user: &self.startup.user,
+            database: &self.startup.database,
+        };
+        let lines = explain::explain(&planned.plan, reader, &values).await?;
+        if single {
+            self.rollback();
+        }
+        Ok(self.text_rows("EXPLAIN", lines.into_iter().map(|line| vec![Datum::text(line)]).collect()))
+    }
+
+    /// CREATE, DROP, TRUNCATE, ALTER. One on its own is committed here, and run again after a conflict.
+    async fn schema_change(&mut self, statement: &Statement, single: bool) -> SqlResult<Running> {
+        let mut retries = 0;
+        loop {
+            let result = match self.change_schema(statement, single).await {
+                Ok(tag) if single => self.commit().await.map(|()| tag),
+                other => other,
+            };
+            match result {
+                Ok(tag) => return Ok(Running::done(tag)),
+                Err(error) if single && error.is_retryable() && retries < MAX_DDL_RETRIES => {
+                    retries += 1;
+                    self.rollback();
+                    // The other change is published soon; until then this one would meet it again.
+                    let clock = Arc::clone(&self.gateway.config().clock);
+                    let pause = std::time::Duration::from_millis(10);
+                    super::run::guarded(self, async { Ok(clock.sleep(pause).await) }).await?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn change_schema(&mut self, statement: &Statement, single: bool) -> SqlResult<&'static str> {
+        self.catalog.held().await?;
+        let base = self.catalog.current();
+        let open = self.open(false)?;
+        if open.read_only {
+            return Err(SqlError::new(
+                SqlState::READ_ONLY_SQL_TRANSACTION,
+                "cannot change the schema in a read-only transaction",
+            ));
+        }
+        let mut pending = open.pending.clone().unwrap_or_else(|| Pending::new(&base));
+        let client = self.gateway.client().clone();
+        let tag = match statement {
+            Statement::CreateTable(create) => {
+                let notice = create_table::create(&client, &mut pending, create).await?;
+                self.notices.extend(notice);
+                "CREATE TABLE"
+            }
+            Statement::Drop { object_type: ObjectType::Table, if_exists, names, .. } => {
+                let notices = drop_table::drop_tables(&mut pending, names, *if_exists)?;
+                self.notices.extend(notices);
+                "DROP TABLE"
+            }
+            Statement::Truncate(statement) => {
+                truncate::truncate(&client, &mut pending, statement).await?;
+                "TRUNCATE TABLE"
+            }
+            Statement::AlterTable(alter) => {
+                self.alter(&mut pending, alter, single).await?;
+                "ALTER TABLE"
+            }
+            other => return Err(plan::unsupported(other)),
+        };
+        if !pending.changes.is_empty() {
+            self.open(false)?.pending = Some(pending);
+        }
+        Ok(tag)
+    }
+
+    async fn alter(&mut self, pending: &mut Pending, alter: &AlterTable, single: bool) -> SqlResult<()> {
+        let name = RelationName::new(&alter.name)?;
+        let table = match pending.catalog.resolve(name.schema.as_deref(), &name.name) {
+            Ok(table) => Arc::clone(table),
+            Err(_) if alter.if_exists => {
+                let message = format!("relation \"{}\" does not exist, skipping", name.name);
+                self.notices.push(SqlError::notice(Severity::Notice, SqlState::SUCCESS, message));
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        let [AlterTableOperation::AddConstraint { constraint: TableConstraint::PrimaryKey(primary), .. }] =
+            alter.operations.as_slice()
+        else {
+            return Err(SqlError::unsupported("ALTER TABLE other than ADD PRIMARY KEY"));
+        };
+        let gateway = Arc::clone(&self.gateway);
+        let catalog = Arc::clone(&self.catalog);
+        primary_key::add(&gateway, &catalog, pending, &table, primary, single).await
+    }
+}
+
+/// A value of SET: a word, a string, a number.
+fn setting_text(expr: &Expr) -> SqlResult<String> {
+    Ok(match expr {
+        Expr::Identifier(word) => word.value.clone(),
+        Expr::Value(value) => match &value.value {
+            Value::SingleQuotedString(text) | Value::EscapedStringLiteral(text) => text.clone(),
+            Value::Number(digits, _) => digits.clone(),
+            Value::Boolean(truth) => (if *truth { "on" } else { "off" }).to_owned(),
+            other => return Err(SqlError::syntax(format!("syntax error at or near \"{other}\""))),
+        },
+        Expr::UnaryOp { op: UnaryOperator::Minus, expr } => format!("-{}", setting_text(expr)?),
+        other => other.to_string(),
+    })
+}

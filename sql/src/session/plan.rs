@@ -1,0 +1,303 @@
+//! Which way a statement goes: key plan, query, or a command of its own.
+
+use std::{num::NonZeroUsize, sync::Arc};
+
+use datafusion::sql::sqlparser::ast::{self, Statement};
+use lru::LruCache;
+use parking_lot::Mutex;
+
+use super::step::Field;
+use crate::{
+    catalog::CatalogSnapshot,
+    error::{SqlError, SqlResult},
+    eval::Refusal,
+    keyplan::{KeyPlan, compile},
+    query::{self, PlanCache, normalise, plan::tables_read},
+    statement::{Command, CopyStatement, parse_one},
+    types::{ColumnType, Datum, FormatSettings, PgType, Text, text},
+};
+
+/// Shapes of statements a gateway keeps key plans (or the knowledge that there is none) for.
+const MAX_KEY_PLANS: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
+
+/// How a statement is run.
+#[derive(Clone, Debug)]
+pub enum PlanKind {
+    /// Nothing.
+    Empty,
+    /// By key.
+    Key(Arc<KeyPlan>),
+    /// Through DataFusion: a query, or the source of a DML statement's rows.
+    General(query::Planned),
+    /// By the session itself: transactions, settings, DDL.
+    Command(Arc<Statement>),
+    /// COPY.
+    Copy(Arc<CopyStatement>),
+    /// Accepted, nothing to do.
+    Maintenance(&'static str),
+}
+
+/// A statement and how it is run against one version of the catalog.
+#[derive(Clone, Debug)]
+pub struct StatementPlan {
+    /// How.
+    pub kind: PlanKind,
+    /// The catalog's version it was planned for; 0 when it does not depend on it.
+    pub version: u64,
+    /// Types of the client's parameters.
+    pub param_types: Vec<PgType>,
+    /// The result's columns; `None` when it has none.
+    pub fields: Option<Arc<[Field]>>,
+    /// Ids of the tables it reads or writes.
+    pub tables: Vec<u32>,
+    /// It changes rows.
+    pub writes: bool,
+}
+
+impl StatementPlan {
+    fn plain(kind: PlanKind) -> Self {
+        StatementPlan { kind, version: 0, param_types: Vec::new(), fields: None, tables: Vec::new(), writes: false }
+    }
+
+    fn key(plan: KeyPlan, param_types: Vec<PgType>, version: u64) -> Self {
+        StatementPlan {
+            fields: plan.projection().map(|projection| projection.fields.clone().into()),
+            tables: vec![plan.target().table.id],
+            writes: plan.writes(),
+            kind: PlanKind::Key(Arc::new(plan)),
+            version,
+            param_types,
+        }
+    }
+
+    fn general(planned: query::Planned, version: u64) -> Self {
+        let plan = &planned.plan;
+        let column = |column: &query::OutputColumn| Field::computed(column.name.clone(), column.column_type);
+        let mut tables: Vec<u32> = tables_read(plan.logical()).into_iter().collect();
+        let fields: Option<Vec<Field>> = match plan.change() {
+            None => Some(plan.columns().iter().map(column).collect()),
+            Some(change) => {
+                if !tables.contains(&change.table().id) {
+                    tables.push(change.table().id);
+                }
+                change.returning().map(|returning| returning.columns.iter().map(column).collect())
+            }
+        };
+        StatementPlan {
+            fields: fields.map(Into::into),
+            tables,
+            writes: plan.change().is_some(),
+            param_types: plan.parameters().iter().map(|column_type| column_type.pg_type).collect(),
+            kind: PlanKind::General(planned),
+            version,
+        }
+    }
+
+    /// The result looks the same: as many columns of the same types.
+    pub fn same_result(&self, other: &StatementPlan) -> bool {
+        let types = |plan: &StatementPlan| -> Option<Vec<ColumnType>> {
+            plan.fields.as_ref().map(|fields| fields.iter().map(|field| field.column_type).collect())
+        };
+        types(self) == types(other)
+    }
+
+    /// COMMIT and ROLLBACK: allowed in a failed transaction.
+    pub fn ends_transaction(&self) -> bool {
+        matches!(&self.kind, PlanKind::Command(statement)
+            if matches!(**statement, Statement::Commit { .. } | Statement::Rollback { .. }))
+    }
+}
+
+/// A statement of the simple protocol that is ready to run, with the values of its literals.
+pub struct Ready {
+    /// The plan.
+    pub plan: Arc<StatementPlan>,
+    /// Its parameters.
+    pub params: Vec<Datum>,
+}
+
+/// What identifies a statement whose key plan is kept.
+#[derive(PartialEq, Eq, Hash)]
+struct Key {
+    shape: String,
+    types: Vec<PgType>,
+    version: u64,
+}
+
+/// Plans statements, and keeps the plans of a gateway.
+pub struct StatementPlanner {
+    queries: PlanCache,
+    /// `None`: a statement of this shape has no key plan.
+    keys: Mutex<LruCache<Key, Option<Arc<StatementPlan>>>>,
+    compiled: std::sync::atomic::AtomicU64,
+}
+
+impl Default for StatementPlanner {
+    fn default() -> Self {
+        StatementPlanner {
+            queries: PlanCache::default(),
+            keys: Mutex::new(LruCache::new(MAX_KEY_PLANS)),
+            compiled: std::sync::atomic::AtomicU64::new(0),
+        }
+    }
+}
+
+impl StatementPlanner {
+    /// How often a statement was planned: compiled to a key plan, or planned by DataFusion. Stays flat while known statements run.
+    pub fn runs(&self) -> u64 {
+        self.compiled.load(std::sync::atomic::Ordering::Relaxed) + query::planner_runs()
+    }
+
+    /// A statement of the simple protocol whose shape has a key plan: without parsing it, after the first time.
+    pub fn simple(&self, sql: &str, catalog: &CatalogSnapshot) -> SqlResult<Option<Ready>> {
+        if catalog.private || !may_have_key_plan(sql) {
+            return Ok(None);
+        }
+        let Some(shape) = normalise::shape(sql) else { return Ok(None) };
+        let types: Vec<PgType> = shape.literals.iter().map(|literal| literal.literal_type(sql)).collect();
+        let key = Key { shape: shape.text, types, version: catalog.version };
+        let known = self.keys.lock().get(&key).cloned();
+        let plan = match known {
+            Some(known) => known,
+            None => {
+                let plan = self.compile_shape(sql, &shape.literals, &key.types, catalog)?.map(Arc::new);
+                self.keys.lock().put(key, plan.clone());
+                plan
+            }
+        };
+        let Some(plan) = plan else { return Ok(None) };
+        let mut params = Vec::with_capacity(shape.literals.len());
+        for (literal, pg_type) in shape.literals.iter().zip(&plan.param_types) {
+            let value = literal.value(sql);
+            params.push(text::parse_plain(&Text::from(&*value), *pg_type, &FormatSettings::default())?);
+        }
+        // Parameters whose text depends on the session's time zone are parsed where it is known.
+        let zoned = plan.param_types.contains(&PgType::TimestampTz);
+        Ok((!zoned && params.len() == shape.literals.len()).then_some(Ready { plan, params }))
+    }
+
+    fn compile_shape(
+        &self,
+        sql: &str,
+        literals: &[normalise::Literal],
+        types: &[PgType],
+        catalog: &CatalogSnapshot,
+    ) -> SqlResult<Option<StatementPlan>> {
+        let mut text = String::with_capacity(sql.len() + literals.len());
+        let mut copied = 0;
+        for (at, literal) in literals.iter().enumerate() {
+            text.push_str(&sql[copied..literal.start]);
+            text.push_str(&format!("${}", at + 1));
+            copied = literal.end;
+        }
+        text.push_str(&sql[copied..]);
+        // With parameters in places that want literals it may not even parse: then it has no key plan.
+        let Ok(Command::Sql(statement)) = parse_one(&text) else { return Ok(None) };
+        self.compiled.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        Ok(match compile::compile(&statement, catalog, types) {
+            Ok(compiled) if compiled.params.len() == types.len() => {
+                Some(StatementPlan::key(compiled.plan, compiled.params, catalog.version))
+            }
+            // Errors are reported with the statement as it was written.
+            _ => None,
+        })
+    }
+
+    /// Plans a parsed statement. `declared` are the parameter types the client said.
+    pub fn plan(
+        &self,
+        sql: &str,
+        command: &Command,
+        catalog: &Arc<CatalogSnapshot>,
+        declared: &[PgType],
+    ) -> SqlResult<StatementPlan> {
+        let statement = match command {
+            Command::Empty => return Ok(StatementPlan::plain(PlanKind::Empty)),
+            Command::Copy(copy) => return Ok(StatementPlan::plain(PlanKind::Copy(Arc::clone(copy)))),
+            Command::Maintenance(tag) => return Ok(StatementPlan::plain(PlanKind::Maintenance(tag))),
+            Command::Sql(statement) => statement,
+        };
+        match &**statement {
+            Statement::Query(_) | Statement::Insert(_) | Statement::Update(_) | Statement::Delete(_) => {
+                self.data(sql, statement, catalog, declared)
+            }
+            other => {
+                let mut plan = StatementPlan::plain(PlanKind::Command(Arc::clone(statement)));
+                plan.fields = command_fields(other);
+                Ok(plan)
+            }
+        }
+    }
+
+    /// Plans a query of ours: COPY's.
+    pub fn query(&self, sql: &str, catalog: &Arc<CatalogSnapshot>) -> SqlResult<query::Planned> {
+        match parse_one(sql)? {
+            Command::Sql(statement) => self.queries.plan(sql, (*statement).clone(), catalog, &[]),
+            _ => Err(SqlError::internal("a query of our own does not parse")),
+        }
+    }
+
+    /// Plans a statement for EXPLAIN: always the general way, whose access paths key plans share.
+    pub fn explained(&self, statement: &Statement, catalog: &Arc<CatalogSnapshot>) -> SqlResult<query::Planned> {
+        self.queries.plan(&statement.to_string(), statement.clone(), catalog, &[])
+    }
+
+    fn data(
+        &self,
+        sql: &str,
+        statement: &Arc<Statement>,
+        catalog: &Arc<CatalogSnapshot>,
+        declared: &[PgType],
+    ) -> SqlResult<StatementPlan> {
+        let column_type = |pg_type: &PgType| (*pg_type != PgType::Unknown).then(|| ColumnType::from(*pg_type));
+        let types: Vec<Option<ColumnType>> = declared.iter().map(column_type).collect();
+        if let Some(planned) = self.queries.find(sql, catalog, &types)? {
+            return Ok(StatementPlan::general(planned, catalog.version));
+        }
+        self.compiled.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        match compile::compile(statement, catalog, declared) {
+            Ok(compiled) => Ok(StatementPlan::key(compiled.plan, compiled.params, catalog.version)),
+            Err(Refusal::Error(error)) => Err(error),
+            Err(Refusal::Unknown) => {
+                let planned = self.queries.plan(sql, (**statement).clone(), catalog, &types)?;
+                Ok(StatementPlan::general(planned, catalog.version))
+            }
+        }
+    }
+}
+
+fn may_have_key_plan(sql: &str) -> bool {
+    let word = crate::statement::split::skip_blank(sql).as_bytes();
+    let is = |name: &[u8]| word.get(..name.len()).is_some_and(|head| head.eq_ignore_ascii_case(name));
+    is(b"select") || is(b"insert") || is(b"update") || is(b"delete")
+}
+
+/// The columns of commands that give rows.
+fn command_fields(statement: &Statement) -> Option<Arc<[Field]>> {
+    match statement {
+        Statement::ShowVariable { variable } => {
+            let name = show_name(variable);
+            if name == "all" {
+                return Some(Arc::new(["name", "setting"].map(|name| Field::computed(name, PgType::Text))));
+            }
+            Some(Arc::new([Field::computed(name, PgType::Text)]))
+        }
+        Statement::Explain { .. } => Some(Arc::new([Field::computed("QUERY PLAN", PgType::Text)])),
+        _ => None,
+    }
+}
+
+/// The setting SHOW asks for.
+pub fn show_name(variable: &[ast::Ident]) -> String {
+    let words: Vec<String> = variable.iter().map(|ident| ident.value.to_lowercase()).collect();
+    match words.join(" ").as_str() {
+        "transaction isolation level" => "transaction_isolation".to_owned(),
+        "time zone" => "timezone".to_owned(),
+        _ => words.join("."),
+    }
+}
+
+/// 0A000 for a statement nobody runs.
+pub fn unsupported(statement: &Statement) -> SqlError {
+    SqlError::unsupported(crate::statement::parse::shown(statement))
+}

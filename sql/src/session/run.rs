@@ -1,0 +1,437 @@
+//! Running statements that read and write rows: retries, transactions around them, steps to the client.
+
+use std::{collections::VecDeque, future::Future, sync::Arc, time::Duration};
+
+use kv::Instant;
+
+use super::{
+    Session, Step,
+    plan::{PlanKind, StatementPlan},
+    portal::{Portal, Progress, Running, Source, Tag},
+    step::{RowBatch, RowShape},
+    transaction::State,
+};
+use crate::{
+    catalog::CatalogSnapshot,
+    dml::general,
+    error::{SqlError, SqlResult, SqlState},
+    keyplan::{KeyPlan, run as keyrun},
+    query::{Change, RunValues},
+    statement::parse_one,
+    types::Datum,
+    work::Work,
+};
+
+/// How often a single statement that met a conflict is run again before the client hears of it.
+const MAX_RETRIES: u32 = 100;
+/// First pause before a retry; it doubles up to [`MAX_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_micros(500);
+/// Longest pause before a retry.
+const MAX_PAUSE: Duration = Duration::from_millis(50);
+/// How long a single statement waits for a table whose writes a DDL refuses.
+const FENCE_PATIENCE: Duration = Duration::from_secs(600);
+
+/// Runs `work` until it ends, is cancelled, or `deadline` passes.
+pub(super) async fn guarded<T>(
+    session: &Session,
+    work: impl Future<Output = SqlResult<T>>,
+) -> SqlResult<T> {
+    let cancelled = session.cancel.cancelled();
+    let clock = &session.gateway.config().clock;
+    let timeout = async {
+        match session.deadline {
+            Some(deadline) => clock.sleep(deadline.since(clock.now())).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        biased;
+        () = cancelled => Err(SqlError::canceled()),
+        done = work => done,
+        () = timeout => {
+            Err(SqlError::new(SqlState::QUERY_CANCELED, "canceling statement due to statement timeout"))
+        }
+    }
+}
+
+impl Session {
+    /// A new statement starts: earlier cancels do not concern it, its time runs.
+    pub(super) fn begin_statement(&mut self) {
+        self.cancel.reset();
+        let timeout = self.settings.milliseconds("statement_timeout");
+        let now = self.gateway.config().clock.now();
+        self.deadline = (timeout > 0).then(|| now + Duration::from_millis(timeout));
+    }
+
+    /// Starts a portal's statement. `last`: outside of a transaction it is one of its own.
+    pub(super) async fn start(&mut self, portal: &mut Portal, last: bool) -> SqlResult<Running> {
+        if !portal.plan.ends_transaction() {
+            self.transaction.check()?;
+        }
+        match portal.plan.kind.clone() {
+            PlanKind::Empty => Ok(Running::with_tag(Tag::Empty)),
+            PlanKind::Maintenance(tag) => {
+                let block = self.transaction.status() == super::TransactionStatus::InTransaction;
+                if tag == "VACUUM" && block {
+                    let error = SqlError::new(
+                        SqlState::ACTIVE_SQL_TRANSACTION,
+                        "VACUUM cannot run inside a transaction block",
+                    );
+                    self.fail(false);
+                    return Err(error);
+                }
+                Ok(Running::done(tag))
+            }
+            PlanKind::Command(statement) => {
+                let single = last && matches!(self.transaction.state, State::Idle);
+                let done = Box::pin(self.command(&statement, single)).await;
+                done.inspect_err(|_| self.fail(single))
+            }
+            PlanKind::Copy(copy) => {
+                let single = last && matches!(self.transaction.state, State::Idle);
+                let started = Box::pin(self.copy(&copy, single)).await;
+                started.inspect_err(|_| self.fail(single))
+            }
+            PlanKind::Key(_) | PlanKind::General(_) => self.rows(portal, last).await,
+        }
+    }
+
+    /// Runs a statement on rows; a single one is repeated after a conflict.
+    async fn rows(&mut self, portal: &mut Portal, last: bool) -> SqlResult<Running> {
+        let single = last && matches!(self.transaction.state, State::Idle);
+        let started = self.gateway.config().clock.now();
+        let (mut retries, mut pause) = (0, FIRST_PAUSE);
+        loop {
+            let error = match self.attempt(portal, single).await {
+                Ok(running) => return Ok(running),
+                Err(error) => error,
+            };
+            self.fail(single);
+            let held_off = error.sqlstate == SqlState::SERIALIZATION_FAILURE && self.held_off(portal, started);
+            if !single || !error.is_retryable() || (retries == MAX_RETRIES && !held_off) {
+                return Err(error);
+            }
+            retries = if held_off { retries } else { retries + 1 };
+            let clock = Arc::clone(&self.gateway.config().clock);
+            guarded(self, async { Ok(clock.sleep(pause).await) }).await?;
+            pause = (pause * 2).min(MAX_PAUSE);
+        }
+    }
+
+    /// A DDL copies a table that the statement writes: waiting for it is no conflict.
+    fn held_off(&self, portal: &Portal, started: Instant) -> bool {
+        let snapshot = self.snapshot();
+        let fenced = |id: &u32| snapshot.by_id(*id).is_some_and(|table| table.writes_fenced_until != 0);
+        let waited = self.gateway.config().clock.now().since(started);
+        portal.plan.writes && waited < FENCE_PATIENCE && portal.plan.tables.iter().any(fenced)
+    }
+
+    async fn attempt(&mut self, portal: &mut Portal, single: bool) -> SqlResult<Running> {
+        self.open(false)?;
+        if !self.catalog.holds() {
+            let held = self.catalog.held();
+            guarded(self, held).await?;
+        }
+        self.enter(portal)?;
+        let plan = Arc::clone(&portal.plan);
+        if plan.writes && self.open(false)?.read_only {
+            return Err(SqlError::new(
+                SqlState::READ_ONLY_SQL_TRANSACTION,
+                "cannot change rows in a read-only transaction",
+            ));
+        }
+        if single && let Some(running) = self.read_latest(&plan, &portal.params).await? {
+            return Ok(running);
+        }
+        let mut running = self.run_plan(&plan, &portal.params, single).await?;
+        running.single = single;
+        if single && matches!(running.source, Source::Nothing) {
+            self.checked()?;
+            self.commit().await?;
+        }
+        Ok(running)
+    }
+
+    /// Makes sure the plan is one for the catalog as it is, and enters its tables' fence.
+    fn enter(&mut self, portal: &mut Portal) -> SqlResult<()> {
+        loop {
+            let snapshot = self.snapshot();
+            if portal.plan.version != snapshot.version || snapshot.private {
+                self.replan(portal, &snapshot)?;
+            }
+            let catalog = &self.catalog;
+            let planned = match &self.transaction.state {
+                State::Open(open) => open.pending.as_ref().map_or(snapshot.version, |pending| pending.base_version),
+                _ => snapshot.version,
+            };
+            let current = self.transaction.fence.enter(&portal.plan.tables, planned, || catalog.current_version());
+            self.transaction.fence.check()?;
+            if current {
+                return Ok(());
+            }
+            if snapshot.private {
+                return Err(SqlError::serialization("Another session changed the schema at the same time."));
+            }
+        }
+    }
+
+    /// Plans a portal's statement again, for another version of the catalog.
+    fn replan(&self, portal: &mut Portal, snapshot: &Arc<CatalogSnapshot>) -> SqlResult<()> {
+        let prepared = &portal.prepared;
+        let planner = self.gateway.planner();
+        if prepared.unparsed {
+            // Found by its shape, its literals as parameters.
+            if let Some(ready) = planner.simple(&prepared.sql, snapshot)? {
+                portal.plan = ready.plan;
+                portal.params = ready.params;
+                return Ok(());
+            }
+            let command = parse_one(&prepared.sql)?;
+            portal.plan = Arc::new(planner.plan(&prepared.sql, &command, snapshot, &[])?);
+            portal.params.clear();
+            return Ok(());
+        }
+        let plan = planner.plan(&prepared.sql, &prepared.command, snapshot, &prepared.declared)?;
+        if !plan.same_result(&portal.plan) || plan.param_types != portal.plan.param_types {
+            return Err(SqlError::new(SqlState::FEATURE_NOT_SUPPORTED, "cached plan must not change result type"));
+        }
+        portal.plan = Arc::new(plan);
+        Ok(())
+    }
+
+    /// What was read may be shown: no table has changed under it, and the catalog lease still holds.
+    pub(super) fn checked(&self) -> SqlResult<()> {
+        self.transaction.fence.check()?;
+        self.catalog.check()
+    }
+
+    /// A single read of one key needs no snapshot: the newest version it is.
+    async fn read_latest(&mut self, plan: &StatementPlan, params: &[Datum]) -> SqlResult<Option<Running>> {
+        let PlanKind::Key(key_plan) = &plan.kind else { return Ok(None) };
+        let KeyPlan::Read(read) = &**key_plan else { return Ok(None) };
+        let now_us = self.open(false)?.now_us;
+        let settings = self.settings.format.clone();
+        let env = crate::eval::Env { row: &[], params, now_us, settings: &settings };
+        let Some(keys) = keyrun::single_key(read, &env)? else { return Ok(None) };
+        let mut rows = keyrun::Rows::default();
+        for key in &keys {
+            let client = self.gateway.client();
+            let value = guarded(self, async { Ok(client.get_latest(key).await?) }).await?;
+            if let Some(value) = value {
+                keyrun::project(read, key, &value, &env, &mut rows)?;
+            }
+        }
+        self.checked()?;
+        self.rollback();
+        let shape = self.shape(plan);
+        Ok(Some(few(shape, rows, Tag::Select)))
+    }
+
+    fn shape(&self, plan: &StatementPlan) -> Arc<RowShape> {
+        let types = plan.fields.iter().flat_map(|fields| fields.iter()).map(|field| field.column_type).collect();
+        Arc::new(RowShape { types, settings: self.settings.format.clone() })
+    }
+
+    async fn run_plan(&mut self, plan: &StatementPlan, params: &[Datum], single: bool) -> SqlResult<Running> {
+        let (reader, filling) = self.reader().await?;
+        self.usable(plan, reader.main().start_ts())?;
+        let now_us = self.open(false)?.now_us;
+        let settings = self.settings.format.clone();
+        let row_ids = self.gateway.row_ids();
+        let work = Work { reader, params, now_us, settings: &settings, eager: !single, row_ids };
+        let shape = self.shape(plan);
+        let running = match &plan.kind {
+            PlanKind::Key(key_plan) if key_plan.writes() => {
+                let rows = guarded(self, keyrun::write(key_plan, &work)).await?;
+                let tag = Tag::Fixed(key_tag(key_plan, rows.count));
+                few(shape, rows, tag)
+            }
+            PlanKind::Key(key_plan) => match guarded(self, keyrun::read(key_plan, &work)).await? {
+                keyrun::Read::Rows(rows) => few(shape, rows, Tag::Select),
+                keyrun::Read::Range(range) => stream(shape, Source::Range(range)),
+            },
+            PlanKind::General(planned) => {
+                let values = RunValues {
+                    parameters: params,
+                    lifted: &planned.lifted,
+                    transaction_time: now_us,
+                    user: &self.startup.user,
+                    database: &self.startup.database,
+                };
+                match planned.plan.change() {
+                    None => {
+                        let start = planned.plan.start(work.reader.clone(), &values);
+                        stream(shape, Source::Query(guarded(self, start).await?))
+                    }
+                    Some(change) => {
+                        let changed = guarded(self, general::run(planned, &work, &values)).await?;
+                        let mut running = Running::done(general_tag(change, changed.count));
+                        running.ready.extend(changed.returned.map(|batch| RowBatch::from_arrow(Arc::clone(&shape), batch)));
+                        running.shape = shape;
+                        running
+                    }
+                }
+            }
+            _ => return Err(SqlError::internal("a command was run as a statement on rows")),
+        };
+        drop(work);
+        self.commit_filling(filling).await?;
+        Ok(running)
+    }
+
+    /// 40001 for a snapshot older than a table's present form, and for a write to a table that a DDL copies.
+    pub(super) fn usable(&self, plan: &StatementPlan, start_ts: proto::Timestamp) -> SqlResult<()> {
+        let snapshot = self.snapshot();
+        for id in &plan.tables {
+            if start_ts < snapshot.usable_from(*id) {
+                return Err(SqlError::serialization("A table was changed since the transaction began."));
+            }
+            let fenced = snapshot.by_id(*id).is_some_and(|table| start_ts.0 < table.writes_fenced_until);
+            if plan.writes && fenced && !self.fenced_here(*id) {
+                return Err(SqlError::serialization("ALTER TABLE by another session holds writes to a table off."));
+            }
+        }
+        Ok(())
+    }
+
+    fn fenced_here(&self, table: u32) -> bool {
+        let State::Open(open) = &self.transaction.state else { return false };
+        open.pending.as_ref().is_some_and(|pending| pending.changes.put.iter().any(|known| known.id == table))
+    }
+
+    /// The next step of a portal; `None` when it has nothing more in this Execute. `left` is how many rows it may still give.
+    pub(super) async fn advance(&mut self, portal: &mut Portal, left: &mut Option<u64>) -> SqlResult<Option<Step>> {
+        loop {
+            let running = match &mut portal.progress {
+                Progress::Running(running) => running,
+                Progress::Done(tag) => return Ok(Some(Step::Done(tag.clone()))),
+                Progress::New => return Err(SqlError::internal("a portal was read before it was started")),
+            };
+            if let Some(mut batch) = running.ready.pop_front() {
+                if batch.is_empty() {
+                    continue;
+                }
+                if *left == Some(0) {
+                    running.ready.push_front(batch);
+                    return Ok(Some(Step::Suspended));
+                }
+                if let Some(left) = left {
+                    let rest = batch.split_off(*left as usize);
+                    *left -= batch.len() as u64;
+                    if !rest.is_empty() {
+                        running.ready.push_front(rest);
+                    }
+                }
+                running.sent += batch.len() as u64;
+                return Ok(Some(Step::Rows(batch)));
+            }
+            if *left == Some(0) {
+                return Ok(Some(Step::Suspended));
+            }
+            let single = running.single;
+            match self.fetch(portal).await {
+                Ok(Some(step)) => return Ok(Some(step)),
+                Ok(None) if self.is_fetching(portal) => {}
+                Ok(None) => return self.finish(portal).await.map(Some),
+                Err(error) => {
+                    self.fail(single);
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    fn is_fetching(&self, portal: &Portal) -> bool {
+        match &portal.progress {
+            Progress::Running(running) => !matches!(running.source, Source::Nothing) || !running.ready.is_empty(),
+            _ => false,
+        }
+    }
+
+    /// Gets more rows of a running portal's source into `ready`; at its end the source is gone.
+    async fn fetch(&mut self, portal: &mut Portal) -> SqlResult<Option<Step>> {
+        let Progress::Running(running) = &mut portal.progress else { return Ok(None) };
+        match &mut running.source {
+            Source::Nothing => {}
+            Source::CopyIn => return Err(SqlError::internal("COPY's rows have not ended")),
+            Source::Range(range) => {
+                let rows = guarded(self, range.next()).await?;
+                self.checked()?;
+                match rows {
+                    None => running.source = Source::Nothing,
+                    Some(rows) => {
+                        let shape = Arc::clone(&running.shape);
+                        running.ready.push_back(RowBatch::from_datums(shape, rows.count, rows.datums));
+                    }
+                }
+            }
+            Source::Query(query) => {
+                let batch = guarded(self, query.next_batch()).await?;
+                self.checked()?;
+                match batch {
+                    None => running.source = Source::Nothing,
+                    Some(batch) => running.ready.push_back(RowBatch::from_arrow(Arc::clone(&running.shape), batch)),
+                }
+            }
+            Source::CopyOut(copy) => {
+                let step = guarded(self, copy.next()).await?;
+                self.checked()?;
+                if step.is_none() {
+                    running.tag = Tag::Fixed(format!("COPY {}", copy.count()));
+                    running.source = Source::Nothing;
+                }
+                return Ok(step);
+            }
+        }
+        Ok(None)
+    }
+
+    /// The statement has given everything.
+    async fn finish(&mut self, portal: &mut Portal) -> SqlResult<Step> {
+        let Progress::Running(running) = &portal.progress else {
+            return Err(SqlError::internal("a portal ended twice"));
+        };
+        let (tag, single) = (running.tag(), running.single);
+        portal.progress = Progress::Done(tag.clone().unwrap_or_default());
+        // A read that was streamed; writes were committed before their rows were shown.
+        if single && matches!(self.transaction.state, State::Open(_)) {
+            self.commit().await?;
+        }
+        Ok(tag.map_or(Step::Empty, Step::Done))
+    }
+}
+
+fn few(shape: Arc<RowShape>, rows: keyrun::Rows, tag: Tag) -> Running {
+    let mut running = Running::with_tag(tag);
+    let width = shape.types.len();
+    if width > 0 && !rows.datums.is_empty() {
+        let count = rows.datums.len() / width;
+        running.ready = VecDeque::from([RowBatch::from_datums(Arc::clone(&shape), count, rows.datums)]);
+    }
+    running.shape = shape;
+    running
+}
+
+fn stream(shape: Arc<RowShape>, source: Source) -> Running {
+    let mut running = Running::with_tag(Tag::Select);
+    running.shape = shape;
+    running.source = source;
+    running
+}
+
+fn key_tag(plan: &KeyPlan, count: usize) -> String {
+    match plan {
+        KeyPlan::Read(_) => format!("SELECT {count}"),
+        KeyPlan::Insert(_) => format!("INSERT 0 {count}"),
+        KeyPlan::Modify(plan) if plan.assignments.is_some() => format!("UPDATE {count}"),
+        KeyPlan::Modify(_) => format!("DELETE {count}"),
+    }
+}
+
+fn general_tag(change: &Change, count: usize) -> String {
+    match change {
+        Change::Insert { .. } => format!("INSERT 0 {count}"),
+        Change::Update { .. } => format!("UPDATE {count}"),
+        Change::Delete { .. } => format!("DELETE {count}"),
+    }
+}

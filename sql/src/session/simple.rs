@@ -1,0 +1,166 @@
+//! The Query message: several statements, each with its own portal.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use super::{
+    Active, Session, Step,
+    plan::StatementPlan,
+    portal::{Portal, Prepared, Progress},
+    transaction::State,
+};
+use crate::{
+    error::SqlResult,
+    statement::{Command, parse_one, split},
+    types::Datum,
+};
+
+/// What is left of a Query message.
+pub(super) struct Queue {
+    /// Statements that have not started.
+    rest: VecDeque<(String, Command)>,
+    /// There was only one: outside a transaction it is one of its own.
+    single: bool,
+    running: Option<Portal>,
+    /// The row description of `running` has been sent.
+    described: bool,
+}
+
+impl Queue {
+    pub(super) fn running_portal(&mut self) -> Option<&mut Portal> {
+        self.running.as_mut()
+    }
+}
+
+impl Session {
+    /// Query: then call [`Session::next`] until `None`. After an error the rest of the text is dropped.
+    pub async fn simple(&mut self, sql: &str) -> SqlResult<()> {
+        self.begin_statement();
+        self.portals.remove("");
+        if let Some(portal) = self.known(sql)? {
+            let queue = Queue { rest: VecDeque::new(), single: true, running: Some(portal), described: false };
+            self.active = Active::Simple(Box::new(queue));
+            return Ok(());
+        }
+        let queue = self.parsed(sql);
+        if queue.is_err() {
+            self.fail(false);
+        }
+        self.active = Active::Simple(Box::new(queue?));
+        Ok(())
+    }
+
+    /// A statement whose key plan is known, without parsing it.
+    fn known(&mut self, sql: &str) -> SqlResult<Option<Portal>> {
+        if matches!(self.transaction.state, State::Failed { .. }) {
+            return Ok(None);
+        }
+        let trimmed = sql.trim_end().trim_end_matches(';');
+        if trimmed.contains(';') {
+            return Ok(None);
+        }
+        let snapshot = self.snapshot();
+        let Ok(Some(ready)) = self.gateway.planner().simple(trimmed, &snapshot) else { return Ok(None) };
+        Ok(Some(self.portal(trimmed, ready.plan, ready.params)?))
+    }
+
+    fn portal(&self, sql: &str, plan: Arc<StatementPlan>, params: Vec<Datum>) -> SqlResult<Portal> {
+        let prepared = Prepared {
+            sql: sql.to_owned(),
+            command: Command::Empty,
+            declared: Vec::new(),
+            plan: Arc::clone(&plan),
+            unparsed: true,
+        };
+        Ok(Portal { prepared: Arc::new(prepared), plan, params, formats: Vec::new(), progress: Progress::New })
+    }
+
+    fn parsed(&mut self, sql: &str) -> SqlResult<Queue> {
+        let texts = split(sql);
+        let mut rest = VecDeque::with_capacity(texts.len());
+        for text in &texts {
+            rest.push_back(((*text).to_owned(), parse_one(text)?));
+        }
+        if rest.is_empty() {
+            rest.push_back((String::new(), Command::Empty));
+        }
+        let single = rest.len() == 1;
+        Ok(Queue { rest, single, running: None, described: false })
+    }
+
+    pub(super) async fn next_of_queue(&mut self, mut queue: Box<Queue>) -> SqlResult<Option<Step>> {
+        loop {
+            if let Some(copy) = &mut self.copy_in
+                && let Some(step) = copy.announce()
+            {
+                self.active = Active::Simple(queue);
+                return Ok(Some(step));
+            }
+            let Some(mut portal) = queue.running.take() else {
+                match self.next_statement(&mut queue).await? {
+                    true => continue,
+                    false => return Ok(None),
+                }
+            };
+            if matches!(portal.progress, Progress::New) {
+                let running = self.start(&mut portal, queue.single).await?;
+                portal.progress = Progress::Running(Box::new(running));
+                queue.described = false;
+                queue.running = Some(portal);
+                continue;
+            }
+            if !queue.described {
+                queue.described = true;
+                if let Some(fields) = portal.fields() {
+                    queue.running = Some(portal);
+                    self.active = Active::Simple(queue);
+                    return Ok(Some(Step::Fields(fields)));
+                }
+            }
+            let step = self.advance(&mut portal, &mut None).await?;
+            match step {
+                Some(Step::Done(_) | Step::Empty) => {}
+                _ => queue.running = Some(portal),
+            }
+            self.active = Active::Simple(queue);
+            return Ok(step);
+        }
+    }
+
+    /// Plans the next statement; `false` when there is none, and the implicit transaction has been committed.
+    async fn next_statement(&mut self, queue: &mut Queue) -> SqlResult<bool> {
+        let Some((sql, command)) = queue.rest.pop_front() else {
+            if !self.in_block() {
+                self.commit().await?;
+            }
+            return Ok(false);
+        };
+        let planned = self.prepare_command(sql, command, Vec::new());
+        let prepared = match planned {
+            Ok(prepared) => Arc::new(prepared),
+            Err(error) => {
+                self.fail(queue.single);
+                return Err(error);
+            }
+        };
+        let plan = Arc::clone(&prepared.plan);
+        queue.running =
+            Some(Portal { prepared, plan, params: Vec::new(), formats: Vec::new(), progress: Progress::New });
+        Ok(true)
+    }
+
+    /// BEGIN was said and neither COMMIT nor ROLLBACK since.
+    pub(super) fn in_block(&self) -> bool {
+        match &self.transaction.state {
+            State::Idle => false,
+            State::Open(open) => open.explicit,
+            State::Failed { explicit } => *explicit,
+        }
+    }
+
+    /// After an error of a Query message nothing of an implicit transaction is left.
+    pub(super) fn end_implicit(&mut self) {
+        if !self.in_block() {
+            self.rollback();
+        }
+    }
+}

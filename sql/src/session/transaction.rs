@@ -1,0 +1,263 @@
+//! The session's transaction: none, open, or failed; BEGIN to COMMIT.
+
+use std::sync::Arc;
+
+use kv::{CommitOptions, Floor, Txn};
+
+use super::{Session, TransactionStatus};
+use crate::{
+    catalog::{CatalogSnapshot, Fence, store},
+    ddl::Pending,
+    dml::Target,
+    error::{Severity, SqlError, SqlResult, SqlState},
+    reader::Reader,
+};
+
+/// A transaction under way.
+pub(super) struct Open {
+    /// BEGIN was said: it lasts until COMMIT or ROLLBACK. Otherwise until the statement's end, or Sync.
+    pub explicit: bool,
+    /// Begun with its first statement that reads or writes.
+    pub txn: Option<Txn>,
+    /// now(), in microseconds since 1970 UTC.
+    pub now_us: i64,
+    /// What it changed of the schema.
+    pub pending: Option<Pending>,
+    /// It must not write.
+    pub read_only: bool,
+}
+
+pub(super) enum State {
+    Idle,
+    Open(Box<Open>),
+    /// A statement failed; nothing is open any more, but the client has to say ROLLBACK (or, in an implicit one, Sync).
+    Failed { explicit: bool },
+}
+
+pub(super) struct Transaction {
+    pub state: State,
+    pub fence: Arc<Fence>,
+}
+
+/// 25P02.
+pub(super) fn failed() -> SqlError {
+    SqlError::new(
+        SqlState::IN_FAILED_SQL_TRANSACTION,
+        "current transaction is aborted, commands ignored until end of transaction block",
+    )
+}
+
+impl Transaction {
+    pub(super) fn status(&self) -> TransactionStatus {
+        match &self.state {
+            State::Open(open) if open.explicit => TransactionStatus::InTransaction,
+            State::Failed { explicit: true } => TransactionStatus::Failed,
+            _ => TransactionStatus::Idle,
+        }
+    }
+    pub(super) fn open(&mut self) -> Option<&mut Open> {
+        match &mut self.state {
+            State::Open(open) => Some(open),
+            _ => None,
+        }
+    }
+    /// A statement may run at all.
+    pub(super) fn check(&self) -> SqlResult<()> {
+        match self.state {
+            State::Failed { .. } => Err(failed()),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Session {
+    /// The catalog as this session's statements see it.
+    pub(super) fn snapshot(&self) -> Arc<CatalogSnapshot> {
+        match &self.transaction.state {
+            State::Open(open) => match &open.pending {
+                Some(pending) => Arc::clone(&pending.catalog),
+                None => self.catalog.current(),
+            },
+            _ => self.catalog.current(),
+        }
+    }
+
+    /// Opens a transaction if none is open. 25P02 in a failed one.
+    pub(super) fn open(&mut self, explicit: bool) -> SqlResult<&mut Open> {
+        self.transaction.check()?;
+        if matches!(self.transaction.state, State::Idle) {
+            let open = Open {
+                explicit,
+                txn: None,
+                now_us: self.gateway.config().clock.wall_ms() as i64 * 1000,
+                pending: None,
+                read_only: self.settings.is_on("default_transaction_read_only"),
+            };
+            self.transaction.state = State::Open(Box::new(open));
+        }
+        self.transaction.open().ok_or_else(failed)
+    }
+
+    /// The open transaction's snapshot and buffer, begun now if need be.
+    pub(super) async fn txn(&mut self) -> SqlResult<Txn> {
+        let client = self.gateway.client().clone();
+        let open = self.open(false)?;
+        if let Some(txn) = &open.txn {
+            return Ok(txn.clone());
+        }
+        let txn = client.begin().await?;
+        open.txn = Some(txn.clone());
+        Ok(txn)
+    }
+
+    /// What a statement reads through, and the transaction that fills tables only this one knows.
+    pub(super) async fn reader(&mut self) -> SqlResult<(Reader, Option<Txn>)> {
+        let reader = Reader::new(self.txn().await?);
+        let open = self.open(false)?;
+        let unpublished: Arc<[u32]> = match &open.pending {
+            Some(pending) if !pending.unpublished.is_empty() => pending.unpublished.clone().into(),
+            _ => return Ok((reader, None)),
+        };
+        let filling = self.gateway.client().begin().await?;
+        Ok((reader.with_unpublished(unpublished, filling.clone()), Some(filling)))
+    }
+
+    /// Commits what a statement wrote to tables only this transaction knows.
+    pub(super) async fn commit_filling(&mut self, filling: Option<Txn>) -> SqlResult<()> {
+        let Some(filling) = filling.filter(|txn| txn.write_count() > 0) else { return Ok(()) };
+        if let Some(pending) = self.open(false)?.pending.as_ref() {
+            for storage_id in pending.unpublished.clone() {
+                store::note_garbage(self.gateway.client(), storage_id).await?;
+            }
+        }
+        let options = CommitOptions { floor: Floor::StartTs, max_commit_ts: None };
+        match filling.commit(options).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(self.explain(error)),
+        }
+    }
+
+    /// The error a client sees for one of kv's: 23505 names the key's table and values.
+    pub(super) fn explain(&self, error: kv::Error) -> SqlError {
+        if let kv::Error::AlreadyExists { key } = &error
+            && let Some((_, storage_id, _, _)) = proto::keyspace::split_prefix(key)
+            && let Some(table) = self.snapshot().tables().find(|table| table.storage_id == storage_id)
+        {
+            return Target::new(Arc::clone(table)).duplicate_key(key);
+        }
+        error.into()
+    }
+
+    /// Commits the open transaction; without one nothing happens. Whatever the result, it has ended. After a lost answer it is 40003.
+    pub(super) async fn commit(&mut self) -> SqlResult<()> {
+        let State::Open(open) = &mut self.transaction.state else {
+            self.transaction.state = State::Idle;
+            return Ok(());
+        };
+        let pending = open.pending.take();
+        let explicit = open.explicit;
+        let txn = match (&open.txn, &pending) {
+            (Some(txn), _) => Some(txn.clone()),
+            (None, Some(_)) => match self.gateway.client().begin().await {
+                Ok(txn) => Some(txn),
+                Err(error) => {
+                    self.abandon(pending);
+                    return Err(error.into());
+                }
+            },
+            (None, None) => None,
+        };
+        let Some(txn) = txn else {
+            self.end();
+            return Ok(());
+        };
+        let result = self.commit_txn(&txn, pending.as_ref(), explicit).await;
+        match result {
+            Ok(version) => {
+                self.end();
+                if let (Some(version), Some(pending)) = (version, pending) {
+                    self.published(version, pending).await;
+                }
+                Ok(())
+            }
+            Err(error) => {
+                // A lost answer may mean success: then the storage ids are in use.
+                let unknown = error.sqlstate == SqlState::STATEMENT_COMPLETION_UNKNOWN;
+                self.abandon(pending.filter(|_| !unknown));
+                Err(error)
+            }
+        }
+    }
+
+    async fn commit_txn(&self, txn: &Txn, pending: Option<&Pending>, explicit: bool) -> SqlResult<Option<u64>> {
+        self.transaction.fence.begin_commit()?;
+        let mut version = None;
+        let mut before = self.catalog.end();
+        if let Some(pending) = pending.filter(|pending| !pending.changes.is_empty()) {
+            version = Some(store::write(txn, pending.base_version, &pending.changes).await?);
+            for storage_id in &pending.unpublished {
+                store::forget_garbage(txn, *storage_id)?;
+            }
+            before = pending.commit_before.map_or(before, |limit| before.min(limit));
+        }
+        let floor = if explicit { Floor::Pd } else { Floor::StartTs };
+        match txn.commit(CommitOptions { floor, max_commit_ts: Some(before) }).await {
+            Ok(_) => Ok(version),
+            Err(error) => Err(self.explain(error)),
+        }
+    }
+
+    /// The schema has changed for this session; now for everybody.
+    async fn published(&mut self, version: u64, pending: Pending) {
+        match self.gateway.publish(version).await {
+            Ok(()) => self.gateway.collect(pending.changes.garbage),
+            Err(error) => self.notices.push(
+                SqlError::notice(
+                    Severity::Warning,
+                    SqlState::WARNING,
+                    "the schema change is committed, but not every node has confirmed it yet",
+                )
+                .with_detail(error.message.clone()),
+            ),
+        }
+    }
+
+    /// Rolls back what is open.
+    pub(super) fn rollback(&mut self) {
+        let pending = match &mut self.transaction.state {
+            State::Open(open) => {
+                if let Some(txn) = &open.txn {
+                    txn.rollback();
+                }
+                open.pending.take()
+            }
+            _ => None,
+        };
+        self.abandon(pending);
+    }
+
+    /// After an error: an explicit or multi-statement transaction has failed, one of a single statement is gone.
+    pub(super) fn fail(&mut self, single: bool) {
+        let explicit = match &self.transaction.state {
+            State::Open(open) => open.explicit,
+            State::Failed { explicit } => *explicit,
+            State::Idle => return,
+        };
+        self.rollback();
+        if !single {
+            self.transaction.state = State::Failed { explicit };
+        }
+    }
+
+    fn abandon(&mut self, pending: Option<Pending>) {
+        if let Some(pending) = pending.filter(|pending| !pending.unpublished.is_empty()) {
+            self.gateway.collect(pending.unpublished);
+        }
+        self.end();
+    }
+
+    fn end(&mut self) {
+        self.transaction.state = State::Idle;
+        self.transaction.fence.end();
+    }
+}
