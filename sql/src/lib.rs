@@ -21,6 +21,5 @@ pub use error::{Report, Severity, SqlError, SqlResult, SqlState};
 pub use gateway::{Gateway, GatewayConfig};
 pub use reader::Reader;
 pub use session::{
-    CancelToken, CopyFormat, Field, RowBatch, RowShape, Session, Startup, StatementDescription, Step,
-    TransactionStatus,
+    CancelToken, CopyFormat, Field, RowBatch, RowShape, Session, Startup, StatementDescription, Step, TransactionStatus,
 };

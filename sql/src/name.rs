@@ -44,10 +44,9 @@ impl RelationName {
     pub fn creation_schema(&self) -> SqlResult<&str> {
         match self.schema.as_deref() {
             None | Some(PUBLIC_SCHEMA) => Ok(PUBLIC_SCHEMA),
-            Some(system @ ("pg_catalog" | "information_schema" | "flaredb")) => Err(SqlError::new(
-                SqlState::INSUFFICIENT_PRIVILEGE,
-                format!("permission denied for schema {system}"),
-            )),
+            Some(system @ ("pg_catalog" | "information_schema" | "flaredb")) => {
+                Err(SqlError::new(SqlState::INSUFFICIENT_PRIVILEGE, format!("permission denied for schema {system}")))
+            }
             Some(other) => {
                 Err(SqlError::new(SqlState::INVALID_SCHEMA_NAME, format!("schema \"{other}\" does not exist")))
             }

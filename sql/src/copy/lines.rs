@@ -157,11 +157,10 @@ mod tests {
         assert_eq!(line, [Some(Bytes::from("1")), Some(Bytes::from("a\tb")), None]);
         assert_eq!(reader.next_line().unwrap(), None);
         reader.feed(b"\\x41\\101\t\r\n\\.\nignored\n");
-        assert_eq!(reader.next_line().unwrap().unwrap(), [
-            Some(Bytes::from("2")),
-            Some(Bytes::from("AA")),
-            Some(Bytes::new())
-        ]);
+        assert_eq!(
+            reader.next_line().unwrap().unwrap(),
+            [Some(Bytes::from("2")), Some(Bytes::from("AA")), Some(Bytes::new())]
+        );
         assert_eq!(reader.next_line().unwrap(), None);
         assert_eq!(reader.last_line().unwrap(), None);
         let mut reader = LineReader::new(b'|', "");

@@ -60,11 +60,8 @@ pub async fn run(planned: &Planned, work: &Work<'_>, values: &RunValues<'_>) -> 
 }
 
 fn too_many() -> SqlError {
-    SqlError::new(
-        SqlState::PROGRAM_LIMIT_EXCEEDED,
-        format!("a statement changes at most {MAX_ROWS} rows"),
-    )
-    .with_hint("Change them in several statements, or load them with COPY into a new table.")
+    SqlError::new(SqlState::PROGRAM_LIMIT_EXCEEDED, format!("a statement changes at most {MAX_ROWS} rows"))
+        .with_hint("Change them in several statements, or load them with COPY into a new table.")
 }
 
 /// All rows of the source before any is written: a statement does not see its own changes.

@@ -24,7 +24,11 @@ pub struct Projection {
 
 impl Projection {
     /// Compiles a select list over the compiler's table.
-    pub fn compile(compiler: &mut Compiler<'_>, table: &TableDescriptor, items: &[SelectItem]) -> Result<Self, Refusal> {
+    pub fn compile(
+        compiler: &mut Compiler<'_>,
+        table: &TableDescriptor,
+        items: &[SelectItem],
+    ) -> Result<Self, Refusal> {
         let mut projection = Projection { fields: Vec::new(), scalars: Vec::new() };
         for item in items {
             match item {

@@ -143,10 +143,7 @@ impl Target {
 pub fn not_null(table: &TableDescriptor, column: &str) -> SqlError {
     SqlError::new(
         SqlState::NOT_NULL_VIOLATION,
-        format!(
-            "null value in column \"{column}\" of relation \"{}\" violates not-null constraint",
-            table.name
-        ),
+        format!("null value in column \"{column}\" of relation \"{}\" violates not-null constraint", table.name),
     )
     .with_table(&table.schema, &table.name)
     .with_column(column)

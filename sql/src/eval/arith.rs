@@ -113,7 +113,10 @@ mod tests {
         let int = |v| Datum::Int4(v);
         assert_eq!(Operator::Add.apply(&int(2), &int(3)).unwrap(), int(5));
         let overflow = Operator::Add.apply(&int(i32::MAX), &int(1)).unwrap_err();
-        assert_eq!((overflow.sqlstate, overflow.message.as_str()), (SqlState::NUMERIC_VALUE_OUT_OF_RANGE, "integer out of range"));
+        assert_eq!(
+            (overflow.sqlstate, overflow.message.as_str()),
+            (SqlState::NUMERIC_VALUE_OUT_OF_RANGE, "integer out of range")
+        );
         assert_eq!(Operator::Div.apply(&int(1), &int(0)).unwrap_err().sqlstate, SqlState::DIVISION_BY_ZERO);
         assert_eq!(Operator::Div.apply(&int(-7), &int(2)).unwrap(), int(-3));
         assert_eq!(Operator::Rem.apply(&int(i32::MIN), &int(-1)).unwrap(), int(0));

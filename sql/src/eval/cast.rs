@@ -34,7 +34,11 @@ pub fn castable(from: PgType, to: PgType) -> bool {
 pub fn mismatch(column: &str, to: ColumnType, from: PgType) -> SqlError {
     SqlError::new(
         SqlState::DATATYPE_MISMATCH,
-        format!("column \"{column}\" is of type {} but expression is of type {}", to.pg_type.sql_name(), from.sql_name()),
+        format!(
+            "column \"{column}\" is of type {} but expression is of type {}",
+            to.pg_type.sql_name(),
+            from.sql_name()
+        ),
     )
     .with_hint("You will need to rewrite or cast the expression.")
 }
@@ -93,10 +97,7 @@ fn convert(datum: Datum, to: PgType, settings: &FormatSettings) -> SqlResult<Dat
 }
 
 fn cannot(from: PgType, to: PgType) -> SqlError {
-    SqlError::new(
-        SqlState::CANNOT_COERCE,
-        format!("cannot cast type {} to {}", from.sql_name(), to.sql_name()),
-    )
+    SqlError::new(SqlState::CANNOT_COERCE, format!("cannot cast type {} to {}", from.sql_name(), to.sql_name()))
 }
 
 fn to_integer(datum: Datum, to: PgType) -> SqlResult<Datum> {
@@ -162,9 +163,9 @@ fn to_time(datum: Datum, to: PgType, settings: &FormatSettings) -> SqlResult<Dat
     let of_date = |days: i32| match days {
         i32::MAX => Ok(i64::MAX),
         i32::MIN => Ok(i64::MIN),
-        days => i64::from(days).checked_mul(datetime::DAY_US).ok_or_else(|| {
-            SqlError::new(SqlState::DATETIME_FIELD_OVERFLOW, "date out of range for timestamp")
-        }),
+        days => i64::from(days)
+            .checked_mul(datetime::DAY_US)
+            .ok_or_else(|| SqlError::new(SqlState::DATETIME_FIELD_OVERFLOW, "date out of range for timestamp")),
     };
     let date_of = |micros: i64| match micros {
         i64::MAX => i32::MAX,

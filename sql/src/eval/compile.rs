@@ -124,7 +124,13 @@ impl<'a> Compiler<'a> {
                 let below = self.binary(expr, &BinaryOperator::LtEq, high)?;
                 Ok(typed(Scalar::And(Box::new(above.scalar), Box::new(below.scalar)), PgType::Bool))
             }
-            Expr::Cast { kind: CastKind::Cast | CastKind::DoubleColon, expr, data_type, array: false, format: None } => {
+            Expr::Cast {
+                kind: CastKind::Cast | CastKind::DoubleColon,
+                expr,
+                data_type,
+                array: false,
+                format: None,
+            } => {
                 let to = type_names::column_type(data_type)?;
                 self.cast(expr, to)
             }

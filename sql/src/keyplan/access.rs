@@ -145,7 +145,8 @@ fn bind(
             let Some(at) = key_column(table, &column) else { return Err(Refusal::Unknown) };
             let mut values = Vec::with_capacity(list.len());
             for item in list {
-                let probe = Expr::BinaryOp { left: expr.clone(), op: BinaryOperator::Eq, right: Box::new(item.clone()) };
+                let probe =
+                    Expr::BinaryOp { left: expr.clone(), op: BinaryOperator::Eq, right: Box::new(item.clone()) };
                 let Scalar::Compare(_, left, right) = compiler.expr(&probe)?.scalar else {
                     return Err(Refusal::Unknown);
                 };
@@ -232,8 +233,13 @@ fn stripped(scalar: &Scalar) -> &Scalar {
 fn key_value(table: &TableDescriptor, at: usize, left: Scalar, right: Scalar) -> Option<(KeyValue, bool)> {
     let position = table.key[at];
     let is_column = |scalar: &Scalar| matches!(stripped(scalar), Scalar::Column(column) if *column == position);
-    let (column, constant, mirrored) =
-        if is_column(&left) { (left, right, false) } else if is_column(&right) { (right, left, true) } else { return None };
+    let (column, constant, mirrored) = if is_column(&left) {
+        (left, right, false)
+    } else if is_column(&right) {
+        (right, left, true)
+    } else {
+        return None;
+    };
     if !constant.is_constant() {
         return None;
     }

@@ -121,12 +121,8 @@ pub async fn read(plan: &Arc<KeyPlan>, work: &Work<'_>) -> SqlResult<Read> {
         Access::Range { prefix, low, high } => {
             let range = key_range(&read.target.codec, prefix, low.as_ref(), high.as_ref(), &env)?;
             let Some(range) = range.filter(|_| limit != Some(0)) else { return Ok(Read::Rows(Rows::default())) };
-            let options = ScanOptions {
-                range,
-                limit: limit.unwrap_or(0),
-                reverse: read.reverse,
-                ..ScanOptions::default()
-            };
+            let options =
+                ScanOptions { range, limit: limit.unwrap_or(0), reverse: read.reverse, ..ScanOptions::default() };
             Ok(Read::Range(Box::new(RangeScan {
                 plan: Arc::clone(plan),
                 scan: txn.scan(options),

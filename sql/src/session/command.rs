@@ -228,10 +228,11 @@ impl Session {
         let now_us = self.gateway.config().clock.wall_ms() as i64 * 1000;
         let env = crate::eval::Env { row: &[], params: &[], now_us, settings: &self.settings.format };
         for (argument, pg_type) in arguments.iter().zip(types) {
-            let scalar = compiler.assigned(argument, pg_type.plain(), "parameter").map_err(|refusal| match refusal {
-                Refusal::Error(error) => error,
-                Refusal::Unknown => SqlError::unsupported(format!("the EXECUTE argument {argument}")),
-            })?;
+            let scalar =
+                compiler.assigned(argument, pg_type.plain(), "parameter").map_err(|refusal| match refusal {
+                    Refusal::Error(error) => error,
+                    Refusal::Unknown => SqlError::unsupported(format!("the EXECUTE argument {argument}")),
+                })?;
             params.push(scalar.eval(&env)?);
         }
         let plan = Arc::clone(&prepared.plan);

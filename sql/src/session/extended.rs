@@ -45,9 +45,8 @@ impl Session {
 
     fn prepare(&mut self, sql: &str, param_oids: &[u32]) -> SqlResult<Prepared> {
         let known = |oid: &u32| {
-            PgType::from_oid(*oid).ok_or_else(|| {
-                SqlError::new(SqlState::UNDEFINED_OBJECT, format!("type with OID {oid} does not exist"))
-            })
+            PgType::from_oid(*oid)
+                .ok_or_else(|| SqlError::new(SqlState::UNDEFINED_OBJECT, format!("type with OID {oid} does not exist")))
         };
         let declared: Vec<PgType> = param_oids.iter().map(known).collect::<SqlResult<_>>()?;
         if crate::statement::split(sql).len() > 1 {

@@ -101,14 +101,7 @@ impl Running {
     }
     pub(super) fn with_tag(tag: Tag) -> Self {
         let shape = RowShape { types: Vec::new(), settings: Default::default() };
-        Running {
-            shape: Arc::new(shape),
-            ready: VecDeque::new(),
-            source: Source::Nothing,
-            tag,
-            sent: 0,
-            single: false,
-        }
+        Running { shape: Arc::new(shape), ready: VecDeque::new(), source: Source::Nothing, tag, sent: 0, single: false }
     }
     /// What CommandComplete says.
     pub(super) fn tag(&self) -> Option<String> {
@@ -140,9 +133,6 @@ pub(super) fn check_count(count: usize, what: &str) -> SqlResult<()> {
     if count < MAX_NAMED {
         return Ok(());
     }
-    Err(SqlError::new(
-        SqlState::CONFIGURATION_LIMIT_EXCEEDED,
-        format!("a session has at most {MAX_NAMED} {what}"),
-    )
-    .with_hint("Close those that are not used any more."))
+    Err(SqlError::new(SqlState::CONFIGURATION_LIMIT_EXCEEDED, format!("a session has at most {MAX_NAMED} {what}"))
+        .with_hint("Close those that are not used any more."))
 }

@@ -32,10 +32,7 @@ const MAX_PAUSE: Duration = Duration::from_millis(50);
 const FENCE_PATIENCE: Duration = Duration::from_secs(600);
 
 /// Runs `work` until it ends, is cancelled, or `deadline` passes.
-pub(super) async fn guarded<T>(
-    session: &Session,
-    work: impl Future<Output = SqlResult<T>>,
-) -> SqlResult<T> {
+pub(super) async fn guarded<T>(session: &Session, work: impl Future<Output = SqlResult<T>>) -> SqlResult<T> {
     let cancelled = session.cancel.cancelled();
     let clock = &session.gateway.config().clock;
     let timeout = async {
@@ -73,10 +70,8 @@ impl Session {
             PlanKind::Maintenance(tag) => {
                 let block = self.transaction.status() == super::TransactionStatus::InTransaction;
                 if tag == "VACUUM" && block {
-                    let error = SqlError::new(
-                        SqlState::ACTIVE_SQL_TRANSACTION,
-                        "VACUUM cannot run inside a transaction block",
-                    );
+                    let error =
+                        SqlError::new(SqlState::ACTIVE_SQL_TRANSACTION, "VACUUM cannot run inside a transaction block");
                     self.fail(false);
                     return Err(error);
                 }
@@ -266,7 +261,9 @@ impl Session {
                     Some(change) => {
                         let changed = guarded(self, general::run(planned, &work, &values)).await?;
                         let mut running = Running::done(general_tag(change, changed.count));
-                        running.ready.extend(changed.returned.map(|batch| RowBatch::from_arrow(Arc::clone(&shape), batch)));
+                        running
+                            .ready
+                            .extend(changed.returned.map(|batch| RowBatch::from_arrow(Arc::clone(&shape), batch)));
                         running.shape = shape;
                         running
                     }

@@ -99,10 +99,7 @@ fn position(name: &str) -> SqlResult<usize> {
     // SET TIME ZONE and old clients' spelling.
     let name = if name.eq_ignore_ascii_case("timezone") { "TimeZone" } else { name };
     ROWS.iter().position(|row| row.name.eq_ignore_ascii_case(name)).ok_or_else(|| {
-        SqlError::new(
-            SqlState::UNDEFINED_OBJECT,
-            format!("unrecognized configuration parameter \"{name}\""),
-        )
+        SqlError::new(SqlState::UNDEFINED_OBJECT, format!("unrecognized configuration parameter \"{name}\""))
     })
 }
 
@@ -205,9 +202,8 @@ impl Settings {
                 value.to_owned()
             }
             Kind::TimeZone => datetime::time_zone(value).ok_or_else(invalid)?.name().to_owned(),
-            Kind::DateStyle => date_style(value).ok_or_else(|| {
-                SqlError::unsupported(format!("DateStyle \"{value}\" (only ISO is)"))
-            })?,
+            Kind::DateStyle => date_style(value)
+                .ok_or_else(|| SqlError::unsupported(format!("DateStyle \"{value}\" (only ISO is)")))?,
         })
     }
 }

@@ -31,7 +31,9 @@ pub(super) enum State {
     Idle,
     Open(Box<Open>),
     /// A statement failed; nothing is open any more, but the client has to say ROLLBACK (or, in an implicit one, Sync).
-    Failed { explicit: bool },
+    Failed {
+        explicit: bool,
+    },
 }
 
 pub(super) struct Transaction {

@@ -91,7 +91,9 @@ fn terms(sql: &str) -> usize {
             b',' => run = 0,
             b'+' | b'*' | b'/' | b'%' | b'|' | b'<' | b'>' | b'=' | b'-' => run += 1,
             // AND, OR, NOT.
-            b'A' | b'a' | b'O' | b'o' | b'N' | b'n' if !previous.is_ascii_alphanumeric() && previous != b'_' => run += 1,
+            b'A' | b'a' | b'O' | b'o' | b'N' | b'n' if !previous.is_ascii_alphanumeric() && previous != b'_' => {
+                run += 1
+            }
             _ => {}
         }
         longest = longest.max(run);
@@ -133,7 +135,8 @@ fn position(place: &str, sql: &str) -> Option<u32> {
 /// The first word or two of a statement, for messages about what has to wait.
 pub fn shown(statement: &ast::Statement) -> String {
     let text = statement.to_string();
-    let words: Vec<&str> = text.split_whitespace().take(2).filter(|word| word.chars().all(char::is_uppercase)).collect();
+    let words: Vec<&str> =
+        text.split_whitespace().take(2).filter(|word| word.chars().all(char::is_uppercase)).collect();
     if words.is_empty() { "this statement".to_owned() } else { words.join(" ") }
 }
 

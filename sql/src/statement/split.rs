@@ -112,10 +112,10 @@ mod tests {
     #[test]
     fn semicolons_in_quotes_and_comments_do_not_count() {
         assert_eq!(split("a;b ; ;-- c;\n"), ["a", "b "]);
-        assert_eq!(split("select ';', \";\", $x$;$x$, e'\\';' /* ; /* ; */ ; */; b"), [
-            "select ';', \";\", $x$;$x$, e'\\';' /* ; /* ; */ ; */",
-            " b"
-        ]);
+        assert_eq!(
+            split("select ';', \";\", $x$;$x$, e'\\';' /* ; /* ; */ ; */; b"),
+            ["select ';', \";\", $x$;$x$, e'\\';' /* ; /* ; */ ; */", " b"]
+        );
         assert_eq!(split("select 'it''s;' where a=$1;x").len(), 2);
         assert_eq!(split("select 'open; ").len(), 1);
         assert_eq!(skip_blank(" /* x */ -- y\n z"), "z");
