@@ -26,6 +26,8 @@ use super::{
 const MAX_REQUEST_BYTES: usize = 512 << 10;
 /// Keys in one request at most, for the same reason.
 const MAX_REQUEST_KEYS: usize = 4096;
+/// A transaction that writes no more keys than this meets another one's locks one by one.
+const FEW_KEYS: usize = 16;
 /// Requests of one commit under way at once.
 const MAX_PARALLEL: usize = 16;
 /// How long the outcome of a commit is asked for after the deadline, before it is reported as unknown.
@@ -126,7 +128,9 @@ impl Job {
                     .unwrap_or_else(|e| Event::Refused(id, e))
             }
             Effect::ClearLock { id, lock } => {
-                let mut wait = LockWait::on_range(self.job.start_ts);
+                let start_ts = self.job.start_ts;
+                let few = self.keys.len() <= FEW_KEYS;
+                let mut wait = if few { LockWait::on_keys(start_ts) } else { LockWait::on_range(start_ts) };
                 match self.job.client.clear_lock(&lock, &mut wait, deadline).await {
                     Ok(()) => Event::Cleared(id),
                     Err(error) => Event::Refused(id, error),

@@ -96,7 +96,7 @@ impl<'a> Reader<'a> {
     /// the first `MAX_VISITED` records.
     pub fn locks_of(&self, start_ts: Timestamp, range: &KeyRange, limit: usize) -> Result<Vec<Bytes>, Fault> {
         /// It bounds the look at a range where others have many locks.
-        const MAX_VISITED: usize = 16 * 1024;
+        const MAX_VISITED: usize = 4096;
         let mut keys = Vec::new();
         let mut cursor = self.snapshot.cursor(Cf::Lock, &range.start, &range.end);
         let mut stands = cursor.seek_to_first()?;
