@@ -62,6 +62,10 @@ class FlareDB:
             log = open(self.folder / f"node{n + 1}.log", "w")
             self.processes.append(subprocess.Popen(command, stdout=log, stderr=log))
         self.ctl("cluster", "wait-ready", "--timeout", str(READY_SECONDS))
+        # Clients go to the node that leads: as PostgreSQL's do, which has one primary for everything.
+        self.leader = next(s for s in self.ctl("store", "list") if s["sql"] == f"127.0.0.1:{self.sql[0]}")["id"]
+        for region in self.ctl("region", "list"):
+            self.ctl("region", "transfer-leader", str(region["id"]), str(self.leader))
         return self
 
     def __exit__(self, *_):
@@ -81,11 +85,7 @@ class FlareDB:
         raise SystemExit(f"FlareDB: ctl {' '.join(verb)}: {last}")
 
     def sql_port(self):
-        """Of the node that leads the region with most of the work."""
-        user_regions = [r for r in self.ctl("region", "list") if r["id"] != 1 and r["leader_store"]]
-        busiest = max(user_regions, key=lambda r: (r["bytes"], r["committed"]))
-        [store] = [s for s in self.ctl("store", "list") if s["id"] == busiest["leader_store"]]
-        return self.sql[[f"127.0.0.1:{p}" for p in self.sql].index(store["sql"])]
+        return self.sql[0]
 
     def cpu_seconds(self):
         return cpu_seconds({p.pid for p in self.processes})

@@ -32,7 +32,7 @@ use crate::{
     data_dir::DataDir,
     http,
     pgwire::{DoorConfig, SqlDoor},
-    rpc::{channels::Channels, client::GrpcRpc, server, streams::RaftStreams},
+    rpc::{channels::Channels, client::GrpcRpc, server, services::Services, streams::RaftStreams},
 };
 
 /// With less than this free on the disk, writes are refused (53100) while reads go on: RocksDB needs room to compact, and
@@ -104,7 +104,7 @@ impl Server {
             engine,
             log,
             runner: threads.clone(),
-            rpc: Arc::new(GrpcRpc(channels)),
+            rpc: Arc::new(GrpcRpc(channels.clone())),
             frames: streams.clone(),
             clock,
             spawn: Arc::new(tasks.clone()),
@@ -123,15 +123,15 @@ impl Server {
             settings,
             _data_dir: data_dir,
         });
-        server.clone().serve(ports);
+        server.clone().serve(ports, channels);
         Ok(server)
     }
 
-    fn serve(self: Arc<Self>, ports: Ports) {
+    fn serve(self: Arc<Self>, ports: Ports, channels: Arc<Channels>) {
         let Ports { grpc, sql, http } = ports;
-        let (node, stopping) = (self.node.clone(), self.stopping.subscribe());
+        let (services, stopping) = (Services { node: self.node.clone(), channels }, self.stopping.subscribe());
         self.tasks.run("gRPC port", async move {
-            if let Err(error) = server::serve(node, grpc, stopping).await {
+            if let Err(error) = server::serve(services, grpc, stopping).await {
                 tracing::error!(%error, "the gRPC port is closed");
             }
         });

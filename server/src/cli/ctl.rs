@@ -7,11 +7,11 @@ use clap::{Args, Subcommand};
 use kv::Clock;
 use proto::wire::{
     ClusterStatusRequest, ClusterStatusResponse, GetStoresRequest, KeyRange, Peer, RegionStatus, ScanRegionsRequest,
-    ShowRegionRequest, StoreState, StoreStatus,
+    ShowRegionRequest, StoreState, StoreStatus, TransferLeaderRequest,
 };
 use raftstore::MonotonicClock;
 use serde_json::{Value, json};
-use tonic::transport::Channel;
+use tonic::{Code, transport::Channel};
 
 use super::output::{Output, Table};
 use crate::{
@@ -21,6 +21,9 @@ use crate::{
 
 /// A node that does not answer in this time is reported as such.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A replica that has not caught up by then is not going to.
+const TRANSFER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Between looks of `wait-ready`.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(100);
@@ -79,6 +82,13 @@ enum RegionVerb {
         /// Its id.
         id: u64,
     },
+    /// Moves a region's leadership, and waits until it has moved.
+    TransferLeader {
+        /// The region's id.
+        id: u64,
+        /// The store that shall lead it.
+        store: u64,
+    },
     #[command(external_subcommand)]
     Later(Vec<String>),
 }
@@ -123,6 +133,9 @@ async fn answer(options: &CtlOptions) -> anyhow::Result<String> {
         }
         Verb::Region(RegionVerb::List) => region_list(&mut client, output).await,
         Verb::Region(RegionVerb::Show { id }) => region_show(&mut client, *id, output).await,
+        Verb::Region(RegionVerb::TransferLeader { id, store }) => {
+            transfer_leader(&mut client, *id, *store, output).await
+        }
         Verb::Store(StoreVerb::List) => Ok(stores_table(&stores(&mut client).await?).render(output)),
         Verb::Store(StoreVerb::Show { id }) => store_show(&mut client, *id, output).await,
         Verb::Pd(PdVerb::Leader) => pd_leader(&mut client, output).await,
@@ -205,6 +218,27 @@ async fn region_show(client: &mut Client, id: u64, output: Output) -> anyhow::Re
     let mut table = regions_table();
     table.row(region_row(&region.with_context(|| format!("no region {id}"))?));
     Ok(table.render_one(output))
+}
+
+async fn transfer_leader(client: &mut Client, id: u64, store: u64, output: Output) -> anyhow::Result<String> {
+    let started = SystemClock.now();
+    loop {
+        let region = client.show_region(ShowRegionRequest { region_id: id }).await.map_err(said)?.into_inner().region;
+        let region = region.with_context(|| format!("no region {id}"))?;
+        if region.leader.is_some_and(|peer| peer.store_id == store) {
+            let mut table = regions_table();
+            table.row(region_row(&region));
+            return Ok(table.render_one(output));
+        }
+        let request = TransferLeaderRequest { region_id: id, to_store: store, forwarded: false };
+        match client.transfer_leader(request).await {
+            Err(status) if status.code() != Code::Unavailable => return Err(said(status)),
+            _ if SystemClock.now().since(started) >= TRANSFER_TIMEOUT => {
+                bail!("region {id} is not led by store {store} after {} s", TRANSFER_TIMEOUT.as_secs())
+            }
+            _ => SystemClock.sleep(LOOK_AGAIN_AFTER).await,
+        }
+    }
 }
 
 async fn store_show(client: &mut Client, id: u64, output: Output) -> anyhow::Result<String> {

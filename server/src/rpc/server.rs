@@ -1,9 +1,8 @@
 //! The gRPC port: all services, health, reflection.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use futures::FutureExt;
-use node::Node;
 use tokio::sync::watch;
 use tonic::transport::Server;
 
@@ -29,11 +28,10 @@ const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Serves until `stopping` turns true, then lets calls under way end.
 pub async fn serve(
-    node: Arc<Node>,
+    services: Services,
     listener: BoundedListener,
     mut stopping: watch::Receiver<bool>,
 ) -> anyhow::Result<()> {
-    let services = Services(node);
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<KvServer<Services>>().await;
     let reflection = tonic_reflection::server::Builder::configure()

@@ -6,44 +6,55 @@ use futures::{Stream, StreamExt};
 use kv::{Pd as _, PdError};
 use node::Node;
 use proto::{
-    KeyRange,
+    KeyRange, RegionId, StoreId,
     wire::{
         self, AcceptRequest, AcceptResponse, ClusterStatusRequest, ClusterStatusResponse, GetStoresRequest,
         GetStoresResponse, HeartbeatRequest, HeartbeatResponse, KvRequest, KvResponse, PdRequest, PdResponse,
         ProbeRequest, ProbeResponse, RaftFrame, RaftStreamClosed, ScanRegionsRequest, ScanRegionsResponse,
-        ShowRegionRequest, ShowRegionResponse,
+        ShowRegionRequest, ShowRegionResponse, TransferLeaderRequest, TransferLeaderResponse,
     },
 };
-use tonic::{Request, Response, Status, Streaming, async_trait};
+use tonic::{Request, Response, Status, Streaming, async_trait, transport::Channel};
 
-use super::stubs::{admin_server::Admin, founding_server::Founding, kv_server::Kv, pd_server::Pd, raft_server::Raft};
+use super::{
+    channels::Channels,
+    stubs::{
+        admin_client::AdminClient, admin_server::Admin, founding_server::Founding, kv_server::Kv, pd_server::Pd,
+        raft_server::Raft,
+    },
+};
 
 /// Regions of one answer at most; who wants more asks again from where it ended.
 const REGIONS_PAGE: u32 = 1000;
 
 /// All services of a node.
 #[derive(Clone)]
-pub struct Services(pub Arc<Node>);
+pub struct Services {
+    /// Answers.
+    pub node: Arc<Node>,
+    /// To the node that an administrator really means.
+    pub channels: Arc<Channels>,
+}
 
 type Answer<T> = Result<Response<T>, Status>;
 
 #[async_trait]
 impl Kv for Services {
     async fn call(&self, request: Request<KvRequest>) -> Answer<KvResponse> {
-        Ok(Response::new(self.0.kv(request.into_inner()).await))
+        Ok(Response::new(self.node.kv(request.into_inner()).await))
     }
 }
 
 #[async_trait]
 impl Pd for Services {
     async fn call(&self, request: Request<PdRequest>) -> Answer<PdResponse> {
-        Ok(Response::new(self.0.pd(request.into_inner()).await))
+        Ok(Response::new(self.node.pd(request.into_inner()).await))
     }
 
     type HeartbeatStream = Pin<Box<dyn Stream<Item = Result<HeartbeatResponse, Status>> + Send>>;
 
     async fn heartbeat(&self, reports: Request<Streaming<HeartbeatRequest>>) -> Answer<Self::HeartbeatStream> {
-        let node = self.0.clone();
+        let node = self.node.clone();
         let answers = reports.into_inner().then(move |report| {
             let node = node.clone();
             async move { Ok(node.heartbeat(report?).await) }
@@ -57,7 +68,7 @@ impl Raft for Services {
     async fn stream(&self, frames: Request<Streaming<RaftFrame>>) -> Answer<RaftStreamClosed> {
         let mut frames = frames.into_inner();
         while let Some(frame) = frames.message().await? {
-            if let Err(reason) = self.0.raft(frame) {
+            if let Err(reason) = self.node.raft(frame) {
                 return Ok(Response::new(RaftStreamClosed { reason }));
             }
         }
@@ -68,17 +79,17 @@ impl Raft for Services {
 #[async_trait]
 impl Founding for Services {
     async fn probe(&self, request: Request<ProbeRequest>) -> Answer<ProbeResponse> {
-        Ok(Response::new(self.0.probe(&request.into_inner())))
+        Ok(Response::new(self.node.probe(&request.into_inner())))
     }
     async fn accept(&self, request: Request<AcceptRequest>) -> Answer<AcceptResponse> {
-        Ok(Response::new(self.0.accept(request.into_inner())))
+        Ok(Response::new(self.node.accept(request.into_inner())))
     }
 }
 
 impl Services {
     fn pd(&self) -> Result<node::PdClient, Status> {
-        match self.0.store() {
-            Some(_) => Ok(self.0.pd_client()),
+        match self.node.store() {
+            Some(_) => Ok(self.node.pd_client()),
             None => Err(Status::unavailable("this node has not found its cluster yet; its log says what it waits for")),
         }
     }
@@ -109,13 +120,45 @@ impl Admin for Services {
         Ok(Response::new(ScanRegionsResponse { regions: self.regions(&range, limit).await? }))
     }
     async fn show_region(&self, request: Request<ShowRegionRequest>) -> Answer<ShowRegionResponse> {
-        let id = request.into_inner().region_id;
+        let region = self.region(request.into_inner().region_id).await?;
+        Ok(Response::new(ShowRegionResponse { region: Some(region) }))
+    }
+    async fn transfer_leader(&self, request: Request<TransferLeaderRequest>) -> Answer<TransferLeaderResponse> {
+        let request = request.into_inner();
+        let status = self.region(request.region_id).await?;
+        let (id, to) = (request.region_id, request.to_store);
+        if !status.region.unwrap_or_default().peers.iter().any(|peer| peer.store_id == to) {
+            return Err(Status::invalid_argument(format!("region {id} has no peer on store {to}")));
+        }
+        let leader = status.leader.unwrap_or_default().store_id;
+        if self.node.store() == Some(StoreId(leader)) {
+            self.node.store_handle().transfer(RegionId(id), StoreId(to));
+            return Ok(Response::new(TransferLeaderResponse {}));
+        }
+        if leader == 0 || request.forwarded {
+            return Err(Status::unavailable(format!("region {id} has no leader right now: try again")));
+        }
+        let mut client = AdminClient::new(self.channel_to(leader).await?);
+        client.transfer_leader(TransferLeaderRequest { forwarded: true, ..request }).await
+    }
+}
+
+impl Services {
+    async fn channel_to(&self, store: u64) -> Result<Channel, Status> {
+        let stores = self.pd()?.stores().await.map_err(status)?;
+        let known = stores.into_iter().filter_map(|s| s.store).find(|s| s.id == store);
+        let address = known.ok_or_else(|| Status::unavailable(format!("PD does not know store {store}")))?.address;
+        self.channels.to(&address.into()).map_err(|e| Status::unavailable(e.to_string()))
+    }
+
+    /// One region as PD knows it.
+    async fn region(&self, id: u64) -> Result<wire::RegionStatus, Status> {
         let mut range = KeyRange::default();
         loop {
             let page = self.regions(&range, REGIONS_PAGE).await?;
             let end = page.last().and_then(|r| r.region.as_ref()?.range.as_ref()).map(|r| r.end_key.clone());
             if let Some(found) = page.into_iter().find(|r| r.region.as_ref().is_some_and(|r| r.id == id)) {
-                return Ok(Response::new(ShowRegionResponse { region: Some(found) }));
+                return Ok(found);
             }
             match end {
                 Some(end) if !end.is_empty() => range.start = end,
