@@ -36,15 +36,17 @@ struct InFlight {
     position: Position,
     tickets: Vec<Ticket>,
     bytes: usize,
-    /// Leadership was lost; the outcome is unknown when this many more ticks bring no entry at its index.
-    doubt_ticks: Option<u32>,
 }
 
 /// All proposals of one replica that have no answer yet.
 #[derive(Default)]
 pub(super) struct Proposals {
     waiting: VecDeque<Waiting>,
+    /// Of this leadership, by index.
     in_flight: VecDeque<InFlight>,
+    /// Of earlier leaderships, with the ticks until their outcome counts as unknown. Their entries may be gone from this
+    /// log and still be committed by somebody who kept them; only another entry applied at their index settles it.
+    in_doubt: Vec<(u32, InFlight)>,
     bytes: usize,
     count: usize,
 }
@@ -109,7 +111,7 @@ impl Proposals {
     /// The entry was appended to the leader's log.
     pub(super) fn proposed(&mut self, entry: NextEntry, position: Position) {
         debug_assert!(self.in_flight.back().is_none_or(|last| last.position.index < position.index));
-        self.in_flight.push_back(InFlight { position, tickets: entry.tickets, bytes: entry.bytes, doubt_ticks: None });
+        self.in_flight.push_back(InFlight { position, tickets: entry.tickets, bytes: entry.bytes });
     }
 
     /// Raft refused the entry: certainly not applied.
@@ -126,59 +128,44 @@ impl Proposals {
             self.count -= 1;
             answer(replies, waiting.ticket, Err(error.clone().into()));
         }
-        for entry in &mut self.in_flight {
-            entry.doubt_ticks.get_or_insert(doubt_ticks);
-        }
+        self.in_doubt.extend(self.in_flight.drain(..).map(|entry| (doubt_ticks, entry)));
     }
 
     /// Time passes for what is in doubt.
     pub(super) fn tick(&mut self, replies: &mut Replies) {
-        if self.in_flight.front().is_none_or(|e| e.doubt_ticks.is_none()) {
-            return;
+        self.in_doubt.iter_mut().for_each(|(ticks, _)| *ticks = ticks.saturating_sub(1));
+        for (_, entry) in self.in_doubt.extract_if(.., |(ticks, _)| *ticks == 0).collect::<Vec<_>>() {
+            let Position { index, term } = entry.position;
+            let why = format!("leadership was lost in term {} before entry {} committed", term.0, index.0);
+            self.settle(entry, |_| Err(ProposeError::Unknown(why.clone())), replies);
         }
-        for entry in &mut self.in_flight {
-            entry.doubt_ticks = entry.doubt_ticks.map(|left| left.saturating_sub(1));
-        }
-        while self.in_flight.front().is_some_and(|e| e.doubt_ticks == Some(0)) {
-            let entry = self.pop_in_flight();
-            let why = format!(
-                "leadership was lost in term {} before entry {} committed",
-                entry.position.term.0, entry.position.index.0
-            );
-            for ticket in entry.tickets {
-                answer(replies, ticket, Err(ProposeError::Unknown(why.clone())));
-            }
-        }
-    }
-
-    fn pop_in_flight(&mut self) -> InFlight {
-        let entry = self.in_flight.pop_front().expect("it has a front");
-        self.bytes -= entry.bytes;
-        self.count -= entry.tickets.len();
-        entry
     }
 
     /// An entry was applied: whoever waits at its index gets an answer.
     pub(super) fn applied(&mut self, outcome: EntryOutcome, replies: &mut Replies) {
-        while self.in_flight.front().is_some_and(|e| e.position.index < outcome.position.index) {
-            // Can't happen (every index is applied); but nobody shall wait for ever.
-            let entry = self.pop_in_flight();
-            for ticket in entry.tickets {
-                answer(replies, ticket, Err(ProposeError::Unknown("its entry was passed over".into())));
+        let at = outcome.position.index;
+        let mut settled: Vec<InFlight> =
+            self.in_doubt.extract_if(.., |(_, entry)| entry.position.index == at).map(|(_, entry)| entry).collect();
+        if self.in_flight.front().is_some_and(|entry| entry.position.index == at) {
+            settled.extend(self.in_flight.pop_front());
+        }
+        debug_assert!(self.in_flight.front().is_none_or(|entry| entry.position.index > at));
+        for entry in settled {
+            if entry.position.term == outcome.position.term {
+                assert_eq!(entry.tickets.len(), outcome.proposals.len(), "an entry is applied as it was proposed");
+                self.settle(entry, |i| outcome.proposals[i].clone().map_err(ProposeError::from), replies);
+            } else {
+                // Another leader's entry is committed at this index: ours never will be.
+                self.settle(entry, |_| Err(RegionError::stale_command().into()), replies);
             }
         }
-        if self.in_flight.front().is_none_or(|e| e.position.index != outcome.position.index) {
-            return;
-        }
-        let entry = self.pop_in_flight();
-        if entry.position.term != outcome.position.term {
-            // Another leader's entry is committed at this index: ours never will be.
-            entry.tickets.into_iter().for_each(|t| answer(replies, t, Err(RegionError::stale_command().into())));
-            return;
-        }
-        assert_eq!(entry.tickets.len(), outcome.proposals.len(), "an entry is applied as it was proposed");
-        for (ticket, result) in entry.tickets.into_iter().zip(outcome.proposals) {
-            answer(replies, ticket, result.map_err(ProposeError::from));
+    }
+
+    fn settle(&mut self, entry: InFlight, result: impl Fn(usize) -> Result<(), ProposeError>, replies: &mut Replies) {
+        self.bytes -= entry.bytes;
+        self.count -= entry.tickets.len();
+        for (i, ticket) in entry.tickets.into_iter().enumerate() {
+            answer(replies, ticket, result(i));
         }
     }
 }
