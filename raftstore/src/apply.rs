@@ -222,3 +222,141 @@ pub(crate) fn check_keys(region: &Region, ops: &[wire::Op]) -> Result<(), Region
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use proto::{Batch, KeyRange, Peer, PeerId, PeerRole, RegionId, StoreId};
+
+    use super::*;
+    use crate::{StoreConfig, engine::memory::MemoryEngine};
+
+    fn region() -> Region {
+        Region {
+            id: RegionId(1),
+            range: KeyRange::new("b", "m"),
+            epoch: Epoch { conf_ver: 1, version: 3 },
+            peers: vec![Peer { id: PeerId(1), store: StoreId(1), role: PeerRole::Voter }],
+        }
+    }
+
+    fn entry(index: u64, term: u64, batches: Vec<(Epoch, Batch)>) -> Entry {
+        let proposals = batches
+            .into_iter()
+            .map(|(epoch, batch)| wire::Proposal { epoch: Some(epoch.into()), term, ops: batch.ops })
+            .collect();
+        let data = wire::Command { format: COMMAND_FORMAT, proposals }.encode_to_vec();
+        Entry { index, term, data: data.into(), ..Entry::default() }
+    }
+
+    fn batch(build: impl FnOnce(&mut Batch)) -> Batch {
+        let mut batch = Batch::default();
+        build(&mut batch);
+        batch
+    }
+
+    fn put(key: &'static str, value: &'static str) -> Batch {
+        batch(|b| b.put(Cf::Data, key.into(), value.into()))
+    }
+
+    struct Bed {
+        engine: Arc<MemoryEngine>,
+        applier: Applier,
+    }
+
+    impl Bed {
+        fn new() -> Self {
+            let engine = Arc::new(MemoryEngine::new());
+            let applier = Applier::new(engine.clone(), &StoreConfig::new(StoreId(1), 1));
+            Bed { engine, applier }
+        }
+        fn apply(&self, entries: Vec<Entry>) -> Result<Applied, EngineError> {
+            let task = ApplyTask { region: Arc::new(region()), entries };
+            self.applier.run(vec![task]).map(|mut applied| applied.remove(0))
+        }
+        fn get(&self, cf: Cf, key: &str) -> Option<String> {
+            let value = self.engine.snapshot().get(cf, key.as_bytes()).unwrap();
+            value.map(|v| String::from_utf8(v.to_vec()).unwrap())
+        }
+        fn applied(&self) -> Option<u64> {
+            let state = self.engine.snapshot().get(Cf::Meta, &keys::apply_key(RegionId(1))).unwrap()?;
+            Some(keys::decode_apply(&state).unwrap().applied.index.0)
+        }
+    }
+
+    #[test]
+    fn data_and_apply_state_come_together() {
+        let bed = Bed::new();
+        let epoch = region().epoch;
+        let no_op = Entry { index: 6, term: 6, ..Entry::default() };
+        let entries = vec![no_op, entry(7, 6, vec![(epoch, put("c", "1")), (epoch, put("d", "2"))])];
+        let applied = bed.apply(entries).unwrap();
+        assert_eq!(applied.position, Position { index: LogIndex(7), term: Term(6) });
+        assert_eq!(applied.outcomes.iter().map(|o| o.proposals.len()).collect::<Vec<_>>(), [0, 2]);
+        assert_eq!((bed.get(Cf::Data, "c"), bed.get(Cf::Data, "d")), (Some("1".into()), Some("2".into())));
+        assert_eq!(bed.applied(), Some(7));
+    }
+
+    #[test]
+    fn refused_proposals_have_no_effect_and_others_of_the_entry_do() {
+        let bed = Bed::new();
+        let (now, old) = (region().epoch, Epoch { conf_ver: 1, version: 2 });
+        let meta = batch(|b| b.put(Cf::Meta, "c".into(), "x".into()));
+        let wide = batch(|b| b.delete_range(Cf::Data, "c".into(), Bytes::new()));
+        let proposals =
+            vec![(old, put("c", "1")), (now, put("z", "1")), (now, meta), (now, wide), (now, put("d", "2"))];
+        let applied = bed.apply(vec![entry(6, 6, proposals)]).unwrap();
+        let ok: Vec<_> = applied.outcomes[0].proposals.iter().map(Result::is_ok).collect();
+        assert_eq!(ok, [false, false, false, false, true]);
+        assert_eq!((bed.get(Cf::Data, "c"), bed.get(Cf::Meta, "c")), (None, None));
+        assert_eq!(bed.get(Cf::Data, "d"), Some("2".into()));
+        let mut stale = entry(7, 6, vec![(now, put("e", "1"))]);
+        stale.term = 7;
+        assert!(bed.apply(vec![stale]).unwrap().outcomes[0].proposals[0].is_err(), "proposed in another term");
+    }
+
+    #[test]
+    fn a_move_sees_what_came_before_it_in_the_same_round() {
+        let bed = Bed::new();
+        let epoch = region().epoch;
+        let lock = batch(|b| b.put(Cf::Lock, "c".into(), "headvalue".into()));
+        let commit =
+            |to: &'static str| batch(|b| b.move_value((Cf::Lock, "c".into()), 4, (Cf::Data, to.into()), ">".into()));
+        bed.apply(vec![entry(6, 6, vec![(epoch, lock.clone())])]).unwrap();
+        bed.apply(vec![entry(7, 6, vec![(epoch, commit("d"))])]).unwrap();
+        assert_eq!((bed.get(Cf::Data, "d"), bed.get(Cf::Lock, "c")), (Some(">value".into()), None));
+        // Lock, commit, lock again and commit again, all in one round.
+        let twice = vec![(epoch, lock.clone()), (epoch, commit("e")), (epoch, lock), (epoch, commit("f"))];
+        bed.apply(vec![entry(8, 6, twice)]).unwrap();
+        assert_eq!((bed.get(Cf::Data, "e"), bed.get(Cf::Data, "f")), (Some(">value".into()), Some(">value".into())));
+    }
+
+    #[test]
+    fn what_can_not_be_applied_stops_the_store() {
+        let epoch = region().epoch;
+        let missing = batch(|b| b.move_value((Cf::Lock, "c".into()), 4, (Cf::Data, "d".into()), "".into()));
+        let mut unknown_format = entry(6, 6, vec![]);
+        unknown_format.data =
+            wire::Command { format: 99, proposals: vec![wire::Proposal::default()] }.encode_to_vec().into();
+        let mut conf_change = Entry { index: 6, term: 6, ..Entry::default() };
+        conf_change.set_entry_type(EntryType::EntryConfChangeV2);
+        let deleted = batch(|b| {
+            b.put(Cf::Lock, "c".into(), "headvalue".into());
+            b.delete_range(Cf::Lock, "b".into(), "d".into());
+            b.move_value((Cf::Lock, "c".into()), 4, (Cf::Data, "d".into()), "".into());
+        });
+        let garbage = Entry { index: 6, term: 6, data: vec![0xff; 9].into(), ..Entry::default() };
+        let hopeless = [
+            entry(6, 6, vec![(epoch, missing)]),
+            unknown_format,
+            conf_change,
+            entry(6, 6, vec![(epoch, deleted)]),
+            garbage,
+        ];
+        for entry in hopeless {
+            let bed = Bed::new();
+            let error = bed.apply(vec![entry]).unwrap_err();
+            assert!(matches!(&error, EngineError::Corrupt(why) if why.contains("entry 6 of region 1")), "{error}");
+            assert_eq!(bed.applied(), None);
+        }
+    }
+}

@@ -211,3 +211,84 @@ impl Storage for LogStorage {
         Err(Error::Store(StorageError::SnapshotTemporarilyUnavailable))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::log::{LogBatch, MemoryLog, RegionLog};
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        /// So many entries from so far before the end.
+        Append { back: u64, count: u64 },
+        /// The cache gives way up to so far before the end.
+        Shrink { back: u64 },
+        /// The log is cut so far before the end.
+        Cut { back: u64 },
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            3 => (0..4u64, 1..6u64).prop_map(|(back, count)| Step::Append { back, count }),
+            1 => (0..8u64).prop_map(|back| Step::Shrink { back }),
+            1 => (0..8u64).prop_map(|back| Step::Cut { back }),
+        ]
+    }
+
+    fn storage(log: &Arc<MemoryLog>) -> LogStorage {
+        let start = Position { index: LogIndex(5), term: Term(5) };
+        let change = RegionLog { truncated: Some(start), ..RegionLog::default() };
+        log.write(LogBatch { regions: vec![(RegionId(1), change)] }, true).unwrap();
+        let state = LogState { truncated: start, last: start, ..LogState::default() };
+        LogStorage::new(RegionId(1), log.clone(), state, LogIndex(5), ConfState::default(), 0)
+    }
+
+    proptest! {
+        /// Against a plain vector: it does not matter what is cached and what is on disk.
+        #[test]
+        fn reads_do_not_depend_on_the_cache(steps in prop::collection::vec(step(), 1..30)) {
+            let log = Arc::new(MemoryLog::new());
+            let mut storage = storage(&log);
+            // (index, term), the first one cut off already.
+            let mut model = vec![(5, 5)];
+            for (i, step) in steps.into_iter().enumerate() {
+                let (first, last) = (model[0].0, model[model.len() - 1].0);
+                let mut change = RegionLog::default();
+                match step {
+                    Step::Append { back, count } => {
+                        let from = last + 1 - back.min(last - first);
+                        model.retain(|&(index, _)| index < from);
+                        model.extend((from..from + count).map(|index| (index, 6 + i as u64)));
+                        let entry = |index| Entry { index, term: 6 + i as u64, data: vec![7; 20].into(), ..Entry::default() };
+                        change.entries = (from..from + count).map(entry).collect();
+                        storage.append(&change.entries);
+                    }
+                    Step::Shrink { back } => storage.shrink_cache(LogIndex(last.saturating_sub(back))),
+                    Step::Cut { back } if last - back.min(last) > first => {
+                        model.retain(|&(index, _)| index >= last - back);
+                        let at = Position { index: LogIndex(model[0].0), term: Term(model[0].1) };
+                        change.truncated = Some(at);
+                        storage.truncate(at);
+                    }
+                    Step::Cut { .. } => {}
+                }
+                log.write(LogBatch { regions: vec![(RegionId(1), change)] }, true).unwrap();
+                for &(index, term) in &model {
+                    prop_assert_eq!(storage.term(index).unwrap(), term);
+                }
+                let (first, last) = (model[0].0 + 1, model[model.len() - 1].0);
+                prop_assert_eq!((storage.first_index().unwrap(), storage.last_index().unwrap()), (first, last));
+                prop_assert!(storage.term(first.saturating_sub(2)).is_err() && storage.term(last + 1).is_err());
+                let mut read = Vec::new();
+                while read.len() < model.len() - 1 {
+                    let low = first + read.len() as u64;
+                    read.extend(storage.entries(low, last + 1, 50, GetEntriesContext::empty(false)).unwrap());
+                }
+                let read: Vec<_> = read.iter().map(|e| (e.index, e.term)).collect();
+                prop_assert_eq!(&read[..], &model[1..]);
+            }
+        }
+    }
+}
