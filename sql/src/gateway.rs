@@ -126,6 +126,18 @@ impl Gateway {
         Ok(())
     }
 
+    /// Takes back, in the background, the notes that published storage ids might be garbage.
+    pub(crate) fn forget_garbage(self: &Arc<Self>, storage_ids: Vec<u32>) {
+        let client = self.config.client.clone();
+        let forget = async move {
+            if let Err(error) = store::forget_garbage(&client, &storage_ids).await {
+                // The note stays; it is checked against the catalog before anything is deleted.
+                tracing::warn!(?storage_ids, %error, "a note about published rows was not taken back");
+            }
+        };
+        self.config.spawn.spawn(forget.boxed());
+    }
+
     /// Deletes rows nobody reads any more, in the background.
     pub(crate) fn collect(self: &Arc<Self>, storage_ids: Vec<u32>) {
         let client = self.config.client.clone();

@@ -185,8 +185,8 @@ pub async fn collect(client: &Client, storage_id: u32) -> SqlResult<()> {
     Ok(())
 }
 
-/// Notes that `storage_id` is about to be filled outside of a transaction: should nobody publish it, its rows are garbage.
-/// The DDL transaction that publishes it takes the note back with [`forget_garbage`].
+/// Notes that `storage_id` is about to be filled outside of a transaction: should nobody publish it, its rows are garbage. Who
+/// publishes it takes the note back with [`forget_garbage`]; a note about a published storage id means nothing.
 pub async fn note_garbage(client: &Client, storage_id: u32) -> SqlResult<()> {
     let txn = client.begin().await?;
     txn.put(id_key(GARBAGE, storage_id), txn.start_ts().0.to_be_bytes().to_vec())?;
@@ -194,9 +194,16 @@ pub async fn note_garbage(client: &Client, storage_id: u32) -> SqlResult<()> {
     Ok(())
 }
 
-/// The storage id is published by `txn`: it is no garbage.
-pub fn forget_garbage(txn: &Txn, storage_id: u32) -> SqlResult<()> {
-    Ok(txn.delete(id_key(GARBAGE, storage_id))?)
+/// The storage ids are published: they are no garbage.
+pub async fn forget_garbage(client: &Client, storage_ids: &[u32]) -> SqlResult<()> {
+    let txn = client.begin().await?;
+    for storage_id in storage_ids {
+        if txn.get(&id_key(GARBAGE, *storage_id)).await?.is_some() {
+            txn.delete(id_key(GARBAGE, *storage_id))?;
+        }
+    }
+    commit(&txn).await?;
+    Ok(())
 }
 
 /// Storage ids whose rows are garbage, and since when.

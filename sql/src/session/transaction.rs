@@ -197,9 +197,6 @@ impl Session {
         let mut before = self.catalog.end();
         if let Some(pending) = pending.filter(|pending| !pending.changes.is_empty()) {
             version = Some(store::write(txn, pending.base_version, &pending.changes).await?);
-            for storage_id in &pending.unpublished {
-                store::forget_garbage(txn, *storage_id)?;
-            }
             before = pending.commit_before.map_or(before, |limit| before.min(limit));
         }
         let floor = if explicit { Floor::Pd } else { Floor::StartTs };
@@ -212,7 +209,10 @@ impl Session {
     /// The schema has changed for this session; now for everybody.
     async fn published(&mut self, version: u64, pending: Pending) {
         match self.gateway.publish(version).await {
-            Ok(()) => self.gateway.collect(pending.changes.garbage),
+            Ok(()) => {
+                self.gateway.collect(pending.changes.garbage);
+                self.gateway.forget_garbage(pending.unpublished);
+            }
             Err(error) => self.notices.push(
                 SqlError::notice(
                     Severity::Warning,
@@ -246,7 +246,7 @@ impl Session {
             State::Idle => return,
         };
         self.rollback();
-        if !single {
+        if explicit || !single {
             self.transaction.state = State::Failed { explicit };
         }
     }
