@@ -10,8 +10,6 @@ pub enum Planted {
     /// Client: after the primary's commit the secondaries' locks are rolled back, by the owner and by whoever
     /// resolves them: half of a transaction is lost.
     DropSecondaryCommit,
-    /// Store: a proposal does not carry the term in which it was evaluated; another leader may have written since.
-    SkipTermCheck,
     /// Store: reads do not look at locks.
     IgnoreLocks,
     /// Client: a request whose answer was lost counts as refused: committed writes are reported as failed.

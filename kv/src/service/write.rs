@@ -187,8 +187,7 @@ impl Call<'_> {
         held: impl Send + 'static,
     ) -> Result<(), RegionError> {
         let inner = self.inner;
-        let term = (!inner.plant.has(Planted::SkipTermCheck)).then_some(snapshot.term);
-        let target = Target { term, ..self.target };
+        let target = Target { term: Some(snapshot.term), ..self.target };
         let proposal = Proposal::start(inner.store.clone(), inner.spawn.clone(), target, batch, held);
         match self.within("replicating", proposal).await {
             Ok(Ok(())) => Ok(()),

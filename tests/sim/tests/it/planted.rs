@@ -63,11 +63,6 @@ fn dropping_a_secondarys_commit_is_found() {
 }
 
 #[test]
-fn proposing_without_the_term_of_the_evaluation_is_found() {
-    must_be_found(Kind::Bank, 100, Bug::Kv(Kv::SkipTermCheck));
-}
-
-#[test]
 fn reading_past_locks_is_found() {
     must_be_found(Kind::Bank, 20, Bug::Kv(Kv::IgnoreLocks));
 }
