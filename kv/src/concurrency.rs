@@ -86,8 +86,7 @@ impl Concurrency {
 
     /// The same for a range.
     pub fn in_flight_in(&self, range: &KeyRange, read_ts: Timestamp) -> Option<InFlight> {
-        let empty = !range.end.is_empty() && range.start >= range.end;
-        if empty || self.locked.load(Ordering::SeqCst) == 0 {
+        if range.is_empty() || self.locked.load(Ordering::SeqCst) == 0 {
             return None;
         }
         let upper = if range.end.is_empty() { Bound::Unbounded } else { Bound::Excluded(&range.end) };

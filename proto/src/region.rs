@@ -20,6 +20,10 @@ impl KeyRange {
     pub fn new(start: impl Into<Bytes>, end: impl Into<Bytes>) -> Self {
         KeyRange { start: start.into(), end: end.into() }
     }
+    /// Whether no key lies inside.
+    pub fn is_empty(&self) -> bool {
+        !self.end.is_empty() && self.start >= self.end
+    }
     /// Whether `key` lies inside.
     pub fn contains(&self, key: &[u8]) -> bool {
         self.start.as_ref() <= key && (self.end.is_empty() || key < self.end.as_ref())

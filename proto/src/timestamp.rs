@@ -28,9 +28,9 @@ impl Timestamp {
     pub fn logical(self) -> u64 {
         self.0 & ((1 << LOGICAL_BITS) - 1)
     }
-    /// The next one in the order.
+    /// The next one in the order; `MAX` stays.
     pub fn next(self) -> Self {
-        Timestamp(self.0 + 1)
+        Timestamp(self.0.saturating_add(1))
     }
     /// The one before; `ZERO` stays.
     pub fn prev(self) -> Self {

@@ -12,6 +12,8 @@ use crate::Error;
 
 /// Bytes of keys and values of one transaction at most: they are held in memory here and in the leaders' locks.
 const MAX_BYTES: usize = 64 << 20;
+/// Bytes of one key with its value at most: both travel in one message and one proposal, with room to spare.
+const MAX_ROW_BYTES: usize = 8 << 20;
 /// Writes of one transaction at most, for the same reason.
 const MAX_WRITES: usize = 1_000_000;
 
@@ -101,6 +103,9 @@ impl Buffer {
 
     fn set(&mut self, key: Bytes, write: Write) -> Result<(), Error> {
         let added = key.len() + write.bytes();
+        if added > MAX_ROW_BYTES {
+            return Err(Error::TooLarge(format!("a key with its value has at most {MAX_ROW_BYTES} bytes")));
+        }
         if self.bytes + added > MAX_BYTES {
             return Err(Error::TooLarge(format!("a transaction writes at most {MAX_BYTES} bytes")));
         }
@@ -130,9 +135,8 @@ impl Buffer {
     /// The writes whose keys lie in `range`, in order.
     pub(crate) fn range<'a>(&'a self, range: &'a KeyRange) -> impl DoubleEndedIterator<Item = (&'a Bytes, &'a Write)> {
         let upper = if range.end.is_empty() { Bound::Unbounded } else { Bound::Excluded(range.end.as_ref()) };
-        let empty = !range.end.is_empty() && range.start >= range.end;
         let bounds = (Bound::Included(range.start.as_ref()), upper);
-        (!empty).then(|| self.writes.range::<[u8], _>(bounds)).into_iter().flatten()
+        (!range.is_empty()).then(|| self.writes.range::<[u8], _>(bounds)).into_iter().flatten()
     }
 
     /// The changes as they are prewritten, in key order; the buffer is empty afterwards.

@@ -67,8 +67,7 @@ struct Fetched {
 
 impl Scan {
     pub(crate) fn new(client: Client, read_ts: Timestamp, options: ScanOptions, own: Vec<(Bytes, Own)>) -> Self {
-        let empty = !options.range.end.is_empty() && options.range.start >= options.range.end;
-        let rest = (!empty).then(|| options.range.clone());
+        let rest = (!options.range.is_empty()).then(|| options.range.clone());
         let left = (options.limit > 0).then_some(options.limit);
         Scan { client, read_ts, options, own, rest, left, fetching: None }
     }

@@ -229,3 +229,35 @@ async fn transfers_keep_the_sum() {
         assert_eq!(sum, 600);
     }
 }
+
+#[tokio::test]
+async fn malformed_requests_are_refused_and_do_no_harm() {
+    use proto::wire::{
+        CommitRequest, Mutation, PrewriteRequest, RequestHeader, RollbackRequest, ScanRequest,
+        UnsafeDeleteRangeRequest, kv_request::Body,
+    };
+    let local = local();
+    write(&local.client, &[("a", "1")]).await;
+    let now = local.client.timestamp().await.unwrap().0;
+    let range = || Some((&KeyRange::new("c", "a")).into());
+    let twice = vec![Mutation { key: b("a"), ..Default::default() }; 2];
+    let bodies = [
+        Body::Prewrite(PrewriteRequest { mutations: twice, try_one_pc: true, start_ts: now, ..Default::default() }),
+        Body::Prewrite(PrewriteRequest { start_ts: u64::MAX, ..Default::default() }),
+        Body::Commit(CommitRequest { keys: vec![b("a")], start_ts: u64::MAX, commit_ts: now, ..Default::default() }),
+        Body::Commit(CommitRequest { keys: vec![b("a"), b("a")], start_ts: 1, commit_ts: now, ..Default::default() }),
+        Body::Rollback(RollbackRequest { keys: vec![b("a"), b("a")], start_ts: u64::MAX }),
+        Body::Rollback(RollbackRequest { keys: vec![b("outside")], start_ts: 1 }),
+        Body::Scan(ScanRequest { range: range(), read_ts: now, ..Default::default() }),
+        Body::Scan(ScanRequest { pushdown: b("nobody reads this"), read_ts: now, ..Default::default() }),
+        Body::UnsafeDeleteRange(UnsafeDeleteRangeRequest { range: range() }),
+    ];
+    for region_id in [0, 1, 2, 99] {
+        for body in bodies.iter().cloned().map(Some).chain([None]) {
+            let epoch = Some(Epoch { conf_ver: 1, version: 1 }.into());
+            let header = Some(RequestHeader { region_id, epoch, ..Default::default() });
+            local.service.call(KvRequest { header, body }).await;
+        }
+    }
+    assert_eq!(local.client.get_latest(b"a").await.unwrap(), Some(b("1")));
+}

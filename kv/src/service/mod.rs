@@ -30,7 +30,7 @@ use std::{
 
 use futures::future::{Either, select};
 use proto::{
-    Epoch, Region, RegionId,
+    Epoch, PD_REGION, Region, RegionId,
     wire::{KvRequest, KvResponse, RegionError, RequestHeader, kv_request::Body},
 };
 use raftstore::{Instant, RegionSnapshot, Target};
@@ -146,6 +146,9 @@ impl Inner {
             epoch: header.epoch.map(Epoch::from).unwrap_or_default(),
             term: None,
         };
+        if target.region == PD_REGION {
+            return Err(RegionError::region_not_found(PD_REGION));
+        }
         let call = Call { inner: self, target, deadline: self.clock.now() + limit };
         match body {
             Body::Get(request) => call.get(request).await,

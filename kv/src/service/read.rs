@@ -79,6 +79,9 @@ impl Call<'_> {
     pub(super) async fn scan(&self, request: ScanRequest) -> Result<Reply, RegionError> {
         let read_ts = Timestamp(request.read_ts);
         let range: KeyRange = request.range.clone().unwrap_or_default().into();
+        if range.is_empty() {
+            return Ok(page_reply(PageEnd::Done, 0, Vec::new()));
+        }
         let announced = self.announce_read(read_ts, |c, ts| c.in_flight_in(&range, ts)).await?;
         if let Err(refused) = announced {
             return Ok(scan_refused(refused));

@@ -38,6 +38,11 @@ impl Call<'_> {
             return Ok(answer(PrewriteResponse { errors: vec![refused], ..Default::default() }));
         }
         let keys: Vec<Bytes> = request.mutations.iter().map(|m| m.key.clone()).collect();
+        if !keys.is_sorted_by(|a, b| a < b) {
+            let refused =
+                Fault::corrupt(&request.primary, "the keys of a prewrite are not sorted, or not distinct").into();
+            return Ok(answer(PrewriteResponse { errors: vec![refused], ..Default::default() }));
+        }
         let stage = self.stage(&keys).await?;
         let (mode, published) = if request.try_one_pc {
             let (commit_ts, published) = self.announce_write(&stage.snapshot, keys, &request).await?;
@@ -129,6 +134,9 @@ impl Call<'_> {
 
     pub(super) async fn unsafe_delete_range(&self, request: UnsafeDeleteRangeRequest) -> Result<Reply, RegionError> {
         let range: KeyRange = request.range.unwrap_or_default().into();
+        if range.is_empty() {
+            return Ok(reply(Body::UnsafeDeleteRange(UnsafeDeleteRangeResponse {})));
+        }
         // A commit that was evaluated before would move values that are gone when it is applied.
         let turn = self.within("waiting for latches", self.inner.turns.take_all()).await?;
         let snapshot = self.snapshot().await?;
@@ -149,6 +157,9 @@ impl Call<'_> {
         evaluate: impl FnOnce(&Reader<'_>) -> Result<(Batch, R), Fault>,
         refuse: impl FnOnce(KeyError) -> R,
     ) -> Result<R, RegionError> {
+        if let Err(fault) = check_order(keys) {
+            return Ok(refuse(fault.into()));
+        }
         let stage = self.stage(keys).await?;
         let evaluated = evaluate(&self.reader(&stage.snapshot));
         match evaluated {
@@ -195,5 +206,13 @@ impl Call<'_> {
             Ok(Err(ProposeError::Unknown(why))) => Err(RegionError::outcome_unknown(why)),
             Err(late) => Err(RegionError::outcome_unknown(late.message)),
         }
+    }
+}
+
+/// A key that comes twice would be decided on twice by the same view: its lock would be moved twice, for example.
+fn check_order(keys: &[Bytes]) -> Result<(), Fault> {
+    match keys.windows(2).find(|pair| pair[0] >= pair[1]) {
+        Some(pair) => Err(Fault::corrupt(&pair[1], "the keys of a request are not sorted, or not distinct")),
+        None => Ok(()),
     }
 }

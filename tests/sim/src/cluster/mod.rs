@@ -74,7 +74,6 @@ pub const BUGS: &[Bug] = &[
     #[cfg(feature = "planted-bugs")]
     Bug::Kv(kv::planted::Planted::DropSecondaryCommit),
     #[cfg(feature = "planted-bugs")]
-    #[cfg(feature = "planted-bugs")]
     Bug::Kv(kv::planted::Planted::IgnoreLocks),
     #[cfg(feature = "planted-bugs")]
     Bug::Kv(kv::planted::Planted::LostIsRefused),
