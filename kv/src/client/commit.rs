@@ -60,7 +60,7 @@ pub(crate) async fn run(mut job: CommitJob) -> Result<Timestamp, Error> {
     let mut doing: FuturesUnordered<Doing> = FuturesUnordered::new();
     let mut heartbeat_armed = false;
     loop {
-        while doing.len() < MAX_PARALLEL
+        while (doing.len() < MAX_PARALLEL || !committer.is_prewriting())
             && let Some(effect) = waiting.pop_front()
         {
             match effect {
@@ -74,13 +74,13 @@ pub(crate) async fn run(mut job: CommitJob) -> Result<Timestamp, Error> {
                 }
                 _ if client.is_late(deadline) => {
                     let why = format!("the commit of transaction {} ran out of time", job.job.start_ts);
-                    waiting.extend(committer.step(Event::Deadline(why)));
+                    step(&mut committer, &mut waiting, Event::Deadline(why));
                 }
                 effect => {
                     // The usual case: one request, nothing else to wait for.
                     if doing.is_empty() && waiting.is_empty() && !committer.holds_locks() {
                         let event = job.clone().perform(effect, deadline).await;
-                        waiting.extend(committer.step(event));
+                        step(&mut committer, &mut waiting, event);
                     } else {
                         doing.push(job.clone().perform(effect, deadline).map(Some).boxed());
                     }
@@ -92,7 +92,7 @@ pub(crate) async fn run(mut job: CommitJob) -> Result<Timestamp, Error> {
             doing.push(job.clone().heartbeat(deadline).boxed());
         }
         match doing.next().await {
-            Some(Some(event)) => waiting.extend(committer.step(event)),
+            Some(Some(event)) => step(&mut committer, &mut waiting, event),
             Some(None) => heartbeat_armed = false,
             None if waiting.is_empty() => {
                 return Err(Error::CommitUnknown("the committer stopped without an outcome".into()));
@@ -100,6 +100,15 @@ pub(crate) async fn run(mut job: CommitJob) -> Result<Timestamp, Error> {
             None => {}
         }
     }
+}
+
+/// Queues what follows from an event; what was queued before and is not wanted any more goes.
+fn step(committer: &mut Committer, waiting: &mut VecDeque<Effect>, event: Event) {
+    let effects = committer.step(event);
+    if !committer.is_prewriting() {
+        waiting.clear();
+    }
+    waiting.extend(effects);
 }
 
 struct Job {

@@ -193,6 +193,11 @@ impl Committer {
         }
     }
 
+    /// Whether prewrites are still wanted; afterwards those not sent yet need not be.
+    pub fn is_prewriting(&self) -> bool {
+        matches!(self.phase, Phase::Prewriting)
+    }
+
     /// Takes an event; returns what to do now.
     pub fn step(&mut self, event: Event) -> Vec<Effect> {
         let mut effects = Vec::new();

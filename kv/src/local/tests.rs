@@ -261,3 +261,23 @@ async fn malformed_requests_are_refused_and_do_no_harm() {
     }
     assert_eq!(local.client.get_latest(b"a").await.unwrap(), Some(b("1")));
 }
+
+#[tokio::test]
+async fn more_regions_than_requests_at_once() {
+    let border = |n: usize| b(&format!("{n:02}"));
+    let local = Local::start(&(1..60).map(border).collect::<Vec<_>>(), None);
+    let all = |value: &'static str| {
+        let client = local.client.clone();
+        async move {
+            let txn = client.begin().await.unwrap();
+            (0..60).for_each(|n| txn.put(b(&format!("{n:02}key")), b(value)).unwrap());
+            txn
+        }
+    };
+    let (first, second) = (all("first").await, all("second").await);
+    first.commit(CommitOptions::default()).await.unwrap();
+    assert!(second.commit(CommitOptions::default()).await.unwrap_err().is_retryable());
+    all("third").await.commit(CommitOptions::default()).await.unwrap();
+    let txn = local.client.begin().await.unwrap();
+    assert_eq!(scan(&txn, ScanOptions::default()).await.matches("=third").count(), 60);
+}
