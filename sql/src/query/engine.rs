@@ -9,7 +9,7 @@ use std::{
 };
 
 use datafusion::{
-    catalog::TableFunction,
+    catalog::{TableFunction, TableFunctionArgs, TableProvider},
     common::{DFSchema, Result},
     config::{ConfigNonZeroUsize, ConfigOptions},
     execution::{
@@ -21,10 +21,11 @@ use datafusion::{
     logical_expr::{Expr, LogicalPlan, planner::ExprPlanner},
     physical_expr::PhysicalExpr,
     physical_plan::ExecutionPlan,
+    physical_planner::{DefaultPhysicalPlanner, PhysicalPlanner},
     prelude::SessionConfig,
 };
 
-use super::run::Slot;
+use super::{run::Slot, values::ValuesPlanner};
 
 /// Partitions of a scan over several regions. More than the cores of a small node, since a partition mostly waits for stores.
 pub const TARGET_PARTITIONS: usize = 4;
@@ -90,6 +91,10 @@ pub fn options() -> ConfigOptions {
     options.sql_parser.default_null_ordering = "nulls_max".into();
     // Filters that change while a plan runs would stay in a plan that is cached and runs again.
     options.optimizer.enable_dynamic_filter_pushdown = false;
+    // Scans are cut into partitions by regions already; dealing out the rows of a point look-up costs more than it brings.
+    options.optimizer.enable_round_robin_repartition = false;
+    // PostgreSQL types travel in the fields' metadata, which the two plans may keep differently.
+    options.execution.skip_physical_aggregate_schema_check = true;
     options
 }
 
@@ -98,9 +103,10 @@ pub fn default_expr_planners() -> Vec<Arc<dyn ExprPlanner>> {
     SessionStateDefaults::default_expr_planners()
 }
 
-/// A function that stands in FROM.
-pub fn table_function(name: &str) -> Option<&'static Arc<TableFunction>> {
-    ENGINE.table_functions.get(name)
+/// A call of a function that stands in FROM; `None` when there is none of that name.
+pub fn table_function(name: &str, arguments: &[Expr]) -> Option<Result<Arc<dyn TableProvider>>> {
+    let function = ENGINE.table_functions.get(name)?;
+    Some(function.create_table_provider_with_args(TableFunctionArgs::new(arguments, &ENGINE.state)))
 }
 
 /// Coerces types and optimises. Counted: this is the expensive half of planning.
@@ -125,7 +131,8 @@ pub fn physical_plans() -> u64 {
 pub async fn physical(plan: &LogicalPlan, slot: &Slot) -> Result<Arc<dyn ExecutionPlan>> {
     PHYSICAL_RUNS.fetch_add(1, Ordering::Relaxed);
     let state = state_with(slot);
-    state.query_planner().create_physical_plan(plan, &state).await
+    let planner = DefaultPhysicalPlanner::with_extension_planners(vec![Arc::new(ValuesPlanner)]);
+    planner.create_physical_plan(plan, &state).await
 }
 
 /// Compiles one expression over rows of `schema`; its holes read from `slot`.

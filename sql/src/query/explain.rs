@@ -53,7 +53,9 @@ pub async fn explain(plan: &QueryPlan, reader: Reader, values: &RunValues<'_>) -
         lines.push(format!("{verb} on {}", change.table().shown_name()));
     }
     let indent = if lines.is_empty() { "" } else { "  " };
-    lines.extend(tree.lines().map(|line| format!("{indent}{line}")));
+    // A hole is a function without arguments; people know it as its placeholder.
+    let holes = regex::Regex::new(r"(\$\w+)\(\)").expect("a fixed expression");
+    lines.extend(tree.lines().map(|line| format!("{indent}{}", holes.replace_all(line, "$1"))));
     for (table, spans) in scans {
         lines.push(format!("Access path of {}: region scan", table.shown_name()));
         lines.extend(access_lines(&client, &table, &spans?).await?);
@@ -95,9 +97,10 @@ pub async fn access_lines(client: &kv::Client, table: &TableDescriptor, spans: &
     for route in client.regions(&KeyRange::new(first.start.clone(), last.end.clone())).await? {
         let count = ranges.iter().filter(|range| intersect(range, &route.region.range).is_some()).count();
         if count > 0 {
-            let leader = route.leader.map_or_else(|| "no known leader".to_owned(), |store| format!("store {store}"));
+            let leader =
+                route.leader.map_or_else(|| "no known leader".to_owned(), |store| format!("store {}", store.0));
             let plural = if count == 1 { "" } else { "s" };
-            lines.push(format!("  Region {} on {leader}: {count} {noun}{plural}", route.region.id));
+            lines.push(format!("  Region {} on {leader}: {count} {noun}{plural}", route.region.id.0));
         }
     }
     Ok(lines)

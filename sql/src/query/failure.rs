@@ -122,13 +122,24 @@ fn from_parser(error: ParserError) -> SqlError {
 /// Planner messages carry no kind; PostgreSQL's SQLSTATEs are found by what they say.
 fn from_plan_message(message: String) -> SqlError {
     let has = |part: &str| message.contains(part);
+    if has("non-boolean predicate") {
+        return SqlError::new(SqlState::DATATYPE_MISMATCH, "argument of WHERE must be type boolean")
+            .with_detail(message);
+    }
     let state = if has("must be in the GROUP BY clause")
         || has("could not be resolved from available columns")
         || has("must appear in the GROUP BY clause")
         || has("HAVING clause references")
+        || has("Aggregate functions are not allowed")
     {
         SqlState::GROUPING_ERROR
-    } else if has("Invalid function") || has("No function matches") || has("does not support zero arguments") {
+    } else if has("requires a boolean expression") {
+        SqlState::DATATYPE_MISMATCH
+    } else if has("Unary operator")
+        || has("Invalid function")
+        || has("No function matches")
+        || has("does not support zero arguments")
+    {
         SqlState::UNDEFINED_FUNCTION
     } else if has("Placeholder type") {
         SqlState::INDETERMINATE_DATATYPE

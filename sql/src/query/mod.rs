@@ -27,6 +27,7 @@ pub mod plan;
 pub mod run;
 pub mod scan;
 pub mod types;
+pub mod values;
 
 pub use bind::{Bound, Change, OutputColumn, Returning, Unbound, bind};
 pub use cache::{PlanCache, Planned};

@@ -64,6 +64,7 @@ impl Literal {
     pub fn literal_type(&self, sql: &str) -> PgType {
         match self.kind {
             LiteralKind::String => PgType::Unknown,
+            LiteralKind::Decimal if Decimal::parse(&sql[self.start..self.end]).is_err() => PgType::Float8,
             LiteralKind::Decimal => PgType::Numeric,
             LiteralKind::Integer => integer_type(&sql[self.start..self.end]),
         }

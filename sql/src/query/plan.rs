@@ -104,10 +104,10 @@ impl QueryPlan {
         };
         Ok(QueryPlan {
             custom: has_parameter_limit(&logical).map_err(from_datafusion)?,
-            logical,
             cut,
             returning,
-            columns: bound.columns,
+            columns: output_columns(&logical, &bound.columns)?,
+            logical,
             change: bound.change,
             parameters: bound.parameters,
             taken: bound.literals.taken,
@@ -230,6 +230,14 @@ impl QueryPlan {
             idle.push(Instance { plan, ..instance });
         }
     }
+}
+
+/// The bound names with the types that coercion made.
+fn output_columns(plan: &LogicalPlan, bound: &[OutputColumn]) -> SqlResult<Vec<OutputColumn>> {
+    let column = |(field, bound): (&arrow::datatypes::FieldRef, &OutputColumn)| {
+        Ok(OutputColumn { name: bound.name.clone(), column_type: crate::types::arrow::column_type(field)? })
+    };
+    plan.schema().fields().iter().zip(bound).map(column).collect()
 }
 
 fn missing(at: usize) -> SqlError {

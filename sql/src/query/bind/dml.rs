@@ -32,7 +32,7 @@ use super::{Binder, Literals, OutputColumn, folded, legalise, names, parser_opti
 use crate::{
     catalog::{Table, TableDescriptor, descriptor::PUBLIC_SCHEMA},
     error::{SqlError, SqlResult, SqlState},
-    query::{failure::from_datafusion, functions::cast, run::HoleSource, types},
+    query::{failure::from_datafusion, functions::cast, run::HoleSource, types, values::ValueRows},
     types::{PgType, arrow as mapping},
 };
 
@@ -354,13 +354,11 @@ impl Binder<'_> {
 
     /// The source of an INSERT; literals and parameters of unknown type take their column's.
     fn insert_source(&self, mut query: Query, table: &Table, targets: &[usize]) -> SqlResult<LogicalPlan> {
+        let bare = query.with.is_none() && query.order_by.is_none() && query.limit_clause.is_none();
         match query.body.as_mut() {
-            SetExpr::Values(values) => {
-                for row in &mut values.rows {
-                    for (value, at) in row.content.iter_mut().zip(targets) {
-                        *value = self.typed(take(value), table, *at)?;
-                    }
-                }
+            SetExpr::Values(values) if bare => {
+                let rows = values.rows.iter_mut().map(|row| row.content.iter_mut().map(take).collect()).collect();
+                return self.value_rows(rows, table, targets);
             }
             SetExpr::Select(select) => {
                 for (item, at) in select.projection.iter_mut().zip(targets) {
@@ -377,6 +375,38 @@ impl Binder<'_> {
         self.query(query, None)
     }
 
+    /// The rows of INSERT … VALUES, each value of its column's type.
+    fn value_rows(&self, rows: Vec<Vec<Ast>>, table: &Table, targets: &[usize]) -> SqlResult<LogicalPlan> {
+        let width = rows.first().map_or(0, Vec::len);
+        if rows.iter().any(|row| row.len() != width) {
+            return Err(SqlError::syntax("VALUES lists must all be the same length"));
+        }
+        if width > targets.len() {
+            return Err(SqlError::syntax("INSERT has more expressions than target columns"));
+        }
+        let provider = Provider::new(Arc::clone(self.snapshot), None);
+        let planner = SqlToRel::new_with_options(&provider, parser_options());
+        let fields = self.literals.fields(self.parameter_types);
+        let mut context = PlannerContext::new().with_prepare_param_data_types(fields);
+        let empty = DFSchema::empty();
+        let mut planned = Vec::with_capacity(rows.len());
+        for row in rows {
+            let mut cells = Vec::with_capacity(width);
+            for (value, at) in row.into_iter().zip(targets) {
+                let value = self.typed(value, table, *at)?;
+                let expr = planner
+                    .sql_to_expr(value, &empty, &mut context)
+                    .and_then(|expr| legalise::legalise_expr(expr, &empty, self.literals))
+                    .map_err(from_datafusion)?;
+                cells.push(self.assigned(expr, table, *at, &empty)?);
+            }
+            planned.push(cells);
+        }
+        let schema = crate::query::scan::schema_of(table, &targets[..width]);
+        let schema = DFSchema::try_from(schema).map_err(from_datafusion)?;
+        Ok(ValueRows::plan(Arc::new(schema), planned))
+    }
+
     /// A value for column `at`: what has no type yet is cast to the column's, DEFAULT is replaced.
     fn typed(&self, value: Ast, table: &Table, at: usize) -> SqlResult<Ast> {
         let column = &table.columns[at];
@@ -385,7 +415,7 @@ impl Binder<'_> {
                 Some(text) => default_expr(text)?,
                 None => Ast::value(Value::Null),
             },
-            value if self.is_unknown(&value) => value,
+            value @ Ast::Value(_) if self.is_unknown(&value) => value,
             value => return Ok(value),
         };
         Ok(super::rewrite::cast_to(value, column.column_type.pg_type.row().name))
@@ -393,6 +423,9 @@ impl Binder<'_> {
 
     fn is_unknown(&self, value: &Ast) -> bool {
         let Ast::Value(value) = value else { return false };
+        if value.value == Value::Null {
+            return true;
+        }
         let Value::Placeholder(id) = &value.value else { return false };
         let Some(HoleSource::Parameter(at)) = HoleSource::parse(id) else { return false };
         match at.checked_sub(self.literals.client_parameters) {

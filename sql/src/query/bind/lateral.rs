@@ -30,16 +30,25 @@ pub fn inline(select: &mut Select) {
     }
     let mut replacer = Replacer { named };
     for item in &mut select.projection {
-        // The name is PostgreSQL's, of the column as it was written.
-        let _ = match item {
-            SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } => expr.visit(&mut replacer),
-            _ => ControlFlow::Continue(()),
+        // It keeps the name of the column that it was written as.
+        let named = match item {
+            SelectItem::UnnamedExpr(Expr::CompoundIdentifier(parts)) => parts
+                .last()
+                .cloned()
+                .map(|alias| SelectItem::ExprWithAlias { expr: Expr::CompoundIdentifier(parts.clone()), alias }),
+            _ => None,
         };
+        if let Some(named) = named {
+            *item = named;
+        }
+        if let SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } = item {
+            let _ = VisitMut::visit(expr, &mut replacer);
+        }
     }
-    let _ = select.selection.visit(&mut replacer);
-    let _ = select.group_by.visit(&mut replacer);
-    let _ = select.having.visit(&mut replacer);
-    let _ = select.from.visit(&mut replacer);
+    let _ = VisitMut::visit(&mut select.selection, &mut replacer);
+    let _ = VisitMut::visit(&mut select.group_by, &mut replacer);
+    let _ = VisitMut::visit(&mut select.having, &mut replacer);
+    let _ = VisitMut::visit(&mut select.from, &mut replacer);
 }
 
 fn take(join: &Join, named: &mut Vec<Named>) -> bool {

@@ -28,6 +28,7 @@ use crate::{
         functions::{arithmetic, cast, session},
         run::HoleSource,
         types::{self, Family},
+        values::ValueRows,
     },
     types::{ColumnType, PgType, arrow as mapping},
 };
@@ -47,7 +48,10 @@ pub fn legalise(plan: LogicalPlan, literals: &Literals) -> Result<LogicalPlan> {
             let legal = legalise_expr(expr, &schema, literals)?;
             Ok(Transformed::yes(saved.restore(legal)))
         })?;
-        node.map_data(|node| if let LogicalPlan::Values(_) = node { Ok(node) } else { node.recompute_schema() })
+        node.map_data(|node| match node {
+            LogicalPlan::Values(values) => Ok(ValueRows::plan(values.schema, values.values)),
+            node => node.recompute_schema(),
+        })
     })?;
     Ok(legal.data)
 }
@@ -63,7 +67,12 @@ pub fn legalise_expr(expr: Expr, schema: &DFSchema, literals: &Literals) -> Resu
 fn settle(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
     Ok(match expr {
         Expr::Cast(mut cast) => {
-            *cast.expr = assign(*cast.expr, &cast.field)?;
+            // A text gets its type first and is cut to the type's length after.
+            let field = match mapping::column_type(&cast.field) {
+                Ok(to) if to.pg_type.is_text() => types::pg_field(to.pg_type.plain()),
+                _ => FieldRef::clone(&cast.field),
+            };
+            *cast.expr = assign(*cast.expr, &field)?;
             Transformed::yes(Expr::Cast(cast))
         }
         Expr::InList(mut list) => {

@@ -51,7 +51,8 @@ impl Taken {
         match self.pg_type {
             PgType::Unknown => None,
             PgType::Numeric => Some(types::field(DataType::Decimal128(38, decimal_scale(&self.text)))),
-            other => Some(types::pg_field(other.plain())),
+            // Without metadata, or a VALUES list with NULLs among them would not be of one type.
+            other => Some(types::field(mapping::data_type(other.plain()))),
         }
     }
 }
@@ -100,6 +101,8 @@ pub fn scalar(text: &str, pg_type: PgType, field: &FieldRef) -> SqlResult<Scalar
 pub fn look(kind: LiteralKind, text: &str) -> PgType {
     match kind {
         LiteralKind::Integer => integer_type(text),
+        // Beyond what our numeric holds, a float is nearer to the value than an error.
+        LiteralKind::Decimal if Decimal::parse(text).is_err() => PgType::Float8,
         LiteralKind::Decimal => PgType::Numeric,
         LiteralKind::String => PgType::Unknown,
     }
@@ -347,7 +350,7 @@ impl VisitorMut for Taker {
             _ => return ControlFlow::Continue(()),
         };
         let at = place(value.span);
-        if self.survey.kept.contains(&at) || (kind != LiteralKind::String && Decimal::parse(&text).is_err()) {
+        if self.survey.kept.contains(&at) {
             return ControlFlow::Continue(());
         }
         let lifted = if self.survey.lifted.contains(&at) { self.places.get(&at).copied() } else { None };

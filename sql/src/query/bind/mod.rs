@@ -8,7 +8,9 @@
 //! Behind the door stands DataFusion's own SQL planner so far; name resolution is its, typing of operators, literals,
 //! casts and the names of columns are PostgreSQL's. What DataFusion can't plan is 0A000 with its words.
 
+pub mod arrays;
 pub mod dml;
+pub mod emptied;
 pub mod lateral;
 pub mod legalise;
 pub mod literals;
@@ -83,10 +85,17 @@ pub fn bind(unbound: Unbound<'_>) -> SqlResult<Bound> {
         dml::check(&statement)?;
     }
     rewrite::rewrite(&mut statement, snapshot)?;
+    let spare = match &statement {
+        Statement::Query(query) => emptied::emptied(query),
+        _ => None,
+    };
     let literals = literals::take(&mut statement, source);
     let binder = Binder { snapshot, literals: &literals, parameter_types };
     let (plan, change) = match statement {
-        Statement::Query(query) => (binder.query(*query, None)?, None),
+        Statement::Query(query) => match (binder.query(*query, None), spare) {
+            (Err(_), Some(spare)) => (binder.query(spare, None)?, None),
+            (planned, _) => (planned?, None),
+        },
         Statement::Insert(insert) => dml::insert(&binder, insert)?,
         Statement::Update(update) => dml::update(&binder, update)?,
         Statement::Delete(delete) => dml::delete(&binder, delete)?,

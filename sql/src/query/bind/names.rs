@@ -4,7 +4,7 @@
 //! mark and a number behind it, which [`shown`] takes off again.
 
 use datafusion::sql::sqlparser::ast::{
-    DataType, Expr, FunctionArguments, Ident, ObjectName, Query, SelectItem, SetExpr, Value,
+    DataType, Expr, FunctionArguments, Ident, ObjectName, Query, SelectItem, SetExpr,
 };
 
 /// What separates a name from the number that makes it unique. No identifier of a client holds it.
@@ -74,7 +74,6 @@ fn name(expr: &Expr) -> Option<Name> {
         },
         Expr::TypedString(typed) => Some(Name::Weak(type_name(&typed.data_type))),
         Expr::Interval(_) => Some(Name::Weak("interval".into())),
-        Expr::Value(value) if matches!(value.value, Value::Boolean(_)) => Some(Name::Weak("bool".into())),
         Expr::Case { else_result, .. } => match else_result.as_deref().and_then(name) {
             Some(Name::Strong(text)) => Some(Name::Strong(text)),
             _ => Some(Name::Weak("case".into())),
@@ -82,7 +81,7 @@ fn name(expr: &Expr) -> Option<Name> {
         Expr::Exists { .. } => strong("exists"),
         Expr::Subquery(query) => of_query(query),
         Expr::Extract { .. } => strong("extract"),
-        Expr::Substring { .. } => strong("substring"),
+        Expr::Substring { shorthand, .. } => strong(if *shorthand { "substr" } else { "substring" }),
         Expr::Position { .. } => strong("position"),
         Expr::Overlay { .. } => strong("overlay"),
         Expr::Ceil { .. } => strong("ceil"),

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, FieldRef};
 use datafusion::{
     common::{
-        DFSchema, DataFusionError, Result,
+        DFSchema, DataFusionError, Result, ScalarValue,
         tree_node::{Transformed, TreeNode, TreeNodeRecursion},
     },
     logical_expr::{
@@ -38,6 +38,21 @@ impl ExprPlanner for PgOperators {
     fn plan_binary_op(&self, expr: RawBinaryExpr, schema: &DFSchema) -> Result<PlannerResult<RawBinaryExpr>> {
         let Some(operator) = operator(&expr.op) else { return Ok(PlannerResult::Original(expr)) };
         plan(operator, expr.left, expr.right, schema).map(PlannerResult::Planned)
+    }
+
+    /// EXTRACT gives a numeric: whole, but for seconds and their kin.
+    fn plan_extract(&self, arguments: Vec<Expr>) -> Result<PlannerResult<Vec<Expr>>> {
+        let field = match arguments.first() {
+            Some(Expr::Literal(ScalarValue::Utf8(Some(field)), _)) => field.to_lowercase(),
+            _ => return Ok(PlannerResult::Original(arguments)),
+        };
+        let scale = match field.as_str() {
+            "epoch" | "second" | "seconds" => 6,
+            "millisecond" | "milliseconds" => 3,
+            _ => 0,
+        };
+        let part = datafusion::functions::datetime::date_part().call(arguments);
+        Ok(PlannerResult::Planned(datafusion::logical_expr::cast(part, DataType::Decimal128(38, scale))))
     }
 }
 
@@ -138,7 +153,10 @@ fn settle(op: Operator, left: Expr, right: Expr, schema: &DFSchema) -> Result<(E
             let field = match op {
                 Operator::And | Operator::Or => types::field(DataType::Boolean),
                 Operator::Plus | Operator::Minus | Operator::Multiply | Operator::Divide | Operator::Modulo => {
-                    return Ok((left, right));
+                    return Err(external(SqlError::new(
+                        SqlState("42725"),
+                        format!("operator is not unique: unknown {op} unknown"),
+                    )));
                 }
                 _ => types::text_field(),
             };
@@ -169,6 +187,9 @@ pub fn assign(expr: Expr, field: &FieldRef) -> Result<Expr> {
     let assigned = expr.transform_down(|expr| match expr {
         Expr::Placeholder(Placeholder { id, field: None }) => {
             Ok(Transformed::yes(Expr::Placeholder(Placeholder::new_with_field(id, Some(types::unnamed(field))))))
+        }
+        Expr::Literal(ScalarValue::Null, metadata) => {
+            Ok(Transformed::yes(Expr::Literal(ScalarValue::try_from(field.data_type())?, metadata)))
         }
         // Branches take the type; conditions and arguments of other functions have their own.
         Expr::Case(mut case) => {

@@ -59,11 +59,9 @@ impl ContextProvider for Provider {
     }
 
     fn get_table_function_source(&self, name: &str, arguments: Vec<Expr>) -> Result<Arc<dyn TableSource>> {
-        let function = engine::table_function(registry::unqualified(name))
-            .ok_or_else(|| DataFusionError::Plan(format!("Invalid function '{name}'")))?;
-        #[expect(deprecated, reason = "the arguments are literals; no session is needed to read them")]
-        let provider = function.create_table_provider(&arguments)?;
-        Ok(provider_as_source(provider))
+        let made = engine::table_function(registry::unqualified(name), &arguments);
+        let provider = made.ok_or_else(|| DataFusionError::Plan(format!("Invalid function '{name}'")))?;
+        Ok(provider_as_source(provider?))
     }
 
     fn create_cte_work_table(&self, name: &str, schema: arrow::datatypes::SchemaRef) -> Result<Arc<dyn TableSource>> {

@@ -16,10 +16,11 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
     BinaryOperator, DataType, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments,
-    Ident, ObjectName, ObjectNamePart, Query, Select, SetExpr, Statement, UnaryOperator, Value, VisitMut, VisitorMut,
+    Ident, LimitClause, ObjectName, ObjectNamePart, Query, Select, SetExpr, Statement, UnaryOperator, Value, VisitMut,
+    VisitorMut,
 };
 
-use super::{folded, names, type_names};
+use super::{arrays, folded, names, type_names};
 use crate::{
     catalog::CatalogSnapshot,
     error::{SqlError, SqlResult, SqlState},
@@ -55,6 +56,9 @@ impl VisitorMut for Rewriter<'_> {
         if !query.locks.is_empty() {
             return ControlFlow::Break(SqlError::unsupported("SELECT FOR UPDATE/SHARE"));
         }
+        if let Err(error) = fetch_to_limit(query) {
+            return ControlFlow::Break(error);
+        }
         name_body(&mut query.body);
         ControlFlow::Continue(())
     }
@@ -73,6 +77,23 @@ impl VisitorMut for Rewriter<'_> {
             Err(error) => ControlFlow::Break(error),
         }
     }
+}
+
+/// `FETCH FIRST n ROWS ONLY` is LIMIT n.
+fn fetch_to_limit(query: &mut Query) -> SqlResult<()> {
+    let Some(fetch) = query.fetch.take() else { return Ok(()) };
+    if fetch.with_ties || fetch.percent {
+        return Err(SqlError::unsupported("FETCH ... WITH TIES"));
+    }
+    let limit = fetch.quantity.unwrap_or_else(|| number("1"));
+    query.limit_clause = Some(match query.limit_clause.take() {
+        Some(LimitClause::LimitOffset { offset, limit_by, limit: None }) => {
+            LimitClause::LimitOffset { limit: Some(limit), offset, limit_by }
+        }
+        None => LimitClause::LimitOffset { limit: Some(limit), offset: None, limit_by: Vec::new() },
+        Some(_) => return Err(SqlError::syntax("multiple LIMIT clauses not allowed")),
+    });
+    Ok(())
 }
 
 /// Names the columns of every SELECT of a query's body; a set operation is named by its first one.
@@ -95,14 +116,18 @@ impl Rewriter<'_> {
                 check_collation(collation)?;
                 *expr = std::mem::replace(inner.as_mut(), null());
             }
-            Expr::Function(function) => function_name(function),
+            Expr::Function(function) => {
+                function_name(function);
+                if let Some(subquery) = arrays::of_subquery(function) {
+                    *expr = subquery;
+                }
+            }
             Expr::UnaryOp { op: UnaryOperator::Minus, expr: inner } => {
                 if let Expr::Value(value) = inner.as_mut()
                     && let Value::Number(digits, _) = &mut value.value
-                    && digits == "9223372036854775808"
+                    && let Some(least) = least_integer(digits)
                 {
-                    // The one bigint whose digits alone are no bigint.
-                    *expr = cast_number(i64::MIN);
+                    *expr = least;
                 }
             }
             Expr::Cast { expr: inner, data_type, .. } => {
@@ -116,6 +141,8 @@ impl Rewriter<'_> {
             Expr::AnyOp { left, compare_op: BinaryOperator::Eq, right, .. } => {
                 if let Some(list) = array_elements(right) {
                     *expr = Expr::InList { expr: left.clone(), list, negated: false };
+                } else if let Some(contains) = arrays::any_of_text(left, right) {
+                    *expr = contains;
                 }
             }
             Expr::AllOp { left, compare_op: BinaryOperator::NotEq, right } => {
@@ -261,8 +288,14 @@ fn number(digits: &str) -> Expr {
     Expr::value(Value::Number(digits.to_owned(), false))
 }
 
-fn cast_number(value: i64) -> Expr {
-    cast_to(Expr::value(Value::SingleQuotedString(value.to_string())), "int8")
+/// The integers whose digits without the sign are too big for their type.
+fn least_integer(digits: &str) -> Option<Expr> {
+    let (value, type_name) = match digits {
+        "2147483648" => (i64::from(i32::MIN), "int4"),
+        "9223372036854775808" => (i64::MIN, "int8"),
+        _ => return None,
+    };
+    Some(cast_to(Expr::value(Value::SingleQuotedString(value.to_string())), type_name))
 }
 
 /// `expr::type_name`, by the type's name in `pg_type`.

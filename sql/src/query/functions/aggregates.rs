@@ -16,13 +16,7 @@ use datafusion::{
     },
 };
 
-use crate::{
-    error::{SqlError, SqlState},
-    query::{
-        failure::external,
-        types::{self, Family},
-    },
-};
+use crate::query::types::{self, Family};
 
 /// Digits behind the point that an average's argument gets; the average itself has four more, 16 as PostgreSQL's.
 const AVERAGE_ARGUMENT_SCALE: i8 = 12;
@@ -107,15 +101,6 @@ impl AggregateUDFImpl for Coerced {
 
 impl Coerced {
     fn no_such(&self, arguments: &[DataType]) -> datafusion::common::DataFusionError {
-        let shown = arguments.iter().map(types::sql_name).collect::<Vec<_>>().join(", ");
-        external(
-            SqlError::new(
-                SqlState::UNDEFINED_FUNCTION,
-                format!("function {}({shown}) does not exist", self.inner.name()),
-            )
-            .with_hint(
-                "No function matches the given name and argument types. You might need to add explicit type casts.",
-            ),
-        )
+        super::no_function(self.inner.name(), arguments)
     }
 }

@@ -1,7 +1,7 @@
 //! PostgreSQL's functions that depend on their arguments alone and that DataFusion lacks or gives another result.
 
 use crate::{
-    error::{SqlError, SqlResult, SqlState},
+    error::SqlResult,
     types::{ColumnType, Datum, NO_TYPE_MOD, PgType},
 };
 
@@ -67,7 +67,22 @@ pub const DECLARATIONS: &[Declaration<()>] = &[
     declare("pg_relation_is_publishable", (1, 1), BOOL, |_, _| Ok(Datum::Bool(false))),
     declare("pg_tablespace_location", (1, 1), TEXT, |_, _| Ok(Datum::text(""))),
     declare("pg_size_pretty", (1, 1), TEXT, |_, a| Ok(Datum::text(size_pretty(a[0].as_i64().unwrap_or(0))))),
-    declare("int4", (1, 1), INT4, |_, a| to_i32(&a[0])),
+    declare("current_schemas", (1, 1), TEXT, |_, a| {
+        Ok(Datum::text(if matches!(a[0], Datum::Bool(true)) { "{pg_catalog,public}" } else { "{public}" }))
+    }),
+    declare("array_position", (2, 2), INT4, |_, a| Ok(array_position(text(&a[0]), text(&a[1])))),
+    declare("array_text_contains", (2, 2), BOOL, |_, a| {
+        Ok(Datum::Bool(!array_position(text(&a[1]), text(&a[0])).is_null()))
+    }),
+    declare("array_to_string", (2, 3), TEXT, |_, a| {
+        Ok(Datum::text(elements(text(&a[0])).collect::<Vec<_>>().join(text(&a[1]))))
+    }),
+    declare("pg_get_function_result", (1, 1), TEXT, |_, _| Ok(Datum::Null)),
+    declare("pg_get_function_arguments", (1, 1), TEXT, |_, _| Ok(Datum::Null)),
+    declare("pg_get_statisticsobjdef_columns", (1, 1), TEXT, |_, _| Ok(Datum::Null)),
+    loose("num_nulls", (1, 8), INT4, |_, a| {
+        Ok(Datum::Int4(a.iter().filter(|argument| argument.is_null()).count() as i32))
+    }),
 ];
 
 /// PostgreSQL's number for UTF8 in `pg_database.encoding`.
@@ -82,9 +97,15 @@ fn text(datum: &Datum) -> &str {
     }
 }
 
-fn to_i32(datum: &Datum) -> SqlResult<Datum> {
-    let value = datum.as_i64().and_then(|value| i32::try_from(value).ok());
-    value.map(Datum::Int4).ok_or_else(|| SqlError::new(SqlState::NUMERIC_VALUE_OUT_OF_RANGE, "integer out of range"))
+/// The elements of an array's text, `{a,b}`; system tables hold none that need quotes.
+fn elements(array: &str) -> impl Iterator<Item = &str> {
+    let inner = array.trim_start_matches('{').trim_end_matches('}');
+    inner.split(',').filter(|element| !element.is_empty())
+}
+
+/// The place of an element, from 1.
+fn array_position(array: &str, wanted: &str) -> Datum {
+    elements(array).position(|element| element == wanted).map_or(Datum::Null, |at| Datum::Int4(at as i32 + 1))
 }
 
 fn format_type(oid: &Datum, type_mod: &Datum) -> Datum {

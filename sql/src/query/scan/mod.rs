@@ -67,7 +67,8 @@ impl RegionTable {
 pub fn schema_of(table: &TableDescriptor, columns: &[usize]) -> Schema {
     let field = |at: &usize| {
         let column = &table.columns[*at];
-        mapping::field(&column.name, column.column_type, column.nullable)
+        // Sinks check NOT NULL. To the planner all columns may be NULL: it forgets that the rows of an empty subquery are.
+        mapping::field(&column.name, column.column_type, true)
     };
     Schema::new(columns.iter().map(field).collect::<Vec<_>>())
 }
