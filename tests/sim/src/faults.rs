@@ -19,6 +19,8 @@ pub trait Victim: Send + Sync + 'static {
     fn crash(&self, node: NodeIndex);
     /// Begins another life on what the disk holds.
     fn boot(&self, node: NodeIndex);
+    /// Whether it leads any region: faults like leaders.
+    fn leads(&self, node: NodeIndex) -> bool;
     /// The node's disk.
     fn disk(&self, node: NodeIndex) -> &Disk;
     /// Moves the node's wall clock.
@@ -103,7 +105,7 @@ struct Nemesis {
 impl Nemesis {
     async fn strike(&mut self, fault: Fault) {
         let lasts = self.rng.random_range(LASTS_MIN..LASTS_MAX);
-        let node = self.rng.random_range(0..self.victim.nodes());
+        let node = self.choose();
         self.world.trace("fault", fault as u64);
         tracing::debug!(now = ?self.world.now(), ?fault, node, ?lasts, "fault");
         match fault {
@@ -151,6 +153,17 @@ impl Nemesis {
                 self.world.count("clock jumps", 1);
                 self.victim.jump_clock(node, self.rng.random_range(-5_000..5_000));
             }
+        }
+    }
+
+    /// Any node, or, as often, one that leads.
+    fn choose(&mut self) -> NodeIndex {
+        let all = self.victim.nodes();
+        let leaders: Vec<_> = (0..all).filter(|node| self.victim.leads(*node)).collect();
+        let any = self.rng.random_range(0..all);
+        match leaders.is_empty() || self.rng.random_bool(0.5) {
+            true => any,
+            false => leaders[self.rng.random_range(0..leaders.len())],
         }
     }
 

@@ -109,7 +109,8 @@ impl StoreHost {
             let due = self.busy.lock().core.next_turn().since(self.drivers.clock.now());
             // Not zero: a clock that runs slow would be asked again at the same instant.
             kv::Clock::sleep(&self.drivers.clock, due.max(Duration::from_micros(100))).await;
-            self.turn();
+            // As a thread that was asleep: others may run first.
+            self.wake();
         }
     }
 
@@ -251,4 +252,9 @@ impl StoreHost {
     pub fn handle(&self) -> &StoreHandle {
         &self.handle
     }
+}
+
+/// Whether a store leads any region.
+pub fn leads(handle: &StoreHandle) -> bool {
+    handle.statuses().iter().any(|status| status.view.role == Role::Leader)
 }

@@ -28,7 +28,7 @@ use crate::{
     machines::{Machine, Machines},
     network::{CallFailure, Network},
     runtime::{NodeIndex, NodeSpawn, Owner, World},
-    store_host::{StoreDrivers, StoreHost},
+    store_host::{StoreDrivers, StoreHost, leads},
     trace::Trace,
 };
 
@@ -150,6 +150,11 @@ impl Victim for Arc<Nodes> {
 
     fn disk(&self, node: NodeIndex) -> &Disk {
         self.machines.disk(node)
+    }
+
+    fn leads(&self, node: NodeIndex) -> bool {
+        let lives = self.lives.lock();
+        lives[node].as_ref().is_some_and(|(node, started)| *started && leads(&node.store_handle()))
     }
 
     fn jump_clock(&self, node: NodeIndex, by_ms: i64) {

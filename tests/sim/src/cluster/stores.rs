@@ -20,7 +20,7 @@ use crate::{
     machines::{Machines, node_of, store_of},
     network::Network,
     runtime::{NodeIndex, Owner, World},
-    store_host::{StoreDrivers, StoreHost},
+    store_host::{StoreDrivers, StoreHost, leads},
     trace::Trace,
     workload::register::{ReadWay, Registers, WriteOutcome},
 };
@@ -123,6 +123,10 @@ impl Victim for Arc<Stores> {
 
     fn disk(&self, node: NodeIndex) -> &Disk {
         self.machines.disk(node)
+    }
+
+    fn leads(&self, node: NodeIndex) -> bool {
+        self.handle(node).is_some_and(|handle| leads(&handle))
     }
 
     fn jump_clock(&self, node: NodeIndex, by_ms: i64) {
