@@ -1,7 +1,7 @@
 //! What this store reports to PD, and when.
 //!
 //! A beat a second says that the store is there, and which of its regions have moved on. A change of what it leads is
-//! reported within [`POLL`]; to a new PD, which knows nothing yet, everything it leads at once.
+//! reported within a fifth of that; to a new PD, which knows nothing yet, everything it leads at once.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
