@@ -128,7 +128,7 @@ impl Membership {
 
     /// Answers another node's question.
     pub fn probe(&self, request: &ProbeRequest) -> ProbeResponse {
-        let state = self.state.lock();
+        let mut state = self.state.lock();
         ProbeResponse { boot_id: state.identity.boot_id, ..state.founding.answer(request) }
     }
 

@@ -61,6 +61,8 @@ pub struct Founding {
     user_regions: u32,
     held: Option<FoundingRecord>,
     started: bool,
+    /// Another founder asked with another list; it may have given up since, so it is kept.
+    conflict: Option<String>,
 }
 
 impl Founding {
@@ -75,7 +77,7 @@ impl Founding {
         let mut founders = join.to_vec();
         founders.sort();
         founders.dedup();
-        Founding { me, founders, cluster_id, user_regions, held, started }
+        Founding { me, founders, cluster_id, user_regions, held, started, conflict: None }
     }
 
     /// The addresses to ask in a round.
@@ -98,7 +100,7 @@ impl Founding {
     }
 
     /// What this node answers to somebody's question.
-    pub fn answer(&self, asked: &ProbeRequest) -> ProbeResponse {
+    pub fn answer(&mut self, asked: &ProbeRequest) -> ProbeResponse {
         let refusal = if asked.uuid == self.me.uuid {
             format!(
                 "{} has the data directory of {}: it is a copy, or both addresses are one node; give every node its own \
@@ -116,6 +118,10 @@ impl Founding {
         } else {
             String::new()
         };
+        // Both have to stop, whoever asked first; a stranger's list is only the stranger's concern.
+        if !refusal.is_empty() && self.founders.contains(&asked.address) {
+            self.conflict = Some(refusal.clone());
+        }
         ProbeResponse {
             uuid: self.me.uuid.clone(),
             founders: self.founders.clone(),
@@ -198,6 +204,9 @@ impl Founding {
     }
 
     fn looking(&self, answers: &Answers) -> Step {
+        if let Some(reason) = &self.conflict {
+            return Step::Fail(reason.clone());
+        }
         let held: Vec<_> = answers.iter().filter_map(|(at, a)| Some((at, a.as_ref().ok()?.record.as_ref()?))).collect();
         if let Some((first_at, record)) = held.first() {
             if let Some((at, other)) = held.iter().find(|(_, r)| r.cluster_id != record.cluster_id) {

@@ -35,14 +35,14 @@ impl World {
         self.hosts.insert(address.into(), Host { founding, up: true });
     }
 
-    fn answers(&self, of: &str) -> Answers {
-        let asking = &self.hosts[of].founding;
+    fn answers(&mut self, of: &str) -> Answers {
+        let (question, targets) = (self.hosts[of].founding.question(), self.hosts[of].founding.targets());
         let answer = |at: String| {
-            let host = self.hosts.get(&at).filter(|h| h.up);
-            let answer = host.map(|h| h.founding.answer(&asking.question())).ok_or("refused".to_string());
+            let host = self.hosts.get_mut(&at).filter(|h| h.up);
+            let answer = host.map(|h| h.founding.answer(&question)).ok_or("refused".to_string());
             (at, answer)
         };
-        asking.targets().into_iter().map(answer).collect()
+        targets.into_iter().map(answer).collect()
     }
 
     fn me(&mut self, of: &str) -> &mut Founding {
@@ -112,12 +112,16 @@ impl Runner for World {
                 String::new()
             }
             "round" => {
-                let step = self.hosts[&at].founding.round(&self.answers(&at));
+                let answers = self.answers(&at);
+                let step = self.hosts[&at].founding.round(&answers);
                 let mut lines = vec![show(&step)];
                 lines.extend(self.follow(&at, &step));
                 lines.join("\n")
             }
-            "stray" => self.hosts[&at].founding.stray(&self.answers(&at)).unwrap_or("at home".into()),
+            "stray" => {
+                let answers = self.answers(&at);
+                self.hosts[&at].founding.stray(&answers).unwrap_or("at home".into())
+            }
             // A record that was composed long ago and arrives now.
             "late" => {
                 let cluster = u64::from_str_radix(args.take_key("cluster").ok_or("cluster=")?, 16)?;
@@ -170,7 +174,8 @@ proptest! {
         for event in events {
             match event {
                 Event::Round(n) if world.hosts[names[n]].up => {
-                    let step = world.hosts[names[n]].founding.round(&world.answers(names[n]));
+                    let answers = world.answers(names[n]);
+                    let step = world.hosts[names[n]].founding.round(&answers);
                     if let Step::Sync(record) = &step {
                         composed.push(record.clone());
                     }

@@ -1,5 +1,6 @@
 //! One binary for all integration tests: linking is the slow part.
 
+mod membership;
 #[allow(clippy::disallowed_methods, reason = "real processes run on real time")]
 mod survival;
 mod tidy;
