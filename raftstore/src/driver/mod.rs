@@ -132,6 +132,8 @@ struct StoreLoop {
 
 impl StoreLoop {
     fn run(&mut self) -> Result<(), String> {
+        // What was committed before the start is applied, and a lone voter leads, without waiting for a tick.
+        self.round(Vec::new())?;
         while !self.stopping.load(Ordering::Acquire) {
             let events = self.handle.take_events();
             let now = self.clock.now();

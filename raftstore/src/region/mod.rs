@@ -373,6 +373,7 @@ impl Replica {
 
     /// Turns what has come in into effects. To be called once after the events of a turn.
     pub(crate) fn collect(&mut self, now: Instant, out: &mut Outbox) {
+        self.notice_changes(now, out);
         self.propose_waiting(out);
         if self.reads.has_waiting() && self.leads() && self.node.raft.commit_to_current_term() {
             let context = self.reads.start_round(self.config.election_ticks);

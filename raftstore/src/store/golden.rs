@@ -197,7 +197,7 @@ impl Script {
         let (core, handle) = StoreCore::open(config, engine, node.log.clone(), self.clock.clone())?;
         node.life =
             Some(Life { core, handle, applier, writes: VecDeque::new(), tasks: VecDeque::new(), upkeep: false });
-        Ok(())
+        self.turn(id, Vec::new())
     }
 
     fn crash(&mut self, args: &mut ArgumentConsumer<'_>) -> Outcome {
