@@ -45,7 +45,7 @@ const IMPURE: &[&str] = &[
 const DRIVER_CALLS: &[(&str, &[&str], &str)] = &[
     (
         "Instant::now",
-        &["server/src/", "tests/src/", "tests/tests/", "bench/"],
+        &["server/src/", "kv/src/local/", "tests/src/", "tests/tests/", "bench/"],
         "take the time from kv::Clock or the event",
     ),
     ("SystemTime::now", &["server/src/", "tests/tests/", "bench/"], "take the time from kv::Clock"),
@@ -53,7 +53,11 @@ const DRIVER_CALLS: &[(&str, &[&str], &str)] = &[
     ("rand::rng", &[], "take a seed"),
     ("from_os_rng", &["server/src/"], "take a seed"),
     ("thread_rng", &[], "take a seed"),
-    ("tokio::time::sleep", &["server/src/", "tests/sim/src/runtime/", "bench/"], "sleep through kv::Clock"),
+    (
+        "tokio::time::sleep",
+        &["server/src/", "kv/src/local/", "tests/sim/src/runtime/", "bench/"],
+        "sleep through kv::Clock",
+    ),
     (
         "tokio::spawn",
         &["server/src/", "tests/sim/src/runtime/", "tests/src/", "tests/tests/", "bench/"],
