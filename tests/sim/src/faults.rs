@@ -1,12 +1,17 @@
 //! What goes wrong, when, for how long: drawn from the seed, one fault after the other, sometimes overlapping.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
+
+use futures::future::{Either, select};
+use proto::StoreId;
+use tokio::sync::oneshot;
 
 use rand::{Rng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 
 use crate::{
     disk::Disk,
+    machines::node_of,
     network::{LinkQuality, Network},
     runtime::{NodeIndex, Owner, World},
 };
@@ -21,6 +26,8 @@ pub trait Victim: Send + Sync + 'static {
     fn boot(&self, node: NodeIndex);
     /// Whether it leads any region: faults like leaders.
     fn leads(&self, node: NodeIndex) -> bool;
+    /// Tells who wins the next election, of any region.
+    fn next_election(&self) -> oneshot::Receiver<StoreId>;
     /// The node's disk.
     fn disk(&self, node: NodeIndex) -> &Disk;
     /// Moves the node's wall clock.
@@ -42,6 +49,8 @@ pub enum Fault {
     OneWay,
     /// Two nodes are cut off from each other; one sees both, and now and then restarts in between.
     Bridge,
+    /// A leader is cut off; whoever is elected instead dies at once, with its voters, and the old leader comes back.
+    Coup,
     /// All links lose, delay, double and reorder.
     RoughLinks,
     /// A node stands still, and goes on as if nothing had happened.
@@ -61,6 +70,7 @@ const ALL: &[Fault] = &[
     Fault::Isolate,
     Fault::OneWay,
     Fault::Bridge,
+    Fault::Coup,
     Fault::RoughLinks,
     Fault::Pause,
     Fault::SlowDisk,
@@ -77,6 +87,12 @@ const LASTS_MAX: Duration = Duration::from_millis(3000);
 /// A restart that nobody else notices, and how long disks die: much shorter than an election.
 const BLINK_MIN: Duration = Duration::from_millis(10);
 const BLINK_MAX: Duration = Duration::from_millis(250);
+/// How often the middle of a bridge restarts.
+const RESTARTS_MAX: u32 = 8;
+/// A coup waits this long for an election.
+const ELECTION_WAIT: Duration = Duration::from_millis(3000);
+/// What a winner is given before it dies: about what a disk needs for its first entry.
+const GRACE_MAX: Duration = Duration::from_millis(2);
 
 /// Lets faults happen until `until`, then heals everything and boots who is down.
 pub async fn torment(world: World, network: Network, victim: Arc<dyn Victim>, until: Duration) {
@@ -111,6 +127,7 @@ impl Nemesis {
         match fault {
             Fault::Crash => self.crash(&[node], lasts).await,
             Fault::Bridge => self.bridge(node, lasts).await,
+            Fault::Coup => self.coup(node).await,
             Fault::CrashAll => {
                 let all: Vec<_> = (0..self.victim.nodes()).collect();
                 self.crash(&all, lasts / 4).await;
@@ -173,14 +190,44 @@ impl Nemesis {
         for &(from, to) in &[(ends[0], ends[1]), (ends[1], ends[0])] {
             self.network.cut(from, to);
         }
-        let restarts = self.rng.random_range(0..=3u32);
-        for _ in 0..restarts {
-            self.wait(lasts / restarts).await;
-            let down = self.rng.random_range(BLINK_MIN..BLINK_MAX);
-            self.crash(&[middle], down).await;
+        for _ in 0..self.rng.random_range(0..=RESTARTS_MAX) {
+            let (up, down) =
+                (self.rng.random_range(BLINK_MIN..BLINK_MAX * 2), self.rng.random_range(BLINK_MIN..BLINK_MAX / 3));
+            self.wait(up).await;
+            self.world.count("crashes", 1);
+            self.victim.crash(middle);
+            self.wait(down).await;
+            self.victim.boot(middle);
         }
         self.wait(lasts).await;
         self.network.heal();
+    }
+
+    async fn coup(&mut self, old: NodeIndex) {
+        let others: Vec<_> = (0..self.victim.nodes()).filter(|node| *node != old).collect();
+        for &other in &others {
+            self.network.cut(old, other);
+            self.network.cut(other, old);
+        }
+        let (elected, patience) = (self.victim.next_election(), self.world.sleep(Owner::Harness, ELECTION_WAIT));
+        let winner = match select(elected, pin!(patience)).await {
+            Either::Left((Ok(store), _)) if node_of(store) != old => node_of(store),
+            _ => return self.network.heal(),
+        };
+        self.world.count("coups", 1);
+        // Before or after the voter's disk has the winner's first entry.
+        let grace = self.rng.random_range(Duration::ZERO..GRACE_MAX);
+        self.wait(grace).await;
+        others.iter().for_each(|&node| self.victim.crash(node));
+        self.network.heal();
+        for &node in others.iter().filter(|node| **node != winner).chain([&winner]) {
+            let down = self.rng.random_range(BLINK_MIN..BLINK_MAX);
+            self.wait(down).await;
+            self.victim.boot(node);
+            // Time enough for the old leader and the voters to choose again.
+            let alone = self.rng.random_range(BLINK_MIN..ELECTION_WAIT / 2);
+            self.wait(alone).await;
+        }
     }
 
     async fn crash(&mut self, nodes: &[NodeIndex], down: Duration) {

@@ -10,12 +10,14 @@ use std::{collections::BTreeMap, time::Duration};
 
 use parking_lot::Mutex;
 use proto::{LogIndex, RegionId, StoreId, Term};
+use tokio::sync::oneshot;
 
 #[derive(Default)]
 struct Seen {
     leaders: BTreeMap<(RegionId, Term), StoreId>,
     applied: BTreeMap<(RegionId, LogIndex), (Term, u64)>,
     leases: BTreeMap<RegionId, BTreeMap<StoreId, Duration>>,
+    curious: Vec<oneshot::Sender<StoreId>>,
 }
 
 /// Sees all stores at once.
@@ -25,11 +27,23 @@ pub struct Referee(Mutex<Seen>);
 impl Referee {
     /// A store leads a region in a term.
     pub fn leads(&self, region: RegionId, term: Term, store: StoreId) -> Result<(), String> {
-        let first = *self.0.lock().leaders.entry((region, term)).or_insert(store);
+        let mut seen = self.0.lock();
+        if !seen.leaders.contains_key(&(region, term)) {
+            // Whoever asked may have gone.
+            seen.curious.drain(..).for_each(|asker| asker.send(store).unwrap_or_default());
+        }
+        let first = *seen.leaders.entry((region, term)).or_insert(store);
         match first == store {
             true => Ok(()),
             false => Err(format!("{region}, {term}: two leaders, {first} and {store}")),
         }
+    }
+
+    /// Tells who wins the next election, of any region.
+    pub fn next_election(&self) -> oneshot::Receiver<StoreId> {
+        let (asker, answer) = oneshot::channel();
+        self.0.lock().curious.push(asker);
+        answer
     }
 
     /// A store applies an entry; `hash` is of its bytes.

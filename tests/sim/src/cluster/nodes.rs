@@ -19,6 +19,7 @@ use proto::{
 };
 use raftstore::{StoreConfig, StoreCore, StoreHandle, Transport};
 use rand::Rng;
+use tokio::sync::oneshot;
 
 use super::{BootHook, Cluster, Settings};
 use crate::{
@@ -155,6 +156,10 @@ impl Victim for Arc<Nodes> {
     fn leads(&self, node: NodeIndex) -> bool {
         let lives = self.lives.lock();
         lives[node].as_ref().is_some_and(|(node, started)| *started && leads(&node.store_handle()))
+    }
+
+    fn next_election(&self) -> oneshot::Receiver<StoreId> {
+        self.referee.next_election()
     }
 
     fn jump_clock(&self, node: NodeIndex, by_ms: i64) {

@@ -11,6 +11,7 @@ use proto::{
     wire::{RaftFrame, RaftMessage},
 };
 use raftstore::{ProposeError, StoreConfig, StoreCore, StoreHandle, Target, Transport, bootstrap};
+use tokio::sync::oneshot;
 
 use super::{BootHook, Bug, Cluster, Settings};
 use crate::{
@@ -127,6 +128,10 @@ impl Victim for Arc<Stores> {
 
     fn leads(&self, node: NodeIndex) -> bool {
         self.handle(node).is_some_and(|handle| leads(&handle))
+    }
+
+    fn next_election(&self) -> oneshot::Receiver<StoreId> {
+        self.referee.next_election()
     }
 
     fn jump_clock(&self, node: NodeIndex, by_ms: i64) {
