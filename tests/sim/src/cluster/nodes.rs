@@ -14,7 +14,8 @@ use proto::{
     StoreId,
     wire::{
         AcceptRequest, AcceptResponse, HeartbeatRequest, HeartbeatResponse, KvRequest, KvResponse, PdRequest,
-        PdResponse, ProbeRequest, ProbeResponse, RaftFrame, RequestHeader,
+        PdResponse, ProbeRequest, ProbeResponse, RaftFrame, RequestHeader, kv_request::Body as Asked,
+        kv_response::Body as Answered,
     },
 };
 use raftstore::{StoreConfig, StoreCore, StoreHandle, Transport};
@@ -40,14 +41,21 @@ const CALL_LIMIT: Duration = Duration::from_secs(3);
 /// What the disks say of themselves.
 const DISK_BYTES: u64 = 1 << 40;
 
+/// One life of a node.
+struct Life {
+    node: Arc<Node>,
+    /// It is in its cluster and serves.
+    started: bool,
+}
+
 /// The cluster.
 pub struct Nodes {
     world: World,
     machines: Machines,
     settings: Settings,
     referee: Arc<Referee>,
-    /// The present life of each node, and whether it has started.
-    lives: Mutex<Vec<Option<(Arc<Node>, bool)>>>,
+    /// The present life of each node.
+    lives: Mutex<Vec<Option<Life>>>,
     hook: Mutex<Option<BootHook<kv::Client>>>,
 }
 
@@ -69,7 +77,7 @@ impl Nodes {
     }
 
     fn node(&self, node: NodeIndex) -> Option<Arc<Node>> {
-        self.lives.lock()[node].as_ref().map(|(node, _)| node.clone())
+        self.lives.lock()[node].as_ref().map(|life| life.node.clone())
     }
 
     fn open(self: &Arc<Self>, machine: Machine) -> (Arc<Node>, Owner) {
@@ -112,10 +120,10 @@ impl Nodes {
 
     /// The node found its cluster and runs.
     fn ready(&self, index: NodeIndex, owner: Owner, node: &Arc<Node>) {
-        if let Some((current, started)) = &mut self.lives.lock()[index]
-            && Arc::ptr_eq(current, node)
+        if let Some(life) = &mut self.lives.lock()[index]
+            && Arc::ptr_eq(&life.node, node)
         {
-            *started = true;
+            life.started = true;
         }
         self.world.count("nodes started", 1);
         if let Some(hook) = &*self.hook.lock() {
@@ -131,7 +139,7 @@ impl Victim for Arc<Nodes> {
 
     fn crash(&self, node: NodeIndex) {
         let life = self.lives.lock()[node].take();
-        if let Some(store) = life.and_then(|(node, _)| node.store()) {
+        if let Some(store) = life.and_then(|life| life.node.store()) {
             self.referee.died(store);
         }
         self.machines.crash(node);
@@ -139,7 +147,7 @@ impl Victim for Arc<Nodes> {
 
     fn boot(&self, node: NodeIndex) {
         let (life, owner) = self.open(self.machines.boot(node));
-        self.lives.lock()[node] = Some((life.clone(), false));
+        self.lives.lock()[node] = Some(Life { node: life.clone(), started: false });
         let cluster = self.clone();
         self.world.spawn(owner, async move {
             match life.start().await {
@@ -155,7 +163,7 @@ impl Victim for Arc<Nodes> {
 
     fn leads(&self, node: NodeIndex) -> bool {
         let lives = self.lives.lock();
-        lives[node].as_ref().is_some_and(|(node, started)| *started && leads(&node.store_handle()))
+        lives[node].as_ref().is_some_and(|life| life.started && leads(&life.node.store_handle()))
     }
 
     fn next_election(&self) -> oneshot::Receiver<StoreId> {
@@ -171,7 +179,7 @@ impl Cluster for Arc<Nodes> {
     type Client = kv::Client;
 
     fn client(&self, node: NodeIndex) -> Option<kv::Client> {
-        self.lives.lock()[node].as_ref().filter(|(_, started)| *started).map(|(node, _)| node.client())
+        self.lives.lock()[node].as_ref().filter(|life| life.started).map(|life| life.node.client())
     }
 
     fn on_ready(&self, hook: BootHook<kv::Client>) {
@@ -309,6 +317,24 @@ impl NodeRpc for Calls {
     }
     async fn kv(&self, address: &str, request: KvRequest) -> Result<KvResponse, CallError> {
         let limit = limit(request.header.as_ref());
-        self.call(address, "kv", limit, move |node| async move { node.kv(request).await }).await
+        let asked = request.body.clone();
+        let response = self.call(address, "kv", limit, move |node| async move { node.kv(request).await }).await?;
+        if let (Some(asked), Some(answered)) = (&asked, &response.body) {
+            count(&self.world, asked, answered);
+        }
+        Ok(response)
+    }
+}
+
+/// What transactions did, as far as it crossed the network.
+fn count(world: &World, asked: &Asked, answered: &Answered) {
+    match (asked, answered) {
+        (Asked::Prewrite(_), Answered::Prewrite(p)) if p.one_pc_commit_ts != 0 => {
+            world.count("commits in one phase", 1)
+        }
+        (Asked::Commit(_), Answered::Commit(c)) if c.error.is_none() => world.count("commits in two phases", 1),
+        (Asked::CheckTxn(_), _) => world.count("primaries asked", 1),
+        (Asked::Resolve(r), _) => world.count("locks resolved", r.keys.len() as u64),
+        _ => {}
     }
 }

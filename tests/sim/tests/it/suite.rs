@@ -6,8 +6,8 @@ use sim::{
     run::{Kind, run},
 };
 
-/// Seeds of each workload, unless `FLAREDB_SIM_SEEDS` says otherwise: a minute on one core.
-const SEEDS: u64 = 20;
+/// Seeds of each workload, unless `FLAREDB_SIM_SEEDS` says otherwise: a minute or two on one core.
+const SEEDS: u64 = 10;
 
 /// What no suite may leave out.
 const FAULTS: &[&str] = &[
@@ -15,6 +15,8 @@ const FAULTS: &[&str] = &[
     "unsynced batches lost",
     "partitions",
     "one-way cuts",
+    "bridges",
+    "coups",
     "messages lost",
     "messages doubled",
     "messages overtaken",
@@ -56,6 +58,29 @@ fn registers_in_stores_are_linearizable() {
             "reads by quorum",
             "registers written",
             "writes of unknown outcome",
+        ],
+    );
+}
+
+#[test]
+fn registers_in_nodes_are_linearizable() {
+    suite(Kind::Register, &["elections", "lease expiries", "nodes started", "registers read", "registers written"]);
+}
+
+#[test]
+fn money_is_neither_made_nor_lost() {
+    suite(
+        Kind::Bank,
+        &[
+            "elections",
+            "lease expiries",
+            "transfers",
+            "transfers in conflict",
+            "snapshots of the bank",
+            "commits in one phase",
+            "commits in two phases",
+            "primaries asked",
+            "locks resolved",
         ],
     );
 }
