@@ -11,6 +11,7 @@
 //! stop and others elect: a dead disk is a dead store. The core does not depend on it: completions are events.
 
 mod disk;
+mod slice;
 mod upkeep;
 
 use std::{
@@ -79,6 +80,7 @@ impl RunningStore {
             writes: Vec::new(),
         };
         let thread = std::thread::Builder::new().name("store-loop".into()).spawn(move || {
+            slice::shorten();
             let end = std::panic::catch_unwind(AssertUnwindSafe(|| store_loop.run()));
             let reason = match end {
                 Ok(Ok(())) => return,
