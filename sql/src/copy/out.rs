@@ -1,22 +1,93 @@
 //! Rows out as lines.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, BytesMut};
 
 use crate::{
     error::SqlResult,
     query::Rows,
     session::step::{CopyFormat, Step},
     statement::CopyStatement,
-    types::{ColumnType, FormatSettings, arrow::datum_at, text},
+    types::{ColumnType, Datum, FormatSettings, arrow::datum_at, text},
 };
+
+/// Writes rows as lines that [`super::Input`] reads back. PURE.
+#[derive(Debug)]
+pub struct LineWriter {
+    types: Vec<ColumnType>,
+    settings: FormatSettings,
+    delimiter: u8,
+    null: String,
+    scratch: String,
+}
+
+impl LineWriter {
+    /// For rows of these types.
+    pub fn new(types: Vec<ColumnType>, copy: &CopyStatement, settings: &FormatSettings) -> Self {
+        LineWriter {
+            types,
+            settings: settings.clone(),
+            delimiter: copy.delimiter,
+            null: copy.null.clone(),
+            scratch: String::new(),
+        }
+    }
+    /// How many columns a line has.
+    pub fn width(&self) -> usize {
+        self.types.len()
+    }
+    /// Appends the line of HEADER.
+    pub fn header<'a>(&self, names: impl IntoIterator<Item = &'a str>, out: &mut BytesMut) {
+        for (at, name) in names.into_iter().enumerate() {
+            if at > 0 {
+                out.put_u8(self.delimiter);
+            }
+            escape(name.as_bytes(), self.delimiter, out);
+        }
+        out.put_u8(b'\n');
+    }
+    /// Appends a row's line. `row` has a datum for each column.
+    pub fn row<'a>(&mut self, row: impl IntoIterator<Item = &'a Datum>, out: &mut BytesMut) {
+        for (at, datum) in row.into_iter().enumerate() {
+            if at > 0 {
+                out.put_u8(self.delimiter);
+            }
+            if datum.is_null() {
+                out.put_slice(self.null.as_bytes());
+                continue;
+            }
+            self.scratch.clear();
+            text::format(datum, self.types[at], &self.settings, &mut self.scratch);
+            escape(self.scratch.as_bytes(), self.delimiter, out);
+        }
+        out.put_u8(b'\n');
+    }
+}
+
+/// Appends `text` so that it reads back as it is.
+fn escape(text: &[u8], delimiter: u8, out: &mut BytesMut) {
+    let special = |byte: &u8| matches!(byte, 8..=13 | b'\\') || *byte == delimiter;
+    let mut rest = text;
+    while let Some(at) = rest.iter().position(special) {
+        out.put_slice(&rest[..at]);
+        out.put_u8(b'\\');
+        out.put_u8(match rest[at] {
+            8 => b'b',
+            b'\t' => b't',
+            b'\n' => b'n',
+            11 => b'v',
+            12 => b'f',
+            b'\r' => b'r',
+            itself => itself,
+        });
+        rest = &rest[at + 1..];
+    }
+    out.put_slice(rest);
+}
 
 /// COPY … TO STDOUT under way.
 pub struct CopyOut {
     rows: Rows,
-    types: Vec<ColumnType>,
-    settings: FormatSettings,
-    delimiter: u8,
-    null: Bytes,
+    writer: LineWriter,
     /// The column names, while they have to be sent.
     header: Option<Vec<String>>,
     stage: Stage,
@@ -32,19 +103,11 @@ enum Stage {
 
 impl CopyOut {
     /// Copies a query's rows.
-    pub fn new(rows: Rows, copy: &CopyStatement, settings: FormatSettings) -> Self {
+    pub fn new(rows: Rows, copy: &CopyStatement, settings: &FormatSettings) -> Self {
         let columns = rows.plan().columns();
         let header = copy.header.then(|| columns.iter().map(|column| column.name.clone()).collect());
-        CopyOut {
-            types: columns.iter().map(|column| column.column_type).collect(),
-            rows,
-            settings,
-            delimiter: copy.delimiter,
-            null: Bytes::copy_from_slice(copy.null.as_bytes()),
-            header,
-            stage: Stage::Announce,
-            count: 0,
-        }
+        let types = columns.iter().map(|column| column.column_type).collect();
+        CopyOut { writer: LineWriter::new(types, copy, settings), rows, header, stage: Stage::Announce, count: 0 }
     }
     /// Rows so far.
     pub fn count(&self) -> u64 {
@@ -55,75 +118,31 @@ impl CopyOut {
         match self.stage {
             Stage::Announce => {
                 self.stage = Stage::Rows;
-                Ok(Some(Step::CopyOut(CopyFormat { columns: self.types.len() as i16 })))
+                Ok(Some(Step::CopyOut(CopyFormat { columns: self.writer.width() as i16 })))
             }
-            Stage::Rows => {
-                if let Some(names) = self.header.take() {
-                    let mut line = BytesMut::new();
-                    for (at, name) in names.iter().enumerate() {
-                        self.separate(at, &mut line);
-                        self.escape(name.as_bytes(), &mut line);
-                    }
-                    line.put_u8(b'\n');
-                    return Ok(Some(Step::CopyData(line.freeze())));
-                }
-                match self.rows.next_batch().await? {
-                    Some(batch) => {
-                        self.count += batch.num_rows() as u64;
-                        let mut out = BytesMut::new();
-                        for row in 0..batch.num_rows() {
-                            self.line(&batch, row, &mut out)?;
-                        }
-                        Ok(Some(Step::CopyData(out.freeze())))
-                    }
-                    None => {
-                        self.stage = Stage::End;
-                        Ok(Some(Step::CopyEnd))
-                    }
-                }
-            }
+            Stage::Rows => self.lines().await.map(Some),
             Stage::End => Ok(None),
         }
     }
-    fn separate(&self, at: usize, out: &mut BytesMut) {
-        if at > 0 {
-            out.put_u8(self.delimiter);
+    async fn lines(&mut self) -> SqlResult<Step> {
+        let mut out = BytesMut::new();
+        if let Some(names) = self.header.take() {
+            self.writer.header(names.iter().map(String::as_str), &mut out);
+            return Ok(Step::CopyData(out.freeze()));
         }
-    }
-    fn line(&self, batch: &arrow::record_batch::RecordBatch, row: usize, out: &mut BytesMut) -> SqlResult<()> {
-        let mut scratch = String::new();
-        for (at, column_type) in self.types.iter().enumerate() {
-            self.separate(at, out);
-            let datum = datum_at(batch.column(at), row)?;
-            if datum.is_null() {
-                out.put_slice(&self.null);
-            } else {
-                scratch.clear();
-                text::format(&datum, *column_type, &self.settings, &mut scratch);
-                self.escape(scratch.as_bytes(), out);
+        let Some(batch) = self.rows.next_batch().await? else {
+            self.stage = Stage::End;
+            return Ok(Step::CopyEnd);
+        };
+        self.count += batch.num_rows() as u64;
+        let mut datums = Vec::with_capacity(batch.num_columns());
+        for row in 0..batch.num_rows() {
+            datums.clear();
+            for column in batch.columns() {
+                datums.push(datum_at(column, row)?);
             }
+            self.writer.row(&datums, &mut out);
         }
-        out.put_u8(b'\n');
-        Ok(())
-    }
-    fn escape(&self, text: &[u8], out: &mut BytesMut) {
-        for byte in text {
-            let escaped = match byte {
-                8 => b'b',
-                12 => b'f',
-                b'\n' => b'n',
-                b'\r' => b'r',
-                b'\t' => b't',
-                11 => b'v',
-                b'\\' => b'\\',
-                other if *other == self.delimiter => *other,
-                other => {
-                    out.put_u8(*other);
-                    continue;
-                }
-            };
-            out.put_u8(b'\\');
-            out.put_u8(escaped);
-        }
+        Ok(Step::CopyData(out.freeze()))
     }
 }

@@ -12,16 +12,14 @@ use super::{
     transaction::State,
 };
 use crate::{
-    catalog::{Table, store},
-    copy::{CopyOut, Line, LineReader},
+    catalog::store,
+    copy::{CopyOut, Input, columns_of},
     dml::{BulkWriter, Target},
     error::{SqlError, SqlResult, SqlState},
-    eval::{Env, Scalar},
-    keyplan::compile::default_scalar,
-    name::{RelationName, folded},
+    name::RelationName,
     query::RunValues,
     statement::{CopyStatement, copy::CopySource},
-    types::{Datum, text},
+    types::Datum,
 };
 
 /// Rows of COPY FROM that are put into the transaction's buffer at a time.
@@ -30,12 +28,7 @@ const ROWS_AT_ONCE: usize = 1000;
 /// COPY … FROM STDIN under way.
 pub(super) struct CopyIn {
     target: Target,
-    /// Positions of the columns that lines give.
-    columns: Vec<usize>,
-    defaults: Vec<Scalar>,
-    lines: LineReader,
-    /// The first line is still to be skipped.
-    header: bool,
+    input: Input,
     sink: Sink,
     announced: bool,
     count: u64,
@@ -55,7 +48,7 @@ impl CopyIn {
         if std::mem::replace(&mut self.announced, true) {
             return None;
         }
-        Some(Step::CopyIn(CopyFormat { columns: self.columns.len() as i16 }))
+        Some(Step::CopyIn(CopyFormat { columns: self.input.width() as i16 }))
     }
 }
 
@@ -72,7 +65,7 @@ impl Session {
             CopySource::Table { name, columns } => {
                 let relation = RelationName::new(name)?;
                 let table = snapshot.resolve(relation.schema.as_deref(), &relation.name)?;
-                let positions = positions(table, columns)?;
+                let positions = columns_of(table, columns)?;
                 let names: Vec<String> =
                     positions.iter().map(|at| Ident::with_quote('"', &table.columns[*at].name).to_string()).collect();
                 format!("SELECT {} FROM {name}", names.join(", "))
@@ -92,7 +85,7 @@ impl Session {
         };
         let rows = planned.plan.start(reader, &values).await?;
         let mut running = Running::with_tag(Tag::Fixed("COPY".to_owned()));
-        running.source = Source::CopyOut(Box::new(CopyOut::new(rows, copy, self.settings.format.clone())));
+        running.source = Source::CopyOut(Box::new(CopyOut::new(rows, copy, &self.settings.format)));
         running.single = single;
         Ok(running)
     }
@@ -112,13 +105,12 @@ impl Session {
     }
 
     async fn copy_from(&mut self, copy: &CopyStatement, single: bool) -> SqlResult<Running> {
-        let CopySource::Table { name, columns } = &copy.source else {
+        let CopySource::Table { name, .. } = &copy.source else {
             return Err(SqlError::syntax("syntax error: COPY FROM needs a table"));
         };
         self.catalog.held().await?;
         let relation = RelationName::new(name)?;
         let table = self.snapshot().resolve(relation.schema.as_deref(), &relation.name)?.clone();
-        let columns = positions(&table, columns)?;
         self.enter_tables(&[table.id])?;
         let start_ts = self.txn().await?.start_ts();
         let open = self.open(false)?;
@@ -130,25 +122,16 @@ impl Session {
         if !own && start_ts.0 < table.writes_fenced_until {
             return Err(SqlError::serialization("ALTER TABLE by another session holds writes to the table off."));
         }
-        let defaults = (0..table.columns.len()).map(|at| default_scalar(&table, at)).collect::<SqlResult<_>>()?;
+        let now_us = open.now_us;
         let target = Target::new(Arc::clone(&table));
+        let input = Input::new(target.clone(), copy, &self.settings.format, now_us)?;
         let sink = if own {
             store::note_garbage(self.gateway.client(), table.storage_id).await?;
             Sink::Bulk(Box::new(BulkWriter::new(self.gateway.client().clone(), target.clone())))
         } else {
             Sink::Buffer(Vec::new())
         };
-        self.copy_in = Some(Box::new(CopyIn {
-            target,
-            columns,
-            defaults,
-            lines: LineReader::new(copy.delimiter, &copy.null),
-            header: copy.header,
-            sink,
-            announced: false,
-            count: 0,
-            single,
-        }));
+        self.copy_in = Some(Box::new(CopyIn { target, input, sink, announced: false, count: 0, single }));
         let mut running = Running::with_tag(Tag::Fixed("COPY".to_owned()));
         running.source = Source::CopyIn;
         running.single = single;
@@ -158,8 +141,8 @@ impl Session {
     /// CopyData from the client, after [`Step::CopyIn`]. After an error the COPY is over, and more data is to be skipped.
     pub async fn copy_data(&mut self, data: Bytes) -> SqlResult<()> {
         let Some(mut copy) = self.copy_in.take() else { return Err(no_copy()) };
-        copy.lines.feed(&data);
-        let fed = self.copy_lines(&mut copy, false).await;
+        copy.input.feed(data);
+        let fed = self.copy_rows(&mut copy).await;
         self.copied(copy, fed)
     }
 
@@ -171,31 +154,26 @@ impl Session {
                 Ok(())
             }
             Err(error) => {
-                let place = format!("COPY {}, line {}", copy.target.table.name, copy.lines.line_number);
                 self.active = super::Active::Nothing;
                 self.fail(copy.single);
-                Err(error.with_place(place))
+                // Rows are written some lines after they were read, so only what is wrong with a line names one.
+                Err(error.with_place(format!("COPY {}", copy.target.table.name)))
             }
         }
     }
 
-    async fn copy_lines(&mut self, copy: &mut CopyIn, last: bool) -> SqlResult<()> {
+    async fn copy_rows(&mut self, copy: &mut CopyIn) -> SqlResult<()> {
         self.cancel.check()?;
-        loop {
-            let line = match copy.lines.next_line()? {
-                None if last => copy.lines.last_line()?,
-                line => line,
-            };
-            let Some(line) = line else { return Ok(()) };
-            if std::mem::take(&mut copy.header) {
-                continue;
+        while let Some(mut row) = copy.input.next_row()? {
+            if let Some(at) = copy.target.table.row_id() {
+                row[at] = Datum::Int8(self.gateway.row_ids().next().await?);
             }
-            let row = self.copy_row(copy, line).await?;
             copy.count += 1;
             match &mut copy.sink {
                 Sink::Bulk(writer) => {
-                    copy.target.check_not_null(&row)?;
-                    writer.push(copy.target.codec.key(&row)?, copy.target.codec.value(&row)?).await?;
+                    let key = copy.target.codec.key(&row).map_err(|error| copy.input.placed(error))?;
+                    let value = copy.target.codec.value(&row).map_err(|error| copy.input.placed(error))?;
+                    writer.push(key, value).await?;
                 }
                 Sink::Buffer(rows) => {
                     rows.push(row);
@@ -206,6 +184,7 @@ impl Session {
                 }
             }
         }
+        Ok(())
     }
 
     async fn copy_buffer(&mut self, target: &Target, rows: &[Vec<Datum>]) -> SqlResult<()> {
@@ -216,42 +195,6 @@ impl Session {
             }
             error.with_hint("Create or truncate the table in the same transaction as the COPY: then any amount fits.")
         })
-    }
-
-    async fn copy_row(&self, copy: &CopyIn, line: Line) -> SqlResult<Vec<Datum>> {
-        let names = || copy.columns.iter().map(|at| copy.target.table.columns[*at].name.as_str());
-        let bad = |message: String| SqlError::new(SqlState::BAD_COPY_FILE_FORMAT, message);
-        if line.len() < copy.columns.len() {
-            let missing = names().nth(line.len()).unwrap_or_default();
-            return Err(bad(format!("missing data for column \"{missing}\"")));
-        }
-        if line.len() > copy.columns.len() {
-            return Err(bad("extra data after last expected column".to_owned()));
-        }
-        let mut row = vec![Datum::Null; copy.target.table.columns.len()];
-        let now_us = self.gateway.config().clock.wall_ms() as i64 * 1000;
-        let env = Env { row: &[], params: &[], now_us, settings: &self.settings.format };
-        for (at, default) in copy.defaults.iter().enumerate() {
-            if !copy.columns.contains(&at) {
-                row[at] = default.eval(&env)?;
-            }
-        }
-        for (at, value) in copy.columns.iter().zip(line) {
-            let column = &copy.target.table.columns[*at];
-            if let Some(value) = value {
-                row[*at] = text::parse(&value, column.column_type, &self.settings.format).map_err(|error| {
-                    let shown = String::from_utf8_lossy(&value).into_owned();
-                    error.with_place(format!(
-                        "COPY {}, line {}, column {}: \"{shown}\"",
-                        copy.target.table.name, copy.lines.line_number, column.name
-                    ))
-                })?;
-            }
-        }
-        if let Some(at) = copy.target.table.row_id() {
-            row[at] = Datum::Int8(self.gateway.row_ids().next().await?);
-        }
-        Ok(row)
     }
 
     /// CopyDone from the client: then ask for the next step.
@@ -270,7 +213,8 @@ impl Session {
     }
 
     async fn copy_end(&mut self, copy: &mut CopyIn) -> SqlResult<()> {
-        self.copy_lines(copy, true).await?;
+        copy.input.finish();
+        self.copy_rows(copy).await?;
         match &mut copy.sink {
             Sink::Bulk(writer) => writer.finish().await,
             Sink::Buffer(rows) => {
@@ -290,23 +234,4 @@ impl Session {
 
 fn no_copy() -> SqlError {
     SqlError::new(SqlState::PROTOCOL_VIOLATION, "no COPY FROM STDIN is under way")
-}
-
-/// The columns COPY names, as positions; all visible ones when it names none.
-fn positions(table: &Table, columns: &[Ident]) -> SqlResult<Vec<usize>> {
-    if columns.is_empty() {
-        return Ok(table.visible().map(|(at, _)| at).collect());
-    }
-    let mut positions = Vec::with_capacity(columns.len());
-    for column in columns {
-        let name = folded(column);
-        let at = table.position(&name).filter(|at| !table.columns[*at].hidden);
-        let at = at.ok_or_else(|| SqlError::undefined_column(&name, &table.name))?;
-        if positions.contains(&at) {
-            let message = format!("column \"{name}\" specified more than once");
-            return Err(SqlError::new(SqlState::DUPLICATE_COLUMN, message));
-        }
-        positions.push(at);
-    }
-    Ok(positions)
 }
