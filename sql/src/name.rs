@@ -1,5 +1,7 @@
 //! Identifiers as PostgreSQL reads them: folded to lower case unless quoted, and qualified by a schema. PURE.
 
+use std::borrow::Cow;
+
 use datafusion::sql::sqlparser::ast::{Ident, ObjectName};
 
 use crate::{
@@ -16,6 +18,15 @@ pub fn folded(ident: &Ident) -> String {
         name.truncate(end);
     }
     name
+}
+
+/// A name as SQL writes it: in double quotes unless it consists of lower-case letters, digits and underscores.
+pub fn quoted(name: &str) -> Cow<'_, str> {
+    let plain = |at: usize, byte: u8| byte.is_ascii_lowercase() || byte == b'_' || (at > 0 && byte.is_ascii_digit());
+    if !name.is_empty() && name.bytes().enumerate().all(|(at, byte)| plain(at, byte)) {
+        return Cow::Borrowed(name);
+    }
+    Cow::Owned(format!("\"{}\"", name.replace('"', "\"\"")))
 }
 
 /// A relation's name with the schema that was said.

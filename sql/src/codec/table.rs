@@ -100,13 +100,7 @@ impl TableCodec {
     pub fn decode_into(&self, key: &[u8], value: &Bytes, wanted: Option<&[bool]>, row: &mut [Datum]) -> SqlResult<()> {
         let is_wanted = |at: usize| wanted.is_none_or(|wanted| wanted[at]);
         if self.key.iter().any(|(at, _)| is_wanted(*at)) {
-            let mut rest = key.get(PREFIX_LEN..).unwrap_or_default();
-            for (at, column) in &self.key {
-                let datum = key::decode(&mut rest, *column)?;
-                if is_wanted(*at) {
-                    row[*at] = self.rescaled(*at, datum)?;
-                }
-            }
+            self.decode_key_into(key, is_wanted, row)?;
         }
         let mut fields = row::Fields::new(value)?;
         let mut expected = self.by_id.iter().copied().peekable();
@@ -115,6 +109,24 @@ impl TableCodec {
             match expected.next_if(|at| self.columns[*at].id == header.column_id) {
                 Some(at) if is_wanted(at) => row[at] = fields.datum(&header, self.columns[at].pg_type)?,
                 _ => fields.skip(&header)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// A row of which only the key's columns are known; the others are NULL.
+    pub fn decode_key(&self, key: &[u8]) -> SqlResult<Vec<Datum>> {
+        let mut row = vec![Datum::Null; self.columns.len()];
+        self.decode_key_into(key, |_| true, &mut row)?;
+        Ok(row)
+    }
+
+    fn decode_key_into(&self, key: &[u8], is_wanted: impl Fn(usize) -> bool, row: &mut [Datum]) -> SqlResult<()> {
+        let mut rest = key.get(PREFIX_LEN..).unwrap_or_default();
+        for (at, column) in &self.key {
+            let datum = key::decode(&mut rest, *column)?;
+            if is_wanted(*at) {
+                row[*at] = self.rescaled(*at, datum)?;
             }
         }
         Ok(())

@@ -130,9 +130,15 @@ impl CopyOut {
             self.writer.header(names.iter().map(String::as_str), &mut out);
             return Ok(Step::CopyData(out.freeze()));
         }
-        let Some(batch) = self.rows.next_batch().await? else {
-            self.stage = Stage::End;
-            return Ok(Step::CopyEnd);
+        let batch = loop {
+            match self.rows.next_batch().await? {
+                Some(empty) if empty.num_rows() == 0 => {}
+                Some(batch) => break batch,
+                None => {
+                    self.stage = Stage::End;
+                    return Ok(Step::CopyEnd);
+                }
+            }
         };
         self.count += batch.num_rows() as u64;
         let mut datums = Vec::with_capacity(batch.num_columns());

@@ -4,7 +4,7 @@ use datafusion::sql::sqlparser::{ast::Expr, dialect::PostgreSqlDialect, parser::
 
 use crate::{
     catalog::ColumnDescriptor,
-    error::{SqlError, SqlResult},
+    error::{SqlError, SqlResult, SqlState},
     eval::{Compiler, ParamTypes, Refusal, Scalar},
 };
 
@@ -22,6 +22,17 @@ pub fn compile_expr(expr: &Expr, column: &ColumnDescriptor) -> SqlResult<Scalar>
     match Compiler::new(ParamTypes::default()).assigned(expr, column.column_type, &column.name) {
         Ok(scalar) => Ok(scalar),
         Err(Refusal::Error(error)) => Err(error),
+        Err(Refusal::Unknown) if is_column(expr) => {
+            Err(SqlError::new(SqlState::FEATURE_NOT_SUPPORTED, "cannot use column reference in DEFAULT expression"))
+        }
         Err(Refusal::Unknown) => Err(SqlError::unsupported(format!("the DEFAULT expression {expr}"))),
+    }
+}
+
+fn is_column(expr: &Expr) -> bool {
+    match expr {
+        Expr::Nested(inner) => is_column(inner),
+        Expr::Identifier(_) | Expr::CompoundIdentifier(_) => true,
+        _ => false,
     }
 }

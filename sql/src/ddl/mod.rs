@@ -33,6 +33,9 @@ pub struct Pending {
     pub changes: Changes,
     /// Storage ids that only this transaction knows.
     pub unpublished: Vec<u32>,
+    /// Storage ids that only this transaction knew and has done with. They are no change of the catalog: nobody else reads
+    /// them, and a note that they are garbage was written when they were filled.
+    pub discarded: Vec<u32>,
     /// The commit must be earlier, or writers that were held off are not held off any more.
     pub commit_before: Option<Timestamp>,
     created: Vec<u32>,
@@ -48,6 +51,7 @@ impl Pending {
             catalog: Arc::new(catalog),
             changes: Changes::default(),
             unpublished: Vec::new(),
+            discarded: Vec::new(),
             commit_before: None,
             created: Vec::new(),
         }
@@ -80,7 +84,11 @@ impl Pending {
         self.discard(table.storage_id);
     }
     fn discard(&mut self, storage_id: u32) {
-        self.unpublished.retain(|known| *known != storage_id);
-        self.changes.garbage.push(storage_id);
+        if self.unpublished.contains(&storage_id) {
+            self.unpublished.retain(|known| *known != storage_id);
+            self.discarded.push(storage_id);
+        } else {
+            self.changes.garbage.push(storage_id);
+        }
     }
 }

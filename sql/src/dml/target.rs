@@ -7,6 +7,7 @@ use crate::{
     catalog::{Table, TableDescriptor},
     codec::TableCodec,
     error::{SqlError, SqlResult, SqlState},
+    name::quoted,
     types::{Datum, FormatSettings, text},
 };
 
@@ -126,15 +127,10 @@ impl Target {
 
     /// What a commit says about a key of this table that exists.
     pub fn duplicate_key(&self, key: &Bytes) -> SqlError {
-        let mut row = vec![Datum::Null; self.table.columns.len()];
-        let mut rest = key.get(proto::keyspace::PREFIX_LEN..).unwrap_or_default();
-        for at in &self.table.key {
-            let column = crate::codec::key::KeyColumn::primary(self.table.columns[*at].column_type.pg_type);
-            match crate::codec::key::decode(&mut rest, column) {
-                Ok(datum) => row[*at] = datum,
-                Err(error) => return error,
-            }
-        }
+        let row = match self.codec.decode_key(key) {
+            Ok(row) => row,
+            Err(error) => return error,
+        };
         self.duplicate(&row)
     }
 }
@@ -169,7 +165,7 @@ fn failing_row(table: &TableDescriptor, row: &[Datum]) -> String {
 /// 23505 for a row of `table` whose key exists.
 pub fn duplicate(table: &TableDescriptor, row: &[Datum]) -> SqlError {
     let constraint = table.primary_key.as_deref().unwrap_or_default();
-    let names: Vec<&str> = table.key.iter().map(|at| table.columns[*at].name.as_str()).collect();
+    let names: Vec<_> = table.key.iter().map(|at| quoted(&table.columns[*at].name)).collect();
     let values: Vec<String> = table.key.iter().map(|at| shown(&row[*at], &table.columns[*at])).collect();
     SqlError::new(
         SqlState::UNIQUE_VIOLATION,

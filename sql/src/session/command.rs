@@ -322,8 +322,10 @@ impl Session {
             }
             other => return Err(plan::unsupported(other)),
         };
-        if !pending.changes.is_empty() {
-            self.open(false)?.pending = Some(pending);
+        let open = self.open(false)?;
+        // Also when nothing is left of what the transaction had changed.
+        if open.pending.is_some() || !pending.changes.is_empty() {
+            open.pending = Some(pending);
         }
         Ok(tag)
     }
@@ -342,12 +344,26 @@ impl Session {
         let [AlterTableOperation::AddConstraint { constraint: TableConstraint::PrimaryKey(primary), .. }] =
             alter.operations.as_slice()
         else {
-            return Err(SqlError::unsupported("ALTER TABLE other than ADD PRIMARY KEY"));
+            return Err(unsupported_change(&alter.operations));
         };
         let gateway = Arc::clone(&self.gateway);
         let catalog = Arc::clone(&self.catalog);
         primary_key::add(&gateway, &catalog, pending, &table, primary, single).await
     }
+}
+
+/// 0A000 that names the first change which is not ADD PRIMARY KEY.
+fn unsupported_change(operations: &[AlterTableOperation]) -> SqlError {
+    let is_other = |operation: &&AlterTableOperation| {
+        !matches!(operation, AlterTableOperation::AddConstraint { constraint: TableConstraint::PrimaryKey(_), .. })
+    };
+    let Some(other) = operations.iter().find(is_other) else {
+        return SqlError::unsupported("ALTER TABLE with several changes");
+    };
+    let text = other.to_string();
+    let is_keyword = |word: &&str| word.chars().all(|letter| letter.is_ascii_uppercase());
+    let keywords: Vec<&str> = text.split_whitespace().take_while(is_keyword).collect();
+    SqlError::unsupported(format!("ALTER TABLE … {}", keywords.join(" ")))
 }
 
 /// A value of SET: a word, a string, a number.

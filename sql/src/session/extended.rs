@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::{
     Active, Session, StatementDescription, Step,
+    plan::StatementPlan,
     portal::{Portal, Prepared, Progress, Source, Tag, check_count, no_portal, no_statement},
     step::Field,
 };
@@ -62,10 +63,12 @@ impl Session {
         command: Command,
         declared: Vec<PgType>,
     ) -> SqlResult<Prepared> {
-        let plan = self.gateway.planner().plan(&sql, &command, &self.snapshot(), &declared)?;
-        if !plan.ends_transaction() {
+        let plan = self.gateway.planner().plan(&sql, &command, &self.snapshot(), &declared);
+        // In a failed transaction nobody cares whether the statement could be planned.
+        if !plan.as_ref().is_ok_and(StatementPlan::ends_transaction) {
             self.transaction.check()?;
         }
+        let plan = plan?;
         // From now on the types are fixed: planning again must find the same.
         let declared = if plan.param_types.is_empty() { declared } else { plan.param_types.clone() };
         Ok(Prepared { sql, command, declared, plan: Arc::new(plan), unparsed: false })

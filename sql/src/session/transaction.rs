@@ -177,8 +177,10 @@ impl Session {
         match result {
             Ok(version) => {
                 self.end();
-                if let (Some(version), Some(pending)) = (version, pending) {
-                    self.published(version, pending).await;
+                match (version, pending) {
+                    (Some(version), Some(pending)) => self.published(version, pending).await,
+                    (None, Some(pending)) => self.gateway.collect(pending.discarded),
+                    (_, None) => {}
                 }
                 Ok(())
             }
@@ -210,7 +212,7 @@ impl Session {
     async fn published(&mut self, version: u64, pending: Pending) {
         match self.gateway.publish(version).await {
             Ok(()) => {
-                self.gateway.collect(pending.changes.garbage);
+                self.gateway.collect([pending.changes.garbage, pending.discarded].concat());
                 self.gateway.forget_garbage(pending.unpublished);
             }
             Err(error) => self.notices.push(
@@ -252,8 +254,8 @@ impl Session {
     }
 
     fn abandon(&mut self, pending: Option<Pending>) {
-        if let Some(pending) = pending.filter(|pending| !pending.unpublished.is_empty()) {
-            self.gateway.collect(pending.unpublished);
+        if let Some(pending) = pending {
+            self.gateway.collect([pending.unpublished, pending.discarded].concat());
         }
         self.end();
     }
