@@ -25,6 +25,16 @@ async fn unequal_lists_are_refused_with_the_reason() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn both_sides_of_unequal_lists_stop() {
+    let net = Net::default();
+    let (a, b) =
+        tokio::join!(Host::start(&net, "a", "a,b,c", Disk::default()), Host::start(&net, "b", "a,b", Disk::default()));
+    for said in [reason(a), reason(b)] {
+        assert!(said.contains("[a,b,c]") && said.contains("[a,b]"), "{said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_wiped_founder_and_a_newcomer_join_as_new_stores() {
     let net = Net::default();
     let mut hosts = three(&net).await;
