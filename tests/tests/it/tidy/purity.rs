@@ -23,7 +23,6 @@ const PURE: &[&str] = &[
     "node/src/founding/mod.rs",
     "sql/src/types/",
     "sql/src/codec",
-    "server/src/pgwire/wire.rs",
     "server/src/pgwire/frontend.rs",
     "server/src/pgwire/backend.rs",
 ];
