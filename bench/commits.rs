@@ -10,7 +10,7 @@ use std::{
 use proto::{Batch, Cf, Epoch, KeyRange, Peer, PeerId, PeerRole, Region, RegionId, StoreId, wire};
 use raftstore::{
     Instant, MonotonicClock, StoreConfig, StoreCore, StoreHandle, Target, Transport, bootstrap,
-    driver::{Drivers, RunningStore},
+    driver::{Drivers, RunningStore, shorten_slices},
     engine::rocks::{RocksEngine, RocksOptions},
     log::FileLog,
 };
@@ -59,8 +59,13 @@ fn percentiles(mut times: Vec<u128>) -> (u128, u128) {
     (times[times.len() / 2], times[times.len() * 99 / 100])
 }
 
-#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
-async fn main() {
+fn main() {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(2).enable_all().on_thread_start(shorten_slices).build();
+    runtime.expect("threads").block_on(run());
+}
+
+async fn run() {
     let argument = |n: usize, default: u64| std::env::args().nth(n).map_or(default, |a| a.parse().expect("a number"));
     let (writers, seconds) = (argument(1, 1), argument(2, 5));
     let directory = tempfile::tempdir_in(".").expect("a directory");

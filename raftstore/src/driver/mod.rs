@@ -34,6 +34,8 @@ use crate::{
     log::{LogBatch, LogEngine},
 };
 
+pub use slice::shorten_slices;
+
 /// Messages that go to the transport in one call, bytes; a message alone may be bigger.
 const FRAME_BYTES_ABOUT: usize = 4 << 20;
 
@@ -80,7 +82,7 @@ impl RunningStore {
             writes: Vec::new(),
         };
         let thread = std::thread::Builder::new().name("store-loop".into()).spawn(move || {
-            slice::shorten();
+            shorten_slices();
             let end = std::panic::catch_unwind(AssertUnwindSafe(|| store_loop.run()));
             let reason = match end {
                 Ok(Ok(())) => return,

@@ -9,10 +9,11 @@
 #[cfg(target_os = "linux")]
 const SLICE_NS: u64 = 100_000;
 
-/// Asks for short slices for the calling thread. An older kernel refuses or ignores it: then nothing changes.
+/// Asks for short slices for the calling thread: for those that mostly wait, the store loop and an executor's workers. An
+/// older kernel refuses or ignores it: then nothing changes.
 #[cfg(target_os = "linux")]
 #[allow(unsafe_code)]
-pub(super) fn shorten() {
+pub fn shorten_slices() {
     use tracing::debug;
 
     /// `struct sched_attr` of the kernel, its first version.
@@ -34,7 +35,7 @@ pub(super) fn shorten() {
     // SAFETY: the kernel writes at most SIZE bytes to a struct of that size and layout; 0 is the calling thread.
     let got = unsafe { libc::syscall(libc::SYS_sched_getattr, 0, &raw mut attributes, SIZE, 0) };
     if got != 0 || attributes.policy != libc::SCHED_OTHER as u32 {
-        debug!(policy = attributes.policy, "the store loop keeps the time slices it has");
+        debug!(policy = attributes.policy, "the thread keeps the time slices it has");
         return;
     }
     attributes.size = SIZE;
@@ -48,4 +49,4 @@ pub(super) fn shorten() {
 
 /// Other systems have no such call.
 #[cfg(not(target_os = "linux"))]
-pub(super) fn shorten() {}
+pub fn shorten_slices() {}

@@ -35,7 +35,12 @@ pub fn run(command: StartCommand) -> anyhow::Result<()> {
 
 /// The runtime of sockets and sessions. As many threads as cores: what computes is in their tasks.
 pub fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().thread_stack_size(STACK_BYTES).build()
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_stack_size(STACK_BYTES)
+        // Between them and the store loop a commit changes threads several times.
+        .on_thread_start(raftstore::driver::shorten_slices)
+        .build()
 }
 
 async fn one_node(settings: NodeSettings) -> anyhow::Result<()> {
