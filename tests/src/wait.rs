@@ -26,18 +26,33 @@ fn now() -> Instant {
     Instant::now()
 }
 
+/// Paces attempts that would otherwise spin: one each [`POLL_INTERVAL`].
+pub struct Pace(tokio::time::Interval);
+
+impl Pace {
+    /// The first attempt comes at once.
+    pub fn start() -> Pace {
+        let mut ticks = interval(POLL_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Pace(ticks)
+    }
+    /// Until the next attempt.
+    pub async fn next(&mut self) {
+        self.0.tick().await;
+    }
+}
+
 /// Asks `probe` until it answers `Ok`, at most `limit` long; then fails with `what` and the last answer.
 pub async fn until<T, F>(what: &str, limit: Duration, mut probe: impl FnMut() -> F) -> T
 where
     F: Future<Output = anyhow::Result<T>>,
 {
     let deadline = now() + limit;
-    let mut ticks = interval(POLL_INTERVAL);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut pace = Pace::start();
     let mut last = "the first probe did not answer".to_string();
     loop {
         let attempt = async {
-            ticks.tick().await;
+            pace.next().await;
             probe().await
         };
         match timeout_at(deadline, attempt).await {

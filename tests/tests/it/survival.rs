@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use tests::{
     cluster::Cluster,
-    wait::{self, Stopwatch},
+    wait::{self, Pace, Stopwatch},
 };
 use tokio_postgres::Client;
 
@@ -39,10 +39,11 @@ impl Load {
 
     /// Inserts numbers until it is told to stop; connects again when the session breaks.
     async fn write(self: Arc<Self>, connection: String) {
+        let mut pace = Pace::start();
         while !self.stop.load(Ordering::Relaxed) {
             // A node that is down refuses at once: the deadline of whoever waits for progress bounds this.
             let _ = self.session(&connection).await;
-            tokio::task::yield_now().await;
+            pace.next().await;
         }
     }
 
