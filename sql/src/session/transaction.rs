@@ -193,7 +193,7 @@ impl Session {
         }
     }
 
-    async fn commit_txn(&self, txn: &Txn, pending: Option<&Pending>, explicit: bool) -> SqlResult<Option<u64>> {
+    async fn commit_txn(&mut self, txn: &Txn, pending: Option<&Pending>, explicit: bool) -> SqlResult<Option<u64>> {
         self.transaction.fence.begin_commit()?;
         let mut version = None;
         let mut before = self.catalog.end();
