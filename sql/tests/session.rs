@@ -1,11 +1,13 @@
 //! Golden scripts of sessions over a local kv layer. `> select 1` runs in session 1, `> 2: select 1` in session 2.
 //! `UPDATE_GOLDENFILES=1 cargo test -p sql --test session` rewrites them.
 
+mod support;
+
 use std::{collections::BTreeMap, error::Error, fmt::Write, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
 use goldenscript::{Command, Runner};
-use sql::{Gateway, GatewayConfig, Session, SqlError, Startup, Step, query::scan::store::RowScan};
+use sql::{Gateway, Session, SqlError, Step};
 use test_each_file::test_each_path;
 
 test_each_path! { in "sql/testscripts/session" => script }
@@ -24,18 +26,7 @@ struct Sessions<'a> {
 
 impl<'a> Sessions<'a> {
     fn start(runtime: &'a tokio::runtime::Runtime) -> Self {
-        let gateway = runtime.block_on(async {
-            let borders: Vec<Bytes> = [100, 101, 102].map(|id| proto::keyspace::table_prefix(1, id)).into();
-            let local = kv::local::Local::start(&borders, Some(Arc::new(RowScan::default())));
-            let gateway = Gateway::new(GatewayConfig {
-                client: local.client,
-                pd: local.pd,
-                clock: local.clock,
-                spawn: local.spawn,
-            });
-            gateway.start().await.expect("the gateway starts");
-            gateway
-        });
+        let gateway = runtime.block_on(async { support::gateway(&support::local()).await });
         Sessions { runtime, gateway, sessions: BTreeMap::new() }
     }
 }
@@ -50,13 +41,7 @@ impl Runner for Sessions<'_> {
             _ => (1, line),
         };
         let (sql, data) = sql.split_once(" <<< ").map_or((sql, None), |(sql, data)| (sql, Some(data)));
-        if !self.sessions.contains_key(&id) {
-            let startup = Startup { user: "postgres".into(), database: "postgres".into(), parameters: Vec::new() };
-            let mut session = self.gateway.connect(startup)?;
-            session.take_parameter_changes();
-            self.sessions.insert(id, session);
-        }
-        let session = self.sessions.get_mut(&id).expect("it was just put there");
+        let session = self.sessions.entry(id).or_insert_with(|| support::connect(&self.gateway));
         Ok(self.runtime.block_on(simple(session, sql, data)))
     }
 }

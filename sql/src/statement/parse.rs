@@ -11,13 +11,18 @@ use datafusion::sql::sqlparser::{
 use super::{Command, copy, split::skip_blank};
 use crate::error::{SqlError, SqlResult, SqlState};
 
-/// Deepest nesting of parentheses and subqueries that is parsed; deeper is 54001. What follows the parser recurses
-/// too, on the 2 MiB stack of a runtime's thread.
+/// Stack that a thread needs which runs sessions: parser, planner and expressions recurse as deep as a statement is nested, and
+/// the two bounds below are what this much stack holds in a debug build.
+pub const THREAD_STACK_BYTES: usize = 8 << 20;
+/// Deepest nesting of parentheses and subqueries that is parsed; deeper is 54001.
 const MAX_DEPTH: usize = 100;
 /// Longest statement, in bytes; the parser needs many times as much memory.
 pub const MAX_STATEMENT_BYTES: usize = 16 << 20;
-/// Most operators in a row (`a + a + …`), which the parser makes as deep a tree of.
-const MAX_TERMS: usize = 2000;
+/// Most arithmetic operators in a row (`a + a + …`): the parser makes as deep a tree of them, and DataFusion's
+/// planner takes time cubic in its depth.
+const MAX_TERMS: usize = 100;
+/// Most comparisons and ANDs in a row, which are cheaper.
+const MAX_CONDITIONS: usize = 1000;
 
 /// Parses one statement.
 pub fn parse_one(sql: &str) -> SqlResult<Command> {
@@ -62,9 +67,7 @@ fn refuse_create(body: &str) -> SqlResult<()> {
 
 /// `parsed` is what the parser reads, `sql` what the client wrote: positions are counted in it.
 fn statement(parsed: &str, sql: &str) -> SqlResult<Command> {
-    if terms(parsed) > MAX_TERMS {
-        return Err(SqlError::too_complex());
-    }
+    check_length(parsed)?;
     let dialect = PostgreSqlDialect {};
     let statements = Parser::new(&dialect)
         .with_recursion_limit(MAX_DEPTH)
@@ -79,27 +82,27 @@ fn statement(parsed: &str, sql: &str) -> SqlResult<Command> {
     }
 }
 
-/// An upper bound of the operators in one expression: longest run of operator characters and words between commas and parentheses.
-fn terms(sql: &str) -> usize {
-    let (mut longest, mut run) = (0, 0);
+/// 54001 for an expression that is too long, by a count of operators between commas that errs on the high side.
+fn check_length(sql: &str) -> SqlResult<()> {
+    let (mut terms, mut conditions) = (0, 0);
     let mut in_string = false;
     let mut previous = b' ';
     for byte in sql.bytes() {
         match byte {
             b'\'' => in_string = !in_string,
             _ if in_string => {}
-            b',' => run = 0,
-            b'+' | b'*' | b'/' | b'%' | b'|' | b'<' | b'>' | b'=' | b'-' => run += 1,
-            // AND, OR, NOT.
-            b'A' | b'a' | b'O' | b'o' | b'N' | b'n' if !previous.is_ascii_alphanumeric() && previous != b'_' => {
-                run += 1
-            }
+            b',' => (terms, conditions) = (0, 0),
+            b'+' | b'*' | b'/' | b'%' | b'|' => terms += 1,
+            b'-' if previous != b'-' => terms += 1,
+            b'<' | b'>' | b'=' => conditions += 1,
             _ => {}
         }
-        longest = longest.max(run);
+        if terms > MAX_TERMS || conditions > MAX_CONDITIONS {
+            return Err(SqlError::too_complex());
+        }
         previous = byte;
     }
-    longest
+    Ok(())
 }
 
 /// The parser's complaint in PostgreSQL's words, with the position its text names.

@@ -1,0 +1,197 @@
+//! The extended protocol's messages, conflicts between sessions and gateways, limits; over a local kv layer.
+
+mod support;
+
+use std::sync::Arc;
+
+use bytes::{Buf, Bytes, BytesMut};
+use sql::{Gateway, Session, SqlError, SqlState, Step, TransactionStatus, types::Format};
+use support::{connect, gateway, local};
+
+/// Runs a Query message: its tags and rows as text, or its error.
+async fn simple(session: &mut Session, sql: &str) -> Result<Vec<String>, SqlError> {
+    session.simple(sql).await?;
+    drain(session, &[]).await
+}
+
+async fn drain(session: &mut Session, formats: &[Format]) -> Result<Vec<String>, SqlError> {
+    let mut out = Vec::new();
+    while let Some(step) = session.next().await? {
+        match step {
+            Step::Rows(batch) => {
+                for row in 0..batch.len() {
+                    let mut bytes = BytesMut::new();
+                    batch.encode_row(row, formats, &mut bytes)?;
+                    out.push(shown(&bytes, formats));
+                }
+            }
+            Step::Done(tag) => out.push(tag),
+            Step::Suspended => out.push("suspended".into()),
+            _ => {}
+        }
+    }
+    Ok(out)
+}
+
+fn shown(mut row: &[u8], formats: &[Format]) -> String {
+    let count = row.get_i16();
+    let column = |_| match row.get_i32() {
+        -1 => "NULL".to_owned(),
+        len => {
+            let bytes = row.copy_to_bytes(len as usize);
+            match formats {
+                [Format::Binary] => bytes.iter().map(|byte| format!("{byte:02x}")).collect(),
+                _ => String::from_utf8_lossy(&bytes).into_owned(),
+            }
+        }
+    };
+    (0..count).map(column).collect::<Vec<_>>().join("|")
+}
+
+async fn prepared(session: &mut Session, params: &[&[u8]], format: Format) -> Result<Vec<String>, SqlError> {
+    let params = params.iter().map(|param| Some(Bytes::copy_from_slice(param))).collect();
+    session.bind("", "s", &[format], params, &[format]).await?;
+    session.execute("", 0, true).await?;
+    let rows = drain(session, &[format]).await;
+    session.sync().await?;
+    rows
+}
+
+#[tokio::test]
+async fn a_prepared_statement_is_planned_once() {
+    let gateway = gateway(&local()).await;
+    let mut session = connect(&gateway);
+    simple(&mut session, "create table t (k int primary key, v bigint)").await.unwrap();
+    simple(&mut session, "insert into t values (1, 10), (2, 20)").await.unwrap();
+    session.parse("s", "update t set v = v + $1 where k = $2 returning v", &[]).await.unwrap();
+    let described = session.describe_statement("s").await.unwrap();
+    assert_eq!(described.param_oids, [20, 23]);
+    let before = gateway.planner_runs();
+    for _ in 0..3 {
+        prepared(&mut session, &[&5i64.to_be_bytes(), &1i32.to_be_bytes()], Format::Binary).await.unwrap();
+    }
+    let rows = prepared(&mut session, &[b"-3", b"1"], Format::Text).await.unwrap();
+    assert_eq!(rows, ["22", "UPDATE 1"]);
+    assert_eq!(gateway.planner_runs(), before);
+    // The simple protocol: the same shape, other literals.
+    simple(&mut session, "select v from t where k = 1").await.unwrap();
+    let before = gateway.planner_runs();
+    assert_eq!(simple(&mut session, "select v from t where k = 2;").await.unwrap(), ["20", "SELECT 1"]);
+    assert_eq!(gateway.planner_runs(), before);
+    assert_eq!(simple(&mut session, "show flaredb.planner_runs").await.unwrap()[0], before.to_string());
+}
+
+#[tokio::test]
+async fn portals_give_rows_in_parts_and_pipelines_are_one_transaction() {
+    let gateway = gateway(&local()).await;
+    let mut session = connect(&gateway);
+    simple(&mut session, "create table t (k int primary key)").await.unwrap();
+    simple(&mut session, "insert into t values (1), (2), (3)").await.unwrap();
+    session.parse("", "select k from t order by k", &[]).await.unwrap();
+    session.bind("p", "", &[], Vec::new(), &[]).await.unwrap();
+    session.execute("p", 2, false).await.unwrap();
+    assert_eq!(drain(&mut session, &[]).await.unwrap(), ["1", "2", "suspended"]);
+    session.execute("p", 2, false).await.unwrap();
+    assert_eq!(drain(&mut session, &[]).await.unwrap(), ["3", "SELECT 3"]);
+    session.sync().await.unwrap();
+    // Two Executes before a Sync: the second one's error takes the first one's row away.
+    session.parse("i", "insert into t values ($1)", &[]).await.unwrap();
+    for value in [&b"9"[..], b"1"] {
+        session.bind("", "i", &[], vec![Some(Bytes::from_static(value))], &[]).await.unwrap();
+        let run = async {
+            session.execute("", 0, false).await?;
+            drain(&mut session, &[]).await
+        };
+        let run = run.await;
+        assert_eq!(run.is_err(), value == b"1");
+    }
+    session.sync().await.unwrap();
+    assert_eq!(session.status(), TransactionStatus::Idle);
+    assert_eq!(simple(&mut session, "select count(*) from t").await.unwrap()[0], "3");
+}
+
+#[tokio::test]
+async fn single_statements_that_conflict_are_repeated() {
+    let local = local();
+    let gateway = gateway(&local).await;
+    let mut session = connect(&gateway);
+    simple(&mut session, "create table t (k int primary key, v int)").await.unwrap();
+    simple(&mut session, "insert into t values (1, 0)").await.unwrap();
+    let add = |gateway: Arc<Gateway>| async move {
+        let mut session = connect(&gateway);
+        for _ in 0..25 {
+            simple(&mut session, "update t set v = v + 1 where k = 1").await.expect("it is repeated");
+        }
+    };
+    futures::future::join_all((0..4).map(|_| add(Arc::clone(&gateway)))).await;
+    assert_eq!(simple(&mut session, "select v from t where k = 1").await.unwrap()[0], "100");
+}
+
+#[tokio::test]
+async fn gateways_start_together_and_see_each_others_tables() {
+    let local = local();
+    let gateways = futures::future::join_all((0..3).map(|_| gateway(&local))).await;
+    let mut sessions: Vec<Session> = gateways.iter().map(connect).collect();
+    simple(&mut sessions[0], "create table t (k int primary key, v int)").await.unwrap();
+    simple(&mut sessions[1], "insert into t values (1, 1)").await.unwrap();
+    assert_eq!(simple(&mut sessions[2], "select v from t where k = 1").await.unwrap()[0], "1");
+    // A transaction that used the table before it changed can't go on.
+    simple(&mut sessions[1], "begin").await.unwrap();
+    simple(&mut sessions[1], "update t set v = 2 where k = 1").await.unwrap();
+    simple(&mut sessions[0], "truncate t").await.unwrap();
+    let error = simple(&mut sessions[1], "commit").await.unwrap_err();
+    assert_eq!(error.sqlstate, SqlState::SERIALIZATION_FAILURE);
+    assert_eq!(simple(&mut sessions[2], "select count(*) from t").await.unwrap()[0], "0");
+    // Tables that are made at the same time all come about.
+    let (a, rest) = sessions.split_at_mut(1);
+    let both = futures::future::join(
+        simple(&mut a[0], "create table a (x int)"),
+        simple(&mut rest[0], "create table b (x int)"),
+    );
+    let (a, b) = both.await;
+    assert!(a.is_ok() && b.is_ok(), "{a:?} {b:?}");
+    assert_eq!(simple(&mut rest[1], "select count(*) from a, b").await.unwrap()[0], "0");
+}
+
+#[test]
+fn deep_and_long_statements_are_refused_not_crashed_on() {
+    // As the server's threads have it.
+    let run = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(deep_and_long());
+    std::thread::Builder::new().stack_size(sql::THREAD_STACK_BYTES).spawn(run).unwrap().join().unwrap();
+}
+
+async fn deep_and_long() {
+    let gateway = gateway(&local()).await;
+    let mut session = connect(&gateway);
+    let deep = format!("select {}1{}", "(".repeat(10_000), ")".repeat(10_000));
+    assert_eq!(simple(&mut session, &deep).await.unwrap_err().sqlstate, SqlState::STATEMENT_TOO_COMPLEX);
+    let nested = format!("select {}1{}", "(".repeat(40), ")".repeat(40));
+    assert_eq!(simple(&mut session, &nested).await.unwrap()[0], "1");
+    let long = format!("select 1{}", " + 1".repeat(60));
+    assert_eq!(simple(&mut session, &long).await.unwrap()[0], "61");
+    let longer = format!("select 1{}", " + 1".repeat(50_000));
+    assert_eq!(simple(&mut session, &longer).await.unwrap_err().sqlstate, SqlState::STATEMENT_TOO_COMPLEX);
+    let digits = "9".repeat(1000);
+    assert!(simple(&mut session, &format!("select {digits}")).await.is_err());
+    assert_eq!(simple(&mut session, "select 1").await.unwrap()[0], "1");
+}
+
+#[tokio::test]
+async fn a_cancel_ends_the_running_statement() {
+    let gateway = gateway(&local()).await;
+    let mut session = connect(&gateway);
+    simple(&mut session, "create table t (k int primary key)").await.unwrap();
+    simple(&mut session, "insert into t values (1)").await.unwrap();
+    session.simple("select k from t order by k").await.unwrap();
+    session.cancel_token().cancel();
+    let mut failed = None;
+    while failed.is_none() {
+        match session.next().await {
+            Ok(Some(_)) => {}
+            Ok(None) => break,
+            Err(error) => failed = Some(error.sqlstate),
+        }
+    }
+    assert_eq!(failed, Some(SqlState::QUERY_CANCELED));
+    assert_eq!(simple(&mut session, "select k from t").await.unwrap()[0], "1");
+}

@@ -1,0 +1,32 @@
+//! A gateway over a local kv layer.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use sql::{Gateway, GatewayConfig, Session, Startup, query::scan::store::RowScan};
+
+/// A local kv layer with region borders at the first tables.
+pub fn local() -> kv::local::Local {
+    let borders: Vec<Bytes> = [100, 101, 102].map(|id| proto::keyspace::table_prefix(1, id)).into();
+    kv::local::Local::start(&borders, Some(Arc::new(RowScan::default())))
+}
+
+/// A gateway that has started.
+pub async fn gateway(local: &kv::local::Local) -> Arc<Gateway> {
+    let gateway = Gateway::new(GatewayConfig {
+        client: local.client.clone(),
+        pd: local.pd.clone(),
+        clock: local.clock.clone(),
+        spawn: local.spawn.clone(),
+    });
+    gateway.start().await.expect("the gateway starts");
+    gateway
+}
+
+/// A session of user and database `postgres`.
+pub fn connect(gateway: &Arc<Gateway>) -> Session {
+    let startup = Startup { user: "postgres".into(), database: "postgres".into(), parameters: Vec::new() };
+    let mut session = gateway.connect(startup).expect("the session is let in");
+    session.take_parameter_changes();
+    session
+}
