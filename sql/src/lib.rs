@@ -40,7 +40,7 @@ pub mod work;
 pub use error::{Report, Severity, SqlError, SqlResult, SqlState};
 pub use gateway::{Gateway, GatewayConfig};
 pub use reader::Reader;
-pub use statement::parse::THREAD_STACK_BYTES;
 pub use session::{
     CancelToken, CopyFormat, Field, RowBatch, RowShape, Session, Startup, StatementDescription, Step, TransactionStatus,
 };
+pub use statement::parse::THREAD_STACK_BYTES;
