@@ -194,10 +194,18 @@ impl Nemesis {
             let (up, down) =
                 (self.rng.random_range(BLINK_MIN..BLINK_MAX * 2), self.rng.random_range(BLINK_MIN..BLINK_MAX / 3));
             self.wait(up).await;
+            // Often the middle does not hear one end for a moment after its restart: the other may speak first.
+            let mute = ends[self.rng.random_range(0..ends.len())];
+            let muted = self.rng.random_range(BLINK_MIN..BLINK_MAX);
+            self.network.cut(mute, middle);
+            self.network.cut(middle, mute);
             self.world.count("crashes", 1);
             self.victim.crash(middle);
             self.wait(down).await;
             self.victim.boot(middle);
+            self.wait(muted).await;
+            self.network.mend(mute, middle);
+            self.network.mend(middle, mute);
         }
         self.wait(lasts).await;
         self.network.heal();

@@ -85,6 +85,11 @@ impl Network {
         self.links.lock().cut.insert((from, to));
     }
 
+    /// Mends one cut.
+    pub fn mend(&self, from: NodeIndex, to: NodeIndex) {
+        self.links.lock().cut.remove(&(from, to));
+    }
+
     /// Mends every cut.
     pub fn heal(&self) {
         self.links.lock().cut.clear();
