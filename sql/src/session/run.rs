@@ -31,22 +31,29 @@ const MAX_PAUSE: Duration = Duration::from_millis(50);
 /// How long a single statement waits for a table whose writes a DDL refuses.
 const FENCE_PATIENCE: Duration = Duration::from_secs(600);
 
-/// Runs `work` until it ends, is cancelled, or `deadline` passes.
-pub(super) async fn guarded<T>(session: &Session, work: impl Future<Output = SqlResult<T>>) -> SqlResult<T> {
-    let cancelled = session.cancel.cancelled();
-    let clock = &session.gateway.config().clock;
-    let timeout = async {
-        match session.deadline {
-            Some(deadline) => clock.sleep(deadline.since(clock.now())).await,
-            None => std::future::pending().await,
-        }
-    };
-    tokio::select! {
-        biased;
-        () = cancelled => Err(SqlError::canceled()),
-        done = work => done,
-        () = timeout => {
-            Err(SqlError::new(SqlState::QUERY_CANCELED, "canceling statement due to statement timeout"))
+/// Runs `work` until it ends, is cancelled, or `deadline` passes. The future does not hold the session: parts of it
+/// (streams under way) can't be shared between threads.
+pub(super) fn guarded<T, F>(session: &Session, work: F) -> impl Future<Output = SqlResult<T>> + use<T, F>
+where
+    F: Future<Output = SqlResult<T>>,
+{
+    let cancel = session.cancel.clone();
+    let clock = Arc::clone(&session.gateway.config().clock);
+    let deadline = session.deadline;
+    async move {
+        let timeout = async {
+            match deadline {
+                Some(deadline) => clock.sleep(deadline.since(clock.now())).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = cancel.cancelled() => Err(SqlError::canceled()),
+            done = work => done,
+            () = timeout => {
+                Err(SqlError::new(SqlState::QUERY_CANCELED, "canceling statement due to statement timeout"))
+            }
         }
     }
 }
