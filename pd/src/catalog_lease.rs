@@ -38,6 +38,8 @@ pub struct Grant {
     pub published: u64,
     /// The lease's end; `ZERO` when there is none (acknowledge the published version first).
     pub expires_at: Timestamp,
+    /// PD did not know before that the gateway works with this version: who publishes may be done now.
+    pub news: bool,
 }
 
 /// The core.
@@ -77,7 +79,7 @@ impl CatalogLeases {
             None => Timestamp::ZERO,
         };
         if expires_at == Timestamp::ZERO {
-            return Some(Grant { published: self.published, expires_at });
+            return Some(Grant { published: self.published, expires_at, news: false });
         }
         if held.is_none() {
             self.leases.retain(|_, l| l.expires_at > at);
@@ -86,7 +88,8 @@ impl CatalogLeases {
             }
         }
         self.leases.insert(gateway, Lease { acknowledged, expires_at });
-        Some(Grant { published: self.published, expires_at })
+        let news = held.is_none_or(|lease| lease.acknowledged < acknowledged);
+        Some(Grant { published: self.published, expires_at, news })
     }
 
     /// A version is durable. Versions only grow.

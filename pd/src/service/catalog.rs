@@ -17,8 +17,10 @@ impl Service {
         let grant = granted.ok_or_else(|| {
             Failure::Refused(format!("{MAX_GATEWAYS} gateways hold a catalog lease already; try again in a minute"))
         })?;
-        // Somebody who publishes may have waited for this acknowledgement.
-        self.changed();
+        // Renewals that wait are looked at anew after a change: were each of them one, they would wake one another for ever.
+        if grant.news {
+            self.changed();
+        }
         let body = CatalogLeaseResponse { published_version: grant.published, expires_at: grant.expires_at.0 };
         let response = PdResponse { body: Some(pd_response::Body::CatalogLease(body)), ..PdResponse::default() };
         let news = grant.published > request.acknowledged_version;

@@ -183,10 +183,14 @@ async fn a_ddl_waits_for_a_gateway_and_a_new_pd_for_the_leases_of_the_old_one() 
     let Answer::Wait { otherwise, recheck_ms: Some(_) } = ddl else { panic!("{ddl:?}") };
     let Some(pd_response::Body::CatalogPublish(p)) = otherwise.body else { panic!("a publish answer") };
     assert_eq!((p.done, p.waiting_for), (false, vec![7]));
-    let changes = pd.changes();
+    let mut changes = pd.changes();
     ask(&pd, now(3), lease(1)).await; // is told of 2 at once
+    assert!(!changes.has_changed().expect("alive"), "renewals that bring nothing new wake nobody");
     let _ = pd.call(now(4), &PdRequest { header: None, body: Some(lease(2)) }).await;
     assert!(changes.has_changed().expect("alive"));
+    changes.mark_unchanged();
+    let waits = pd.call(now(4), &PdRequest { header: None, body: Some(lease(2)) }).await;
+    assert!(matches!(waits, Answer::Wait { .. }) && !changes.has_changed().expect("alive"));
     ask(&pd, now(5), publish(2)).await;
 
     let new = lead(&region, 6, now(0)).await;
