@@ -7,7 +7,7 @@
 //!            └────────────── Sync ──────────────────────────────────▶ ReadyForQuery ┘
 //! ```
 
-use std::{collections::HashMap, sync::atomic::Ordering};
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use sql::{Session, SqlError, SqlState, Step, TransactionStatus, types::Format};
@@ -28,8 +28,6 @@ pub struct Connection<'a, S> {
     wire: &'a mut Wire<S>,
     session: Session,
     phase: watch::Receiver<Phase>,
-    /// Result formats of portals that want something else than text.
-    formats: HashMap<String, Vec<Format>>,
     /// An extended message failed: nothing is done until Sync.
     skipping: bool,
     counters: &'a Counters,
@@ -73,7 +71,7 @@ impl From<Malformed> for Fault {
 impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
     /// Takes over where the greeting ended.
     pub fn new(wire: &'a mut Wire<S>, session: Session, phase: watch::Receiver<Phase>, counters: &'a Counters) -> Self {
-        Connection { wire, session, phase, formats: HashMap::new(), skipping: false, counters }
+        Connection { wire, session, phase, skipping: false, counters }
     }
 
     /// Until the client leaves, the connection breaks, or the process ends. What is to be said at the end is written, not sent.
@@ -185,10 +183,6 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
         let result_formats = formats(&bind.result_formats)?;
         let Bind { portal, statement, params, .. } = bind;
         self.session.bind(&portal, &statement, &param_formats, params, &result_formats).await?;
-        match result_formats.iter().all(|f| *f == Format::Text) {
-            true => drop(self.formats.remove(&portal)),
-            false => drop(self.formats.insert(portal, result_formats)),
-        }
         self.answer(b'2')
     }
 
@@ -211,7 +205,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
         let last = self.wire.peek().await?.ok_or(Fault::Left)? == b'S';
         self.counters.statements.fetch_add(1, Ordering::Relaxed);
         self.session.execute(portal, max_rows, last).await?;
-        let formats = self.formats.get(portal).cloned().unwrap_or_default();
+        let formats = self.session.portal_formats(portal);
         self.steps(&formats).await
     }
 
@@ -281,9 +275,6 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
     fn ready(&mut self) {
         self.notices();
         let status = self.session.status();
-        if status == TransactionStatus::Idle {
-            self.formats.clear(); // Portals end with their transaction.
-        }
         let mut say = self.wire.say();
         self.session.take_parameter_changes().iter().for_each(|(name, value)| say.parameter_status(name, value));
         say.ready(status);

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::{BufMut, BytesMut};
 use kv::local::Local;
 use server::pgwire::{DoorConfig, SqlDoor};
-use sql::{Gateway, GatewayConfig};
+use sql::{Gateway, GatewayConfig, query::scan::store::RowScan};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -28,7 +28,7 @@ impl Port {
     }
 
     pub async fn open_with(config: DoorConfig) -> Port {
-        let local = Local::start(&[], None);
+        let local = Local::start(&[], Some(Arc::new(RowScan::default())));
         let gateway =
             Gateway::new(GatewayConfig { client: local.client, pd: local.pd, clock: local.clock, spawn: local.spawn });
         gateway.start().await.expect("the catalog is made");

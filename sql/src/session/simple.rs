@@ -130,6 +130,7 @@ impl Session {
     async fn next_statement(&mut self, queue: &mut Queue) -> SqlResult<bool> {
         let Some((sql, command)) = queue.rest.pop_front() else {
             if !self.in_block() {
+                self.portals.clear(); // They end with the transaction they were made in.
                 self.commit().await?;
             }
             return Ok(false);
@@ -160,6 +161,7 @@ impl Session {
     /// After an error of a Query message nothing of an implicit transaction is left.
     pub(super) fn end_implicit(&mut self) {
         if !self.in_block() {
+            self.portals.clear();
             self.rollback();
         }
     }

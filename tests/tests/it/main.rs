@@ -1,6 +1,8 @@
 //! One binary for all integration tests: linking is the slow part.
 
+mod drivers;
 mod membership;
+mod refusals;
 #[allow(clippy::disallowed_methods, reason = "real processes run on real time")]
 mod survival;
 mod tidy;

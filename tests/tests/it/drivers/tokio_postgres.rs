@@ -91,7 +91,8 @@ async fn rows_are_copied_in_and_out() {
         sink.send(Bytes::from(format!("{n}\tnumber {n}\n"))).await.expect("taken");
     }
     assert_eq!(sink.finish().await.expect("copied"), 1000);
-    let out: Vec<Bytes> = client.copy_out("COPY t TO STDOUT").await.expect("a copy").try_collect().await.expect("whole");
+    let out: Vec<Bytes> =
+        client.copy_out("COPY t TO STDOUT").await.expect("a copy").try_collect().await.expect("whole");
     let text = out.concat();
     assert_eq!(text.iter().filter(|b| **b == b'\n').count(), 1000);
     assert!(text.starts_with(b"0\tnumber 0\n"), "in the order of the key");
