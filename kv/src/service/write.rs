@@ -187,7 +187,8 @@ impl Call<'_> {
             return Ok(());
         }
         let Stage { turn, snapshot } = stage;
-        self.propose(&snapshot, batch, (turn, published)).await
+        // Dropped in this order: the next holder of the latches must not meet this write in flight.
+        self.propose(&snapshot, batch, (published, turn)).await
     }
 
     /// Replicates and applies; `held` stays until the fate of the batch is known.

@@ -1,6 +1,6 @@
 //! What the server says: messages to bytes. PURE: appends to a buffer, never fails.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, BytesMut};
 use sql::{CopyFormat, Field, Report, Severity, TransactionStatus};
 
 /// Writes messages one after another into a buffer.
@@ -126,7 +126,7 @@ impl Backend<'_> {
         });
     }
     /// `d`: a piece of a COPY TO STDOUT.
-    pub fn copy_data(&mut self, data: &Bytes) {
+    pub fn copy_data(&mut self, data: &[u8]) {
         self.message(b'd', |b| b.put_slice(data));
     }
     /// A message that is its type byte: ParseComplete `1`, BindComplete `2`, CloseComplete `3`, NoData `n`,

@@ -230,8 +230,9 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
                     self.copy_in().await?;
                 }
                 Step::CopyOut(format) => say.copy_response(false, format),
-                Step::CopyData(data) => {
-                    say.copy_data(&data);
+                Step::CopyData(lines) => {
+                    // A message a row, as PostgreSQL sends them: drivers count on it.
+                    lines.split_inclusive(|byte| *byte == b'\n').for_each(|line| say.copy_data(line));
                     self.wire.relieve().await?;
                 }
                 Step::CopyEnd => say.bare(b'c'),

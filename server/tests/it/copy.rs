@@ -18,6 +18,7 @@ async fn rows_go_in_and_come_out() {
     let answer = session.query("COPY t TO STDOUT").await;
     assert!(kinds(&answer).starts_with('H') && kinds(&answer).ends_with("cCZ"), "{answer:?}");
     let out: Vec<u8> = answer.iter().filter(|m| m.kind == 'd').flat_map(|m| m.body.clone()).collect();
+    assert_eq!(answer.iter().filter(|m| m.kind == 'd').count(), 3, "a message a row");
     assert_eq!(out, b"1\tone\n2\t\\N\n3\ttab\\tulator\n");
 }
 

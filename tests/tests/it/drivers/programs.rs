@@ -42,7 +42,10 @@ async fn a_person_in_psql() {
     assert!(explained.to_lowercase().contains("region"), "{explained}");
     let failed = psql(node, &["-v", "VERBOSITY=verbose", "-c", "SELECT nothing FROM people"]);
     let error = String::from_utf8_lossy(&failed.stderr).into_owned();
-    assert!(error.contains("42703") && error.contains('^'), "the SQLSTATE and the place: {error}");
+    assert!(error.contains("42703"), "the SQLSTATE: {error}");
+    let misspelt = psql(node, &["-c", "SELECT 1 FRM people p WHERE"]);
+    let error = String::from_utf8_lossy(&misspelt.stderr).into_owned();
+    assert!(error.contains('^'), "the place: {error}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
