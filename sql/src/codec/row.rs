@@ -137,7 +137,7 @@ impl<'a> Fields<'a> {
         Ok(range)
     }
     /// Column id of the next field; `None` at the end. Then call [`Fields::datum`] or [`Fields::skip`].
-    pub fn next(&mut self) -> SqlResult<Option<Header>> {
+    pub fn next_header(&mut self) -> SqlResult<Option<Header>> {
         if self.at == self.value.len() {
             return Ok(None);
         }
@@ -233,11 +233,11 @@ mod tests {
         let value = out.freeze();
         let mut fields = Fields::new(&value).unwrap();
         for (id, pg_type, datum) in row {
-            let header = fields.next().unwrap().unwrap();
+            let header = fields.next_header().unwrap().unwrap();
             assert_eq!(header.column_id, id);
             assert_eq!(fields.datum(&header, pg_type).unwrap(), datum);
         }
-        assert!(fields.next().unwrap().is_none());
+        assert!(fields.next_header().unwrap().is_none());
     }
 
     proptest! {
@@ -246,7 +246,7 @@ mod tests {
             bytes.insert(0, VERSION);
             let value = Bytes::from(bytes);
             let mut fields = Fields::new(&value).unwrap();
-            while let Ok(Some(header)) = fields.next() {
+            while let Ok(Some(header)) = fields.next_header() {
                 if fields.datum(&header, crate::types::TYPES[kind].pg_type).is_err() {
                     break;
                 }

@@ -104,7 +104,7 @@ impl TableCodec {
         }
         let mut fields = row::Fields::new(value)?;
         let mut expected = self.by_id.iter().copied().peekable();
-        while let Some(header) = fields.next()? {
+        while let Some(header) = fields.next_header()? {
             while expected.next_if(|at| self.columns[*at].id < header.column_id).is_some() {}
             match expected.next_if(|at| self.columns[*at].id == header.column_id) {
                 Some(at) if is_wanted(at) => row[at] = fields.datum(&header, self.columns[at].pg_type)?,

@@ -282,7 +282,11 @@ impl Session {
                     // The other change is published soon; until then this one would meet it again.
                     let clock = Arc::clone(&self.gateway.config().clock);
                     let pause = std::time::Duration::from_millis(10);
-                    super::run::guarded(self, async { Ok(clock.sleep(pause).await) }).await?;
+                    super::run::guarded(self, async {
+                        clock.sleep(pause).await;
+                        Ok(())
+                    })
+                    .await?;
                 }
                 Err(error) => return Err(error),
             }

@@ -115,7 +115,11 @@ impl Session {
             }
             retries = if held_off { retries } else { retries + 1 };
             let clock = Arc::clone(&self.gateway.config().clock);
-            guarded(self, async { Ok(clock.sleep(pause).await) }).await?;
+            guarded(self, async {
+                clock.sleep(pause).await;
+                Ok(())
+            })
+            .await?;
             pause = (pause * 2).min(MAX_PAUSE);
         }
     }

@@ -53,7 +53,7 @@ fn receive_micros(bytes: &[u8]) -> SqlResult<i64> {
 /// `numeric_recv`: digit count, weight, sign, display scale, digits base 10,000; all 16 bits.
 fn receive_numeric(bytes: &[u8]) -> SqlResult<Decimal> {
     let invalid = || SqlError::invalid_binary("bind parameter");
-    if bytes.len() < 8 || bytes.len() % 2 != 0 {
+    if bytes.len() < 8 || !bytes.len().is_multiple_of(2) {
         return Err(invalid());
     }
     let word = |at: usize| u16::from_be_bytes([bytes[at * 2], bytes[at * 2 + 1]]);

@@ -109,7 +109,7 @@ fn parse_bytea(text: &str) -> SqlResult<Bytes> {
                 )
             })
         };
-        if digits.len() % 2 != 0 {
+        if !digits.len().is_multiple_of(2) {
             return Err(SqlError::new(
                 SqlState::INVALID_PARAMETER_VALUE,
                 "invalid hexadecimal data: odd number of digits",
