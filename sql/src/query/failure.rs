@@ -126,6 +126,14 @@ fn from_plan_message(message: String) -> SqlError {
         return SqlError::new(SqlState::DATATYPE_MISMATCH, "argument of WHERE must be type boolean")
             .with_detail(message);
     }
+    if let Some(name) = message.strip_prefix("Invalid function '").and_then(|rest| rest.split('\'').next()) {
+        return match name {
+            "to_char" | "to_date" | "to_timestamp" | "to_number" => SqlError::unsupported(format!("{name}()")),
+            name => SqlError::new(SqlState::UNDEFINED_FUNCTION, format!("function {name} does not exist")).with_hint(
+                "No function matches the given name and argument types. You might need to add explicit type casts.",
+            ),
+        };
+    }
     let state = if has("must be in the GROUP BY clause")
         || has("could not be resolved from available columns")
         || has("must appear in the GROUP BY clause")

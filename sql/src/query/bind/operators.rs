@@ -28,6 +28,7 @@ use crate::{
         functions::{arithmetic, temporal},
         types::{self, Family},
     },
+    types::{PgType, arrow as mapping},
 };
 
 /// The planner hook.
@@ -177,9 +178,15 @@ fn for_unknown(op: Operator, other: &FieldRef) -> FieldRef {
             Operator::Plus => types::field(types::INTERVAL),
             _ => types::field(DataType::Date32),
         },
+        // char(n) compares without trailing blanks, which the literal loses when it becomes one.
+        (_, Family::Text) if is_blank_padded(other) => types::pg_field(PgType::Bpchar.plain()),
         (_, Family::Text) => types::text_field(),
         _ => Arc::new(other.as_ref().clone().with_name("").with_nullable(true)),
     }
+}
+
+fn is_blank_padded(field: &FieldRef) -> bool {
+    mapping::column_type(field).is_ok_and(|known| known.pg_type == PgType::Bpchar)
 }
 
 /// Gives the unknown placeholders and literals inside `expr` that decide its type the type of `field`.

@@ -118,8 +118,8 @@ impl Rewriter<'_> {
             }
             Expr::Function(function) => {
                 function_name(function);
-                if let Some(subquery) = arrays::of_subquery(function) {
-                    *expr = subquery;
+                if let Some(rewritten) = arrays::of_subquery(function).or_else(|| renamed(function)) {
+                    *expr = rewritten;
                 }
             }
             Expr::UnaryOp { op: UnaryOperator::Minus, expr: inner } => {
@@ -238,6 +238,25 @@ fn check_collation(collation: &ObjectName) -> SqlResult<()> {
 fn function_name(function: &mut Function) {
     if function.name.0.len() == 2 && function.name.0[0].as_ident().is_some_and(|ident| folded(ident) == "pg_catalog") {
         function.name.0.remove(0);
+    }
+}
+
+/// Functions that are operators or casts by another name: `mod(a, b)`, `date_part(field, t)`.
+fn renamed(function: &Function) -> Option<Expr> {
+    let FunctionArguments::List(list) = &function.args else { return None };
+    let [FunctionArg::Unnamed(FunctionArgExpr::Expr(first)), FunctionArg::Unnamed(FunctionArgExpr::Expr(second))] =
+        list.args.as_slice()
+    else {
+        return None;
+    };
+    match folded(function.name.0.last()?.as_ident()?).as_str() {
+        "mod" => Some(Expr::Nested(Box::new(Expr::BinaryOp {
+            left: Box::new(first.clone()),
+            op: BinaryOperator::Modulo,
+            right: Box::new(second.clone()),
+        }))),
+        "date_part" => Some(cast_to(Expr::Function(function.clone()), "float8")),
+        _ => None,
     }
 }
 

@@ -16,6 +16,7 @@ use datafusion::{
     },
 };
 
+use super::widened::{Widened, WidenedGroups};
 use crate::query::types::{self, Family};
 
 /// Digits behind the point that an average's argument gets; the average itself has four more, 16 as PostgreSQL's.
@@ -62,7 +63,8 @@ impl AggregateUDFImpl for Coerced {
             (Family::Integer, DataType::Int64 | DataType::UInt64) if !self.average => {
                 DataType::Decimal128(BIGINT_SUM_PRECISION, 0)
             }
-            (Family::Integer, _) if !self.average => DataType::Int64,
+            // Applied twice this gives the same: bigint would become numeric the second time.
+            (Family::Integer, _) if !self.average => DataType::Int32,
             (Family::Integer, _) => DataType::Decimal128(38, AVERAGE_ARGUMENT_SCALE),
             (Family::Decimal, DataType::Decimal128(_, scale)) if self.average => {
                 DataType::Decimal128(38, (*scale).max(AVERAGE_ARGUMENT_SCALE))
@@ -74,10 +76,12 @@ impl AggregateUDFImpl for Coerced {
         Ok(vec![coerced])
     }
     fn return_type(&self, arguments: &[DataType]) -> Result<DataType> {
-        self.inner.return_type(arguments)
+        if arguments == [DataType::Int32] { Ok(DataType::Int64) } else { self.inner.return_type(arguments) }
     }
     fn accumulator(&self, arguments: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
-        self.inner.accumulator(arguments)
+        let widened = self.widens(&arguments);
+        let inner = self.inner.accumulator(arguments)?;
+        Ok(if widened { Box::new(Widened(inner)) } else { inner })
     }
     fn state_fields(&self, arguments: StateFieldsArgs) -> Result<Vec<FieldRef>> {
         self.inner.state_fields(arguments)
@@ -86,10 +90,14 @@ impl AggregateUDFImpl for Coerced {
         self.inner.groups_accumulator_supported(arguments)
     }
     fn create_groups_accumulator(&self, arguments: AccumulatorArgs) -> Result<Box<dyn GroupsAccumulator>> {
-        self.inner.create_groups_accumulator(arguments)
+        let widened = self.widens(&arguments);
+        let inner = self.inner.create_groups_accumulator(arguments)?;
+        Ok(if widened { Box::new(WidenedGroups(inner)) } else { inner })
     }
     fn create_sliding_accumulator(&self, arguments: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
-        self.inner.create_sliding_accumulator(arguments)
+        let widened = self.widens(&arguments);
+        let inner = self.inner.create_sliding_accumulator(arguments)?;
+        Ok(if widened { Box::new(Widened(inner)) } else { inner })
     }
     fn reverse_expr(&self) -> ReversedUDAF {
         ReversedUDAF::Identical
@@ -100,6 +108,11 @@ impl AggregateUDFImpl for Coerced {
 }
 
 impl Coerced {
+    /// The sum of an integer is a bigint, its accumulator one of bigints.
+    fn widens(&self, arguments: &AccumulatorArgs) -> bool {
+        !self.average && arguments.expr_fields.first().is_some_and(|field| field.data_type() == &DataType::Int32)
+    }
+
     fn no_such(&self, arguments: &[DataType]) -> datafusion::common::DataFusionError {
         super::no_function(self.inner.name(), arguments)
     }

@@ -166,6 +166,9 @@ pub fn cast_datum(
         other => to_other(other, to.pg_type, settings)?,
     };
     match (strength, plain) {
+        (_, Datum::Text(value)) if to.pg_type == PgType::Bpchar && to.max_characters().is_none() => {
+            Ok(Datum::Text(cut(value, to)))
+        }
         (Strength::Explicit, Datum::Text(value)) => Ok(Datum::Text(cut(value, to))),
         (_, plain) => to.fit(plain),
     }

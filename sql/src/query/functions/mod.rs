@@ -10,6 +10,7 @@ pub mod session;
 pub mod standard;
 pub mod temporal;
 pub mod type_of;
+pub mod widened;
 pub mod zone;
 
 use arrow::datatypes::DataType;

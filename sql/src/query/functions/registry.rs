@@ -20,7 +20,18 @@ pub struct Functions {
 }
 
 /// DataFusion's functions that PostgreSQL does not have, or has with another meaning that would silently differ.
-const HIDDEN: [&str; 3] = ["arrow_cast", "arrow_typeof", "arrow_metadata"];
+/// `to_char` and its kin read chrono's patterns, not PostgreSQL's: an error is better than another text.
+const HIDDEN: [&str; 9] = [
+    "arrow_cast",
+    "arrow_typeof",
+    "arrow_metadata",
+    "to_char",
+    "date_format",
+    "to_date",
+    "to_timestamp",
+    "named_struct",
+    "struct",
+];
 
 static FUNCTIONS: LazyLock<Functions> = LazyLock::new(Functions::new);
 
