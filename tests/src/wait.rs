@@ -26,7 +26,7 @@ fn now() -> Instant {
     Instant::now()
 }
 
-/// Paces attempts that would otherwise spin: one each [`POLL_INTERVAL`].
+/// Paces attempts that would otherwise spin: one each `POLL_INTERVAL`.
 pub struct Pace(tokio::time::Interval);
 
 impl Pace {

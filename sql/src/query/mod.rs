@@ -7,7 +7,7 @@
 //!                    PostgreSQL's meaning         parameters are placeholders
 //! ```
 //!
-//! One planner for all statements: [`bind`] gives a statement PostgreSQL's meaning, DataFusion optimises and runs it, [`scan`] reads tables
+//! One planner for all statements: [`mod@bind`] gives a statement PostgreSQL's meaning, DataFusion optimises and runs it, [`scan`] reads tables
 //! region by region, [`cache`] keeps plans by the statement's shape ([`normalise`]), [`catalog`] answers questions about the
 //! database itself, [`explain`] tells what would be read.
 //!

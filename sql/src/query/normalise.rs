@@ -12,7 +12,7 @@
 //! ([`Slot::Fixed`]).
 //!
 //! Not here: what a literal's type is. PostgreSQL decides that by its look alone for numbers
-//! ([`Literal::number_type`]) and by the place it stands in for strings.
+//! ([`Literal::literal_type`]) and by the place it stands in for strings.
 
 use std::borrow::Cow;
 

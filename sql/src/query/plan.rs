@@ -6,7 +6,7 @@
 //!                         logical, with holes ── physical planning ──► Instance, Instance, …
 //! ```
 //!
-//! An [`Instance`] is a physical plan with its own [`Slot`]; it serves one run at a time and goes back to its
+//! An `Instance` is a physical plan with its own `Slot`; it serves one run at a time and goes back to its
 //! plan when the run ends. As many are made as runs of the statement ever overlapped, up to [`MAX_IDLE_INSTANCES`] kept.
 
 use std::{

@@ -1,7 +1,7 @@
 //! Takes a statement's literals out of its tree, so that PostgreSQL's rules type them and one plan serves many values.
 //!
 //! Every number, and every string whose type its surroundings decide, becomes a parameter behind the client's own ones.
-//! Once the statement is bound, most of them come back as literals of the type they got ([`Literals::literal`]); those that are
+//! Once the statement is bound, most of them come back as literals of the type they got (`Literal`); those that are
 //! *lifted* stay parameters of the cached plan: values compared in WHERE and ON, assigned in SET, listed in VALUES.
 //!
 //! Left alone are strings that DataFusion wants to see: arguments of functions, patterns of LIKE, INTERVAL '…', and
