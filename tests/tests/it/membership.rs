@@ -30,20 +30,22 @@ impl Drop for Process {
 struct Loner {
     dir: tempfile::TempDir,
     listen: Port,
+    sql: Port,
+    http: Port,
 }
 
 impl Loner {
     fn new() -> Loner {
-        Loner { dir: tempfile::tempdir().expect("a folder"), listen: Port::reserve() }
+        let [listen, sql, http] = std::array::from_fn(|_| Port::reserve());
+        Loner { dir: tempfile::tempdir().expect("a folder"), listen, sql, http }
     }
     fn command(&self, join: &[String]) -> Command {
-        let (sql, http) = (Port::reserve(), Port::reserve());
         let mut command = Command::new(binary());
         command
             .args(["start", "--log", "warn", "--data-dir"])
             .arg(self.dir.path().join("data"))
             .args(["--listen", &self.listen.address(), "--join", &join.join(",")])
-            .args(["--sql-listen", &sql.address(), "--http-listen", &http.address()]);
+            .args(["--sql-listen", &self.sql.address(), "--http-listen", &self.http.address()]);
         command
     }
     fn spawn(&self, join: &[String]) -> Process {
@@ -119,7 +121,7 @@ async fn founders_with_unequal_lists_say_so() {
     assert!(status.code().is_some_and(|code| code != 0), "{status}");
     let mut said = String::new();
     second.0.stderr.take().expect("piped").read_to_string(&mut said).expect("UTF-8");
-    assert!(said.contains("--join lists differ") && said.contains("127.0.0.1:1]"), "{said}");
+    assert!(said.contains("--join lists differ") && said.contains("[127.0.0.1:1,"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
