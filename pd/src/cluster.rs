@@ -47,6 +47,7 @@ struct Report {
     available_bytes: u64,
     boot_id: u64,
     slow_score: u32,
+    stopping: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -79,6 +80,8 @@ pub struct StoreLook<'a> {
     pub disk: (u64, u64),
     /// Its log's disk is too slow to lead.
     pub slow: bool,
+    /// Its process is about to end.
+    pub stopping: bool,
 }
 
 /// The core.
@@ -168,6 +171,7 @@ impl Cluster {
             available_bytes: status.available_bytes,
             boot_id: status.boot_id,
             slow_score: status.slow_score,
+            stopping: status.stopping,
         });
         self.median_offset_ms = self.median_offset();
         Observed::Taken
@@ -313,6 +317,7 @@ impl Cluster {
                 silent_ms: self.silent_ms(now, view),
                 boot_id: report.map_or(0, |r| r.boot_id),
                 slow_score: report.map_or(0, |r| r.slow_score),
+                stopping: report.is_some_and(|r| r.stopping),
                 load: load.get(&id).map(Into::into),
             }
         };
@@ -328,6 +333,7 @@ impl Cluster {
             live: self.is_heard(now, view),
             disk: view.report.as_ref().map_or((0, 0), |r| (r.capacity_bytes, r.available_bytes)),
             slow: view.report.as_ref().is_some_and(|r| r.slow_score >= SLOW_FROM),
+            stopping: view.report.as_ref().is_some_and(|r| r.stopping),
         })
     }
 

@@ -17,7 +17,7 @@ use crate::{
 /// What an empty region weighs: its log, its snapshots, its share of attention.
 pub const EMPTY_REGION_BYTES: u64 = 8 << 20;
 /// A store with less of its disk free gets no more replicas.
-const FREE_PERCENT_MIN: u64 = 10;
+const FREE_PERCENT_MIN: u64 = 5;
 
 /// A store in numbers.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,6 +32,8 @@ pub struct Site {
     pub full: bool,
     /// Its disk is too slow to lead.
     pub slow: bool,
+    /// Its process is about to end.
+    pub stopping: bool,
     /// Values of the labels that replicas are spread over; `None` where it has none.
     pub labels: Vec<Option<String>>,
     /// Replicas on it.
@@ -57,7 +59,7 @@ impl Site {
     }
     /// Whether leaderships may come here.
     pub fn takes_leaders(&self) -> bool {
-        self.state == StoreState::Up && self.live && !self.slow
+        self.state == StoreState::Up && self.live && !self.slow && !self.stopping
     }
 }
 
@@ -95,6 +97,7 @@ impl<'a> Survey<'a> {
                     live: look.live,
                     full: capacity > 0 && available / (capacity / 100).max(1) < FREE_PERCENT_MIN,
                     slow: look.slow,
+                    stopping: look.stopping,
                     labels: rules.spread_over.iter().map(|l| look.record.labels.get(l).cloned()).collect(),
                     replicas: 0,
                     weight: 0,

@@ -214,6 +214,8 @@ pub struct Operator {
     pub(crate) step_since_ms: u64,
     /// When that step last left, and in which term of the region.
     pub(crate) sent: Option<(u64, proto::Term)>,
+    /// How often its leader refused that step.
+    pub(crate) refusals: u32,
     /// What the leader last said against it.
     pub(crate) trouble: String,
 }

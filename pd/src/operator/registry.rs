@@ -20,6 +20,8 @@ pub const HISTORY: usize = 1_000;
 pub const RESEND_MS: u64 = 1_000;
 /// A rule whose operator did not succeed leaves the region alone for so long, a repair for a sixth of it.
 const COOL_DOWN_MS: u64 = 60_000;
+/// A leader refuses also what only comes too early (its picture of a learner is a moment older): it is asked a few times.
+pub const REFUSALS_MAX: u32 = 3;
 /// Operators of one term of PD.
 const COUNT_BITS: u32 = 24;
 
@@ -107,6 +109,7 @@ impl Operators {
             since_ms: now.monotonic_ms,
             step_since_ms: now.monotonic_ms,
             sent: None,
+            refusals: 0,
             trouble: String::new(),
         };
         self.running.insert(id, operator);
@@ -127,6 +130,7 @@ impl Operators {
                     op.at = at;
                     op.step_since_ms = now.monotonic_ms;
                     op.sent = None;
+                    op.refusals = 0;
                     op.trouble.clear();
                 }
                 Standing::At(at) => {
@@ -179,7 +183,8 @@ impl Operators {
     pub fn step_failed(&mut self, now: Now, id: OperatorId, index: usize, reason: String, again: bool) {
         let Some(op) = self.running.get_mut(&id).filter(|op| op.at == index) else { return };
         op.trouble.clone_from(&reason);
-        if !again {
+        op.refusals += u32::from(!again);
+        if op.refusals >= REFUSALS_MAX {
             let step = op.plan.steps[index].to_string();
             self.end(now, id, Outcome::Failed(format!("{step}: {reason}")));
         }

@@ -33,6 +33,7 @@ fn must_leave(site: &Site) -> Option<&'static str> {
     match site.state {
         StoreState::Draining => Some("drains"),
         StoreState::Removed => Some("was removed"),
+        _ if site.stopping => Some("is about to stop"),
         _ if site.slow => Some("has a slow disk"),
         _ => None,
     }

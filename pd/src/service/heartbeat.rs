@@ -24,14 +24,14 @@ impl Service {
         self.meta.confirm().await?;
         let steps = if refusal.is_empty() { self.steps_for(now, store) } else { vec![] };
         let state = self.state.lock();
-        let removed = stale.into_iter().filter(|replica| is_removed(&state.cluster, replica)).collect();
+        let gone = stale.iter().filter_map(|replica| without(&state.cluster, replica)).collect();
         Ok(HeartbeatResponse {
             pd_term: self.settings.term.0,
             refusal,
             leader: Some(self.settings.me.into()),
             pd_region: state.cluster.region(PD_REGION).map(|v| (&v.region).into()),
             steps,
-            removed,
+            gone,
         })
     }
 
@@ -141,12 +141,12 @@ impl Service {
     }
 }
 
-/// Whether the replica's region goes on without it, as its leader told this PD.
-fn is_removed(cluster: &Cluster, replica: &StaleReplica) -> bool {
+/// The replica's region as it goes on without it, if its leader told this PD so.
+fn without(cluster: &Cluster, replica: &StaleReplica) -> Option<proto::wire::Region> {
     let conf_ver = replica.epoch.map_or(0, |e| e.conf_ver);
-    cluster.region(RegionId(replica.region_id)).is_some_and(|view| {
-        view.term.0 > 0 && view.epoch().conf_ver > conf_ver && view.region.peer(PeerId(replica.peer_id)).is_none()
-    })
+    let view = cluster.region(RegionId(replica.region_id))?;
+    let newer = view.term.0 > 0 && view.epoch().conf_ver > conf_ver;
+    (newer && view.region.peer(PeerId(replica.peer_id)).is_none()).then(|| (&view.region).into())
 }
 
 /// The store's own record inside its heartbeat.
