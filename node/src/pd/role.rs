@@ -38,6 +38,8 @@ pub struct Origin {
     pub founders: Vec<wire::Store>,
     /// From the founding record.
     pub founded: Vec<Region>,
+    /// What PD strives for.
+    pub rules: pd::Rules,
     /// An invariant to break.
     #[cfg(feature = "planted-bugs")]
     pub planted: Option<pd::Planted>,
@@ -48,8 +50,8 @@ pub struct PdRole {
     origin: Origin,
     store: StoreHandle,
     clock: Arc<dyn Clock>,
-    /// Of region 1; `None`: no replica of it here.
-    leadership: Option<watch::Receiver<Leadership>>,
+    /// Of region 1, of which there may be no replica here.
+    leadership: watch::Receiver<Leadership>,
     running: RwLock<Option<Arc<Service>>>,
 }
 
@@ -70,17 +72,16 @@ impl PdRole {
         self.running.read().is_some()
     }
 
-    /// Who leads region 1, as this store's replica sees it from now on; `None`: there is no replica here.
-    pub fn leadership(&self) -> Option<watch::Receiver<Leadership>> {
-        let mut leadership = self.leadership.clone()?;
+    /// Who leads region 1, as this store's replica sees it from now on; nobody, while there is no replica here.
+    pub fn leadership(&self) -> watch::Receiver<Leadership> {
+        let mut leadership = self.leadership.clone();
         leadership.mark_unchanged();
-        Some(leadership)
+        leadership
     }
 
-    /// Starts and stops the service as region 1's leadership comes and goes. Ends when the store is gone, or at
-    /// once when it has no replica of region 1.
+    /// Starts and stops the service as region 1's leadership comes and goes. Ends when the store is gone.
     pub async fn run(self: Arc<Self>) {
-        let Some(mut leadership) = self.leadership.clone() else { return };
+        let mut leadership = self.leadership.clone();
         loop {
             let now = *leadership.borrow_and_update();
             self.follow(now).await;
@@ -122,6 +123,7 @@ impl PdRole {
             term: seen.term,
             founders: self.origin.founders.clone(),
             founded: self.origin.founded.clone(),
+            rules: self.origin.rules.clone(),
             #[cfg(feature = "planted-bugs")]
             planted: self.origin.planted,
         };
@@ -148,6 +150,13 @@ impl PdRole {
             && let Err(error) = service.tick(now(&*self.clock)).await
         {
             tracing::warn!(term = service.term().0, %error, "PD could not extend its timestamp window");
+            return;
+        }
+        let service = self.running.read().clone();
+        if let Some(service) = service
+            && let Err(error) = service.plan(now(&*self.clock)).await
+        {
+            tracing::warn!(term = service.term().0, %error, "PD could not plan");
         }
     }
 
@@ -158,8 +167,10 @@ impl PdRole {
 
     /// "Not here", and where perhaps.
     fn not_pd(&self) -> RegionError {
-        let Some(leadership) = &self.leadership else { return RegionError::region_not_found(PD_REGION) };
-        let seen = *leadership.borrow();
+        let seen = *self.leadership.borrow();
+        if seen.leader.is_none() && self.region_one().is_none() {
+            return RegionError::region_not_found(PD_REGION);
+        }
         RegionError::not_leader(PD_REGION, seen.leader.filter(|l| l.store != self.store.store()), seen.term)
     }
 
@@ -190,10 +201,28 @@ impl PdRole {
         }
     }
 
-    /// Takes a store's report as PD. `pd_term` 0 in the answer: this node is not PD.
+    /// Keeps a store that listens until there is a step for it.
+    async fn listen(&self, service: &Service, request: &HeartbeatRequest) -> Result<HeartbeatResponse, MetaError> {
+        let until = self.clock.now() + Duration::from_millis(request.listen_ms.min(MAX_WAIT_MS));
+        let mut changes = service.changes();
+        loop {
+            changes.mark_unchanged();
+            if let Some(answer) = service.listen(now(&*self.clock), request).await? {
+                return Ok(answer);
+            }
+            let left = until.since(self.clock.now());
+            if left.is_zero() || service.has_failed() {
+                return Ok(service.nothing_to_do());
+            }
+            let _ = select(std::pin::pin!(changes.changed()), self.clock.sleep(left)).await;
+        }
+    }
+
+    /// Takes a store's report as PD, or keeps it while it listens. `pd_term` 0 in the answer: this node is not PD.
     pub async fn heartbeat(&self, request: HeartbeatRequest) -> HeartbeatResponse {
         let service = self.running.read().clone();
         let answer = match service {
+            Some(service) if request.listen_ms > 0 => self.listen(&service, &request).await,
             Some(service) => service.heartbeat(now(&*self.clock), request).await,
             None => Err(MetaError::NotLeading(Box::new(self.not_pd()))),
         };

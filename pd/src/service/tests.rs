@@ -88,6 +88,7 @@ async fn lead(region: &Arc<Region1>, term: u64, now: Now) -> Service {
         term: Term(term),
         founders: (1..=3).map(founder).collect(),
         founded: vec![pd_region, user],
+        rules: Rules::default(),
         #[cfg(feature = "planted-bugs")]
         planted: None,
     };
@@ -101,7 +102,14 @@ fn now(ms: u64) -> Now {
 
 fn beat(id: u64, at: Now) -> HeartbeatRequest {
     let store = StoreStatus { store: Some(founder(id)), ..StoreStatus::default() };
-    HeartbeatRequest { cluster_id: CLUSTER.0, store: Some(store), regions: vec![], full: true, wall_ms: at.wall_ms }
+    HeartbeatRequest {
+        cluster_id: CLUSTER.0,
+        store: Some(store),
+        regions: vec![],
+        full: true,
+        wall_ms: at.wall_ms,
+        ..Default::default()
+    }
 }
 
 async fn report_all(pd: &Service, at: Now) {

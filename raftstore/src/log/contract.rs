@@ -24,14 +24,14 @@ pub(super) fn entry(index: u64, term: u64) -> Entry {
 pub(super) fn append(region: u64, first: u64, terms: &[u64]) -> LogBatch {
     let entries = terms.iter().enumerate().map(|(i, &term)| entry(first + i as u64, term)).collect();
     let hard_state = Some(HardState { term: *terms.last().unwrap(), commit: 5, ..HardState::default() });
-    LogBatch { regions: vec![(RegionId(region), RegionLog { entries, hard_state, truncated: None })] }
+    LogBatch { regions: vec![(RegionId(region), RegionLog { entries, hard_state, ..RegionLog::default() })] }
 }
 
 /// Bootstraps a region: its log is empty and starts behind (5, 5).
 pub(super) fn start(log: &dyn LogEngine, region: u64) -> RegionLog {
     let truncated = Some(Position { index: LogIndex(5), term: Term(5) });
     let hard_state = Some(HardState { term: 5, vote: 3, commit: 5, ..HardState::default() });
-    let change = RegionLog { entries: Vec::new(), hard_state, truncated };
+    let change = RegionLog { hard_state, truncated, ..RegionLog::default() };
     log.write(LogBatch { regions: vec![(RegionId(region), change.clone())] }, true).unwrap();
     change
 }

@@ -78,6 +78,9 @@ fn io(error: raft_engine::Error) -> LogError {
 }
 
 fn encode(region: RegionId, change: &RegionLog, batch: &mut raft_engine::LogBatch) -> Result<(), LogError> {
+    if change.removed {
+        batch.add_command(region.0, Command::Clean);
+    }
     if !change.entries.is_empty() {
         batch.add_entries::<Entries>(region.0, &change.entries).map_err(io)?;
     }

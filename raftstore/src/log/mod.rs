@@ -46,6 +46,8 @@ pub struct RegionLog {
     pub hard_state: Option<HardState>,
     /// The log is cut: this entry and all before it go.
     pub truncated: Option<Position>,
+    /// First of all everything there was of the region goes: its replica was destroyed.
+    pub removed: bool,
 }
 
 /// Changes of many regions that become durable together or not at all.

@@ -101,12 +101,14 @@ impl<T: Tenant> Nodes<T> {
             address: address(index),
             sql_address: String::new(),
             http_address: String::new(),
+            labels: Default::default(),
             join: (0..cluster.machines.len()).map(address).collect(),
             user_regions: USER_REGIONS,
             fresh_uuid: rng.random(),
             fresh_cluster_id: rng.random_range(1..=u64::MAX),
             store: StoreConfig { planted: bug.of_store(), ..StoreConfig::new(StoreId(0), rng.random()) },
             client: kv::ClientConfig { seed: rng.random(), plant: bug.of_kv(), ..client },
+            rules: Default::default(),
             #[cfg(feature = "planted-bugs")]
             planted: bug.of_pd(),
         }
