@@ -5,6 +5,7 @@
 //! tests/it/…       a few clusters of real `flaredb` processes: kill -9, pause, restart; real clients
 //! src/source       what tidy reads: the tree's files, with comments, strings and inline tests told apart
 //! src/cluster      starts, kills and asks real processes
+//! src/postgres     a real PostgreSQL, the oracle of tests/slt
 //! src/power        takes away what a killed process had not synced
 //! ```
 //!
@@ -16,6 +17,7 @@
 
 pub mod cluster;
 pub mod ports;
+pub mod postgres;
 pub mod power;
 pub mod source;
 pub mod wait;

@@ -25,7 +25,7 @@ use datafusion::{
     prelude::SessionConfig,
 };
 
-use super::{run::Slot, values::ValuesPlanner};
+use super::{lookup::LookupPlanner, run::Slot, values::ValuesPlanner};
 
 /// Partitions of a scan over several regions. More than the cores of a small node, since a partition mostly waits for stores.
 pub const TARGET_PARTITIONS: usize = 4;
@@ -131,7 +131,8 @@ pub fn physical_plans() -> u64 {
 pub async fn physical(plan: &LogicalPlan, slot: &Slot) -> Result<Arc<dyn ExecutionPlan>> {
     PHYSICAL_RUNS.fetch_add(1, Ordering::Relaxed);
     let state = state_with(slot);
-    let planner = DefaultPhysicalPlanner::with_extension_planners(vec![Arc::new(ValuesPlanner)]);
+    let planner =
+        DefaultPhysicalPlanner::with_extension_planners(vec![Arc::new(ValuesPlanner), Arc::new(LookupPlanner)]);
     planner.create_physical_plan(plan, &state).await
 }
 

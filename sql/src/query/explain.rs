@@ -58,14 +58,18 @@ pub async fn explain(plan: &QueryPlan, reader: Reader, values: &RunValues<'_>) -
     lines.extend(tree.lines().map(|line| format!("{indent}{}", holes.replace_all(line, "$1"))));
     for (table, spans) in scans {
         lines.push(format!("Access path of {}: region scan", table.shown_name()));
-        lines.extend(access_lines(&client, &table, &spans?).await?);
+        match spans {
+            Some(spans) => lines.extend(access_lines(&client, &table, &spans?).await?),
+            None => lines.push("  Other keys for each row of the outer query".to_owned()),
+        }
     }
     Ok(lines)
 }
 
-fn collect(node: &Arc<dyn ExecutionPlan>, into: &mut Vec<(Table, SqlResult<Spans>)>) {
+/// The scans of a plan; without spans where they change with an outer query's rows.
+fn collect(node: &Arc<dyn ExecutionPlan>, into: &mut Vec<(Table, Option<SqlResult<Spans>>)>) {
     if let Some(scan) = node.downcast_ref::<RegionScan>() {
-        let spans = scan.bounds().spans().map_err(super::failure::from_datafusion);
+        let spans = (!scan.bounds().is_outer()).then(|| scan.bounds().spans().map_err(super::failure::from_datafusion));
         into.push((Arc::clone(scan.table()), spans));
     }
     node.children().into_iter().for_each(|child| collect(child, into));

@@ -8,8 +8,8 @@
 //! ```
 //!
 //! One planner for all statements: [`mod@bind`] gives a statement PostgreSQL's meaning, DataFusion optimises and runs it, [`scan`] reads tables
-//! region by region, [`cache`] keeps plans by the statement's shape ([`normalise`]), [`catalog`] answers questions about the
-//! database itself, [`explain`] tells what would be read.
+//! region by region, [`lookup`] runs correlated subqueries that are no joins, [`cache`] keeps plans by the statement's shape
+//! ([`normalise`]), [`catalog`] answers questions about the database itself, [`explain`] tells what would be read.
 //!
 //! What it does not do: write (DML statements become queries whose rows feed sqlcore's sinks, see [`bind::dml`]), open or end
 //! transactions, talk to clients, decide what a value looks like as text.
@@ -21,6 +21,7 @@ pub mod engine;
 pub mod explain;
 pub mod failure;
 pub mod functions;
+pub mod lookup;
 pub mod normalise;
 pub mod parameters;
 pub mod plan;

@@ -200,6 +200,7 @@ impl QueryPlan {
             HoleSource::TransactionTime => Datum::TimestampTz(values.transaction_time),
             HoleSource::User => Datum::text(values.user),
             HoleSource::Database => Datum::text(values.database),
+            HoleSource::Outer(_) => return Err(SqlError::unsupported("a LIMIT that depends on an outer query")),
         })
     }
 
@@ -253,10 +254,8 @@ pub fn literal_datum(text: &str, taken: &Taken) -> SqlResult<Datum> {
     }
 }
 
-fn reset(plan: Arc<dyn ExecutionPlan>) -> datafusion::common::Result<Arc<dyn ExecutionPlan>> {
-    if plan.children().is_empty() {
-        return Ok(plan);
-    }
+/// The same plan with nothing remembered of an earlier run.
+pub fn reset(plan: Arc<dyn ExecutionPlan>) -> datafusion::common::Result<Arc<dyn ExecutionPlan>> {
     plan.transform_up(|node| node.reset_state().map(Transformed::yes)).map(|plan| plan.data)
 }
 

@@ -13,12 +13,16 @@
 //! with. One physical plan therefore serves one run at a time; see `plan::Instances` for how several runs of a statement
 //! at once get several.
 //!
+//! A correlated subquery that is looked up row by row ([`super::lookup`]) has holes of another kind: `$outer0` changes
+//! within a run, with every row of the outer query.
+//!
 //! Holes are cut *after* the logical optimiser, which would fold a stable function but leaves placeholders alone.
 
 use std::{any::Any, fmt, sync::Arc};
 
 use arc_swap::ArcSwapOption;
 use arrow::datatypes::{DataType, FieldRef};
+use dashmap::DashMap;
 use datafusion::{
     common::{
         DataFusionError, Result, ScalarValue,
@@ -33,6 +37,9 @@ use datafusion::{
 
 use super::scan::exec::Source;
 
+/// How the placeholders of outer columns begin.
+const OUTER: &str = "$outer";
+
 /// Where the value of a hole comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum HoleSource {
@@ -44,6 +51,8 @@ pub enum HoleSource {
     User,
     /// The database.
     Database,
+    /// A column of the outer query's row that a subquery is looked up for, by its number in the statement.
+    Outer(usize),
 }
 
 impl HoleSource {
@@ -54,6 +63,7 @@ impl HoleSource {
             HoleSource::TransactionTime => "$now".to_owned(),
             HoleSource::User => "$user".to_owned(),
             HoleSource::Database => "$database".to_owned(),
+            HoleSource::Outer(at) => format!("{OUTER}{at}"),
         };
         Expr::Placeholder(Placeholder::new_with_field(id, Some(field)))
     }
@@ -64,7 +74,10 @@ impl HoleSource {
             "$now" => Some(HoleSource::TransactionTime),
             "$user" => Some(HoleSource::User),
             "$database" => Some(HoleSource::Database),
-            _ => id.strip_prefix('$')?.parse::<usize>().ok()?.checked_sub(1).map(HoleSource::Parameter),
+            _ => match id.strip_prefix(OUTER) {
+                Some(at) => at.parse().ok().map(HoleSource::Outer),
+                None => id.strip_prefix('$')?.parse::<usize>().ok()?.checked_sub(1).map(HoleSource::Parameter),
+            },
         }
     }
 }
@@ -89,7 +102,11 @@ pub struct Run {
 
 /// Where the expressions and leaves of one physical plan find their [`Run`].
 #[derive(Clone, Default)]
-pub struct Slot(Arc<ArcSwapOption<Run>>);
+pub struct Slot {
+    run: Arc<ArcSwapOption<Run>>,
+    /// The outer rows' values that subqueries are being looked up for.
+    outer: Arc<DashMap<usize, ScalarValue>>,
+}
 
 impl Slot {
     /// An empty one, for the configuration of a new physical plan.
@@ -98,15 +115,20 @@ impl Slot {
     }
     /// Sets what the next run reads.
     pub fn fill(&self, run: Arc<Run>) {
-        self.0.store(Some(run));
+        self.run.store(Some(run));
     }
     /// Forgets the values after a run, so that an idle plan holds no transaction.
     pub fn clear(&self) {
-        self.0.store(None);
+        self.run.store(None);
+        self.outer.clear();
+    }
+    /// Sets the value of an outer column for the look-up that follows.
+    pub fn set_outer(&self, at: usize, value: ScalarValue) {
+        self.outer.insert(at, value);
     }
     /// The values of the run under way.
     pub fn run(&self) -> Result<Arc<Run>> {
-        self.0.load_full().ok_or_else(|| DataFusionError::Internal("a plan ran without its parameters".into()))
+        self.run.load_full().ok_or_else(|| DataFusionError::Internal("a plan ran without its parameters".into()))
     }
 }
 
@@ -138,25 +160,34 @@ impl ExtensionOptions for Slot {
     }
 }
 
+/// Where a hole finds its value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Place {
+    /// In [`Run::values`].
+    Run(usize),
+    /// Among the outer columns.
+    Outer(usize),
+}
+
 /// The function a placeholder becomes.
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub struct HoleFunction {
-    index: usize,
+    place: Place,
     name: String,
     field: FieldRef,
     signature: Signature,
 }
 
 impl HoleFunction {
-    /// Hole number `index` of its plan, shown by EXPLAIN as its placeholder.
-    pub fn call(index: usize, shown: &str, field: FieldRef) -> Expr {
-        let function =
-            HoleFunction { index, name: shown.to_owned(), field, signature: Signature::nullary(Volatility::Stable) };
+    /// A hole of its plan, shown by EXPLAIN as its placeholder.
+    fn call(place: Place, shown: &str, field: FieldRef) -> Expr {
+        let signature = Signature::nullary(Volatility::Stable);
+        let function = HoleFunction { place, name: shown.to_owned(), field, signature };
         ScalarUDF::new_from_impl(function).call(Vec::new())
     }
-    /// Its place in [`Run::values`].
-    pub fn index(&self) -> usize {
-        self.index
+    /// Its value changes within a run.
+    pub fn is_outer(&self) -> bool {
+        matches!(self.place, Place::Outer(_))
     }
 }
 
@@ -183,12 +214,13 @@ impl ScalarUDFImpl for HoleFunction {
             .extensions
             .get::<Slot>()
             .ok_or_else(|| DataFusionError::Internal("a plan was made without a slot for its parameters".into()))?;
-        let run = slot.run()?;
-        let value = run
-            .values
-            .get(self.index)
+        let value = match self.place {
+            Place::Run(index) => slot.run()?.values.get(index).cloned(),
+            Place::Outer(at) => slot.outer.get(&at).map(|value| value.clone()),
+        };
+        let value = value
             .ok_or_else(|| DataFusionError::Internal(format!("parameter {} of the plan has no value", self.name)))?;
-        Ok(ColumnarValue::Scalar(value.clone()))
+        Ok(ColumnarValue::Scalar(value))
     }
 }
 
@@ -210,12 +242,15 @@ pub fn cut_expr(expr: Expr, holes: &mut Vec<Hole>) -> Result<Transformed<Expr>> 
             })?;
             let source = HoleSource::parse(&placeholder.id)
                 .ok_or_else(|| DataFusionError::Plan(format!("there is no parameter {}", placeholder.id)))?;
+            if let HoleSource::Outer(at) = source {
+                return Ok(Transformed::yes(HoleFunction::call(Place::Outer(at), &placeholder.id, field)));
+            }
             let hole = Hole { source, field: Arc::clone(&field) };
             let index = holes.iter().position(|known| *known == hole).unwrap_or_else(|| {
                 holes.push(hole);
                 holes.len() - 1
             });
-            Ok(Transformed::yes(HoleFunction::call(index, &placeholder.id, field)))
+            Ok(Transformed::yes(HoleFunction::call(Place::Run(index), &placeholder.id, field)))
         }
         other => Ok(Transformed::no(other)),
     })

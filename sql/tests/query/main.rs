@@ -1,6 +1,5 @@
-//! Queries from text to rows over `kv::local`: golden scripts in `testscripts/query`, and a comparison by hand with PostgreSQL.
+//! Queries from text to rows over `kv::local`: golden scripts in `testscripts/query`.
 
-mod answers;
 mod harness;
 
 use std::{error::Error, path::Path};

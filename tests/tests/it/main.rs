@@ -3,6 +3,7 @@
 mod drivers;
 mod membership;
 mod refusals;
+mod slt;
 #[allow(clippy::disallowed_methods, reason = "real processes run on real time")]
 mod survival;
 mod tidy;

@@ -1,8 +1,9 @@
 //! From a parsed statement to a logical plan with PostgreSQL's meaning: the door `bind(ast) -> LogicalPlan`.
 //!
 //! ```text
-//!   ast ── rewrite ── literals ── DataFusion's SqlToRel ── legalise ──► LogicalPlan
-//!          spellings  become $n    operators: typing rules    casts, unknown types
+//!   ast ── rewrite ── literals ── DataFusion's SqlToRel ── legalise ── lookups ──► LogicalPlan
+//!          spellings  become $n    operators: typing rules    casts,     correlated
+//!                                                             unknowns   subqueries
 //! ```
 //!
 //! Behind the door stands DataFusion's own SQL planner so far; name resolution is its, typing of operators, literals,
@@ -14,13 +15,15 @@ pub mod emptied;
 pub mod lateral;
 pub mod legalise;
 pub mod literals;
+pub mod lookups;
 pub mod names;
 pub mod operators;
+pub mod predicates;
 pub mod provider;
 pub mod rewrite;
 pub mod type_names;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{cell::RefCell, collections::BTreeMap, sync::Arc};
 
 use datafusion::{
     common::Result,
@@ -34,7 +37,11 @@ use datafusion::{
 pub use dml::{Change, Returning};
 pub use literals::Literals;
 
-use self::{legalise::legalise, provider::Provider};
+use self::{
+    legalise::legalise,
+    lookups::{Numbers, separate},
+    provider::Provider,
+};
 use crate::{
     catalog::CatalogSnapshot,
     error::{SqlError, SqlResult},
@@ -90,7 +97,7 @@ pub fn bind(unbound: Unbound<'_>) -> SqlResult<Bound> {
         _ => None,
     };
     let literals = literals::take(&mut statement, source);
-    let binder = Binder { snapshot, literals: &literals, parameter_types };
+    let binder = Binder { snapshot, literals: &literals, parameter_types, numbers: RefCell::default() };
     let (plan, change) = match statement {
         Statement::Query(query) => match (binder.query(*query, None), spare) {
             (Err(_), Some(spare)) => (binder.query(spare, None)?, None),
@@ -115,6 +122,7 @@ pub struct Binder<'a> {
     snapshot: &'a Arc<CatalogSnapshot>,
     literals: &'a Literals,
     parameter_types: &'a [Option<ColumnType>],
+    numbers: RefCell<Numbers>,
 }
 
 impl Binder<'_> {
@@ -129,7 +137,7 @@ impl Binder<'_> {
         let fields = self.literals.fields(self.parameter_types);
         let mut context = PlannerContext::new().with_prepare_param_data_types(fields);
         let plan = planner.sql_statement_to_plan_with_context(Statement::Query(Box::new(query)), &mut context)?;
-        legalise(plan, self.literals)
+        separate(legalise(plan, self.literals)?, &mut self.numbers.borrow_mut())
     }
 }
 

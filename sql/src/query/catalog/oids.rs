@@ -67,7 +67,7 @@ pub fn namespace_name(oid: u32) -> Option<&'static str> {
 }
 
 /// System tables that statements name by `'…'::regclass`, with PostgreSQL's oids.
-pub const SYSTEM_RELATIONS: [(&str, u32); 10] = [
+pub const SYSTEM_RELATIONS: [(&str, u32); 24] = [
     ("pg_class", PG_CLASS),
     ("pg_type", 1247),
     ("pg_attribute", 1249),
@@ -78,6 +78,20 @@ pub const SYSTEM_RELATIONS: [(&str, u32); 10] = [
     ("pg_attrdef", 2604),
     ("pg_database", 1262),
     ("pg_am", 2601),
+    ("pg_authid", 1260),
+    ("pg_tablespace", 1213),
+    ("pg_cast", 2605),
+    ("pg_conversion", 2607),
+    ("pg_description", 2609),
+    ("pg_language", 2612),
+    ("pg_operator", 2617),
+    ("pg_rewrite", 2618),
+    ("pg_trigger", 2620),
+    ("pg_extension", 3079),
+    ("pg_collation", 3456),
+    ("pg_event_trigger", 3466),
+    ("pg_publication", 6104),
+    ("pg_subscription", 6100),
 ];
 
 /// The oid of a relation as `'schema.name'::regclass` writes it; 42P01 when there is none.

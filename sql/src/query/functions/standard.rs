@@ -10,6 +10,7 @@ use super::scalar::Declaration;
 const TEXT: ColumnType = ColumnType { pg_type: PgType::Text, type_mod: NO_TYPE_MOD };
 const BOOL: ColumnType = ColumnType { pg_type: PgType::Bool, type_mod: NO_TYPE_MOD };
 const INT4: ColumnType = ColumnType { pg_type: PgType::Int4, type_mod: NO_TYPE_MOD };
+const INT8: ColumnType = ColumnType { pg_type: PgType::Int8, type_mod: NO_TYPE_MOD };
 const NAME: ColumnType = ColumnType { pg_type: PgType::Name, type_mod: NO_TYPE_MOD };
 
 /// The PostgreSQL whose behaviour this is, as `server_version` says it.
@@ -67,6 +68,13 @@ pub const DECLARATIONS: &[Declaration<()>] = &[
     declare("pg_relation_is_publishable", (1, 1), BOOL, |_, _| Ok(Datum::Bool(false))),
     declare("pg_tablespace_location", (1, 1), TEXT, |_, _| Ok(Datum::text(""))),
     declare("pg_size_pretty", (1, 1), TEXT, |_, a| Ok(Datum::text(size_pretty(a[0].as_i64().unwrap_or(0))))),
+    // Regions know their sizes, the catalog does not: unknown.
+    loose("pg_table_size", (1, 1), INT8, |_, _| Ok(Datum::Null)),
+    loose("pg_relation_size", (1, 2), INT8, |_, _| Ok(Datum::Null)),
+    loose("pg_total_relation_size", (1, 1), INT8, |_, _| Ok(Datum::Null)),
+    loose("pg_indexes_size", (1, 1), INT8, |_, _| Ok(Datum::Null)),
+    loose("pg_database_size", (1, 1), INT8, |_, _| Ok(Datum::Null)),
+    loose("pg_tablespace_size", (1, 1), INT8, |_, _| Ok(Datum::Null)),
     declare("current_schemas", (1, 1), TEXT, |_, a| {
         Ok(Datum::text(if matches!(a[0], Datum::Bool(true)) { "{pg_catalog,public}" } else { "{public}" }))
     }),

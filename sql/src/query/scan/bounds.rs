@@ -23,7 +23,7 @@ use datafusion::{
         tree_node::{TreeNode, TreeNodeRecursion},
     },
     logical_expr::{BinaryExpr, Expr, Operator, expr::InList},
-    physical_expr::PhysicalExpr,
+    physical_expr::{PhysicalExpr, ScalarFunctionExpr},
 };
 use proto::KeyRange;
 
@@ -31,7 +31,7 @@ use crate::{
     catalog::TableDescriptor,
     codec::TableCodec,
     error::{SqlError, SqlResult},
-    query::failure::external,
+    query::{failure::external, run::HoleFunction},
     types::{Datum, PgType, arrow as mapping},
 };
 
@@ -221,6 +221,19 @@ impl Compiled {
     /// The bounds, for EXPLAIN.
     pub fn bounds(&self) -> &KeyBounds<Arc<dyn PhysicalExpr>> {
         &self.bounds
+    }
+
+    /// They change within a run: with the rows that a subquery is looked up for.
+    pub fn is_outer(&self) -> bool {
+        let sides = [&self.bounds.lower, &self.bounds.upper].into_iter().flatten().map(|bound| &bound.value);
+        let hole = |expr: &Arc<dyn PhysicalExpr>| {
+            let function = expr.downcast_ref::<ScalarFunctionExpr>()?;
+            (function.fun().inner().as_ref() as &dyn std::any::Any)
+                .downcast_ref::<HoleFunction>()
+                .map(HoleFunction::is_outer)
+        };
+        let mut values = self.bounds.fixed.iter().flatten().chain(sides);
+        values.any(|value| value.exists(|expr| Ok(hole(expr) == Some(true))).unwrap_or(false))
     }
 
     /// The keys for the values of this run.

@@ -200,6 +200,24 @@ impl ExecutionPlan for RegionScan {
         Ok(TreeNodeRecursion::Continue)
     }
 
+    /// Another scan, whose spans are computed anew: within a run a subquery is looked up with other values each time.
+    fn reset_state(self: Arc<Self>) -> Result<Arc<dyn ExecutionPlan>> {
+        if let Ok(run) = self.slot.run() {
+            run.source.spans.remove(&self.id);
+        }
+        Ok(Arc::new(RegionScan {
+            id: NEXT_SCAN.fetch_add(1, Ordering::Relaxed),
+            table: Arc::clone(&self.table),
+            columns: self.columns.clone(),
+            bounds: self.bounds.clone(),
+            limit: self.limit,
+            spec: self.spec.clone(),
+            shape: Arc::clone(&self.shape),
+            slot: self.slot.clone(),
+            properties: Arc::clone(&self.properties),
+        }))
+    }
+
     fn execute(&self, partition: usize, _context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
         let share = Share {
             scan: self.id,

@@ -36,6 +36,7 @@ async fn a_person_in_psql() {
     assert_eq!(out, expected);
     assert!(said(psql(node, &["-c", r"\dt"])).contains("people"));
     assert!(said(psql(node, &["-c", r"\l"])).contains("postgres"));
+    psqls_questions(node);
     let copied = said(psql(node, &["-c", r"\copy people TO STDOUT"]));
     assert_eq!(copied, "1\tAda\t1815-12-10\n2\tGrace\t1906-12-09\n");
     let explained = said(psql(&cluster.nodes()[2], &["-c", "EXPLAIN SELECT * FROM people WHERE id = 1"]));
@@ -46,6 +47,23 @@ async fn a_person_in_psql() {
     let misspelt = psql(node, &["-c", "SELECT 1 FRM people p WHERE"]);
     let error = String::from_utf8_lossy(&misspelt.stderr).into_owned();
     assert!(error.contains('^'), "the place: {error}");
+}
+
+/// The commands that begin with a backslash ask the system tables.
+fn psqls_questions(node: &Node) {
+    for command in [r"\d", r"\dt", r"\dt+", r"\l", r"\l+", r"\dn", r"\dn+", r"\du", r"\di+", r"\dx", r"\dp", r"\db+"] {
+        said(psql(node, &["-c", command]));
+    }
+    for command in [r"\d people", r"\d+ people"] {
+        let table = said(psql(node, &["-c", command]));
+        for part in
+            ["Table \"public.people\"", "id     | integer", "not null", "born   | date", "\"people_pkey\" PRIMARY KEY"]
+        {
+            assert!(table.contains(part), "{command} shows {part}:\n{table}");
+        }
+    }
+    let index = said(psql(node, &["-c", r"\d people_pkey"]));
+    assert!(index.contains("primary key, btree, for table \"public.people\""), "{index}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
