@@ -18,6 +18,9 @@ struct Log {
 
 impl Log {
     fn apply(&mut self, change: RegionLog) -> Result<(), LogError> {
+        if let Some(restarted) = change.restarted {
+            *self = Log { truncated: restarted, ..Log::default() };
+        }
         if let Some(hard_state) = change.hard_state {
             self.hard_state = hard_state;
         }

@@ -58,7 +58,8 @@ pub fn bootstrap(
             }
             Some(_) => {}
             None => {
-                let change = RegionLog { entries: Vec::new(), hard_state: Some(hard_state), truncated: Some(INITIAL) };
+                let change =
+                    RegionLog { hard_state: Some(hard_state), truncated: Some(INITIAL), ..RegionLog::default() };
                 first.regions.push((region.id, change));
             }
         }
