@@ -18,6 +18,9 @@ struct Log {
 
 impl Log {
     fn apply(&mut self, change: RegionLog) -> Result<(), LogError> {
+        if let Some(restarted) = change.restarted {
+            *self = Log { truncated: restarted, ..Log::default() };
+        }
         if let Some(hard_state) = change.hard_state {
             self.hard_state = hard_state;
         }
@@ -96,8 +99,10 @@ fn write(logs: &mut Logs, batch: LogBatch) -> Result<(), LogError> {
         if change.removed {
             logs.remove(&region);
         }
-        let nothing_else = change.hard_state.is_none() && change.truncated.is_none() && change.entries.is_empty();
-        if nothing_else { Ok(()) } else { logs.entry(region).or_default().apply(change) }
+        match change.hard_state.is_some() || change.truncated.is_some() || !change.entries.is_empty() {
+            true => logs.entry(region).or_default().apply(change),
+            false => Ok(()),
+        }
     })
 }
 

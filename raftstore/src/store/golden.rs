@@ -613,6 +613,12 @@ fn describe_write(write: &LogWrite) -> String {
     let mut text = String::new();
     for (region, change) in &write.batch.regions {
         let _ = write!(text, "r{}:", region.0);
+        if change.removed {
+            text.push_str(" goes");
+        }
+        if let Some(at) = change.restarted {
+            let _ = write!(text, " begins behind {}", at.index.0);
+        }
         if let (Some(first), Some(last)) = (change.entries.first(), change.entries.last()) {
             let _ = write!(text, " entries {}..{} of term {}", first.index, last.index, last.term);
         }
@@ -621,9 +627,6 @@ fn describe_write(write: &LogWrite) -> String {
         }
         if let Some(at) = change.truncated {
             let _ = write!(text, " cut at {}", at.index.0);
-        }
-        if change.removed {
-            text.push_str(" removed");
         }
         text.push_str("; ");
     }
