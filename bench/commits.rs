@@ -93,7 +93,7 @@ async fn run() {
         running.push(RunningStore::start(core, handle, drivers).expect("threads"));
     }
     let leader = peers[0].get().expect("store 1").clone();
-    leader.watch(RegionId(1)).expect("a region").wait_for(|l| l.serves).await.expect("it runs");
+    leader.watch(RegionId(1)).wait_for(|l| l.serves).await.expect("it runs");
 
     let (disk_median, disk_p99) = disk_alone(directory.path());
     let target = Target { region: region.id, epoch: region.epoch, term: None };

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use proto::{Epoch, LogIndex, Region, RegionId, Term, wire::RegionError};
+use bytes::Bytes;
+use proto::{Epoch, LogIndex, Peer, PeerId, Region, RegionId, Term, wire::RegionError};
 
 use crate::engine::Snapshot;
 
@@ -39,4 +40,56 @@ pub enum ProposeError {
     /// It may have been applied or may still be: leadership was lost or the deadline passed on the way.
     #[error("the outcome of the proposal is unknown: {0}")]
     Unknown(String),
+}
+
+/// One change of a region's membership.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PeerChange {
+    /// A new peer (an id that was never used, a store that has no peer of the region) begins to receive the log. Its
+    /// role must be [`proto::PeerRole::Learner`].
+    AddLearner(Peer),
+    /// A learner that has caught up becomes a voter.
+    Promote(PeerId),
+    /// A voter becomes a learner.
+    Demote(PeerId),
+    /// A peer is no member any more; its replica destroys itself.
+    Remove(PeerId),
+}
+
+/// A region that a split makes, out of the part of its parent from `start` to the next new region's or the parent's end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewRegion {
+    /// Its first key.
+    pub start: Bytes,
+    /// An id that was never used.
+    pub id: RegionId,
+    /// Ids that were never used, in the order of the parent's peers: on the same stores, in the same roles.
+    pub peers: Vec<PeerId>,
+}
+
+/// Why a change of a region was not acknowledged.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum AdminError {
+    /// Not carried out: another store leads, or the caller's picture of the region is old.
+    #[error(transparent)]
+    Region(#[from] RegionError),
+    /// Not carried out, and why not; the same request can succeed later only if the reason goes away.
+    #[error("{0}")]
+    Refused(String),
+    /// It may have been carried out, wholly or in part: look at the region.
+    #[error("the outcome is unknown: {0}")]
+    Unknown(String),
+}
+
+/// How far a peer is, as the leader knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerProgress {
+    /// Which peer.
+    pub peer: PeerId,
+    /// Its log agrees with the leader's up to here.
+    pub matched: LogIndex,
+    /// It acknowledged a heartbeat that was sent within the last election timeout. The leader itself is.
+    pub active: bool,
+    /// It waits for, or receives, a snapshot.
+    pub needs_snapshot: bool,
 }

@@ -106,4 +106,12 @@ pub enum Planted {
     TruncateUnsynced,
     /// The apply state is written apart from the data, and before it.
     TornApply,
+    /// A proposal is applied although the region has changed since it was made.
+    StaleEpoch,
+    /// A split that is applied again after a crash gives its new regions empty logs, although they have voted.
+    SplitResetsLog,
+    /// A leader that hands over goes on serving reads under its lease.
+    TransferKeepsLease,
+    /// A leader changes the membership although too few of the new voters are alive.
+    RemoveBelowQuorum,
 }

@@ -7,10 +7,11 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use proto::{LogIndex, Region, RegionId, StoreId, wire};
-use raft::eraftpb::Entry;
+use raft::eraftpb::{ConfChangeV2, Entry};
 
 use crate::{
-    api::{ProposeError, Target},
+    api::{AdminError, NewRegion, PeerChange, PeerProgress, ProposeError, Target},
+    keys::Tombstone,
     log::{LogBatch, Position},
     region::ReplicaView,
 };
@@ -28,8 +29,8 @@ pub enum Event {
     Propose(ProposeRequest),
     /// Somebody wants to read and has no lease: answered when what was committed by now is applied.
     Read(Ticket, Target),
-    /// Hand the leadership of a region over to its peer on a store.
-    Transfer(RegionId, StoreId),
+    /// Somebody wants a region itself changed.
+    Admin(AdminRequest),
     /// Stand for election in a region now.
     Campaign(RegionId),
     /// Messages to a store were lost, as far as the transport knows.
@@ -57,18 +58,42 @@ pub struct ProposeRequest {
     pub bytes: usize,
 }
 
+/// A change of a region that somebody asks for.
+#[derive(Debug)]
+pub struct AdminRequest {
+    /// Who waits.
+    pub ticket: Ticket,
+    /// The region as the caller knows it.
+    pub target: Target,
+    /// What is asked for.
+    pub change: AdminChange,
+}
+
+/// What can be asked of the leader of a region.
+#[derive(Debug)]
+pub enum AdminChange {
+    /// Split it; in key order.
+    Split(Vec<NewRegion>),
+    /// Change who its peers are.
+    Peers(Vec<PeerChange>),
+    /// Hand its leadership over to the peer on a store.
+    Transfer(StoreId),
+}
+
 /// What a turn of the core wants done. The order of the fields is the order of doing.
 #[derive(Debug, Default)]
 pub struct Effects {
     /// How replicas look now, for handles.
     pub seen: Vec<Seen>,
+    /// Replicas that are not here any more.
+    pub gone: Vec<RegionId>,
     /// Answers to requests.
     pub replies: Vec<(Ticket, Answer)>,
     /// Messages that may leave now, by store.
     pub sends: BTreeMap<StoreId, Vec<wire::RaftMessage>>,
     /// At most one log write; writes are done in order.
     pub log: Option<LogWrite>,
-    /// Committed entries, done in order.
+    /// What happens to the state, done in order.
     pub apply: Vec<ApplyTask>,
     /// Sync the state engine, then purge the log, in the background; one at a time.
     pub upkeep: bool,
@@ -77,7 +102,12 @@ pub struct Effects {
 impl Effects {
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
-        self.replies.is_empty() && self.sends.is_empty() && self.log.is_none() && self.apply.is_empty() && !self.upkeep
+        self.gone.is_empty()
+            && self.replies.is_empty()
+            && self.sends.is_empty()
+            && self.log.is_none()
+            && self.apply.is_empty()
+            && !self.upkeep
     }
 }
 
@@ -88,6 +118,8 @@ pub enum Answer {
     Proposed(Result<(), ProposeError>),
     /// Of a read: the engine now shows everything that was committed when it was asked.
     Readable(Result<(), wire::RegionError>),
+    /// Of a change of a region: what came out of it, in key order (nothing, of a transfer).
+    Admin(Result<Vec<Region>, AdminError>),
 }
 
 /// One write to the Raft log, for all regions that have something to write.
@@ -101,33 +133,68 @@ pub struct LogWrite {
     pub sync: bool,
 }
 
-/// Committed entries of one region, to be applied in order.
+/// Something that happens to the state of one region. Tasks are done in order.
 #[derive(Clone, Debug)]
 pub struct ApplyTask {
-    /// The region as of these entries.
+    /// The region as the core knows it. The applier may know better: an entry before these has changed it.
     pub region: Arc<Region>,
-    /// Consecutive.
-    pub entries: Vec<Entry>,
+    /// What happens.
+    pub work: ApplyWork,
+}
+
+/// What happens to the state of a region.
+#[derive(Clone, Debug)]
+pub enum ApplyWork {
+    /// Committed entries are applied; consecutive.
+    Entries(Vec<Entry>),
+    /// This store's replica goes: data, region state, apply state, and a synced tombstone in their place.
+    Destroy(Tombstone),
 }
 
 /// What became of an [`ApplyTask`].
 #[derive(Clone, Debug, PartialEq)]
-pub struct Applied {
-    /// Whose.
-    pub region: RegionId,
-    /// The last applied entry.
-    pub position: Position,
-    /// Of every entry, how its proposals ended.
-    pub outcomes: Vec<EntryOutcome>,
+pub enum Applied {
+    /// Of entries.
+    Entries {
+        /// Whose.
+        region: RegionId,
+        /// The last applied entry.
+        position: Position,
+        /// Of every entry, what it did.
+        outcomes: Vec<EntryOutcome>,
+    },
+    /// The state is gone and the tombstone durable: the log may go.
+    Destroyed(RegionId),
 }
 
-/// How the proposals of one entry ended, in their order.
+/// What one entry did.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EntryOutcome {
     /// The entry.
     pub position: Position,
-    /// `Err`: refused at apply, without effect.
+    /// How its proposals ended, in their order. `Err`: refused at apply, without effect.
     pub proposals: Vec<Result<(), wire::RegionError>>,
+    /// Of an entry that changes the region: what it is now. `Err`: refused at apply, without effect.
+    pub change: Option<Result<RegionChange, wire::RegionError>>,
+}
+
+/// What an entry has made of a region.
+#[derive(Clone, Debug, PartialEq)]
+pub enum RegionChange {
+    /// It was split.
+    Split {
+        /// All that came out of it, in key order; the first one is the region itself.
+        regions: Vec<Arc<Region>>,
+        /// Those of which this store has got a replica by it.
+        born: Vec<RegionId>,
+    },
+    /// Its membership changed; this store may not be in it any more.
+    Peers {
+        /// The region from now on.
+        region: Arc<Region>,
+        /// For Raft.
+        change: ConfChangeV2,
+    },
 }
 
 /// A replica at the end of a turn.
@@ -139,4 +206,6 @@ pub struct Seen {
     pub applied: LogIndex,
     /// Known committed up to here.
     pub committed: LogIndex,
+    /// Of a leader: how far every peer is.
+    pub progress: Vec<PeerProgress>,
 }

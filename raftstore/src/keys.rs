@@ -5,6 +5,7 @@
 //!   key                                   value
 //!   'R' region u64                        1u8 ‖ wire::Region (protobuf)      region state: range, epoch, peers
 //!   'A' region u64                        1u8 ‖ index u64 ‖ term u64 ‖ commit u64    apply state
+//!   'T' region u64                        1u8 ‖ peer u64 ‖ conf_ver u64 ‖ version u64   tombstone of a destroyed replica
 //!
 //! RocksDB, column families `data`, `lock`
 //!   the users' keys as they are: a region's records are those inside its range
@@ -23,7 +24,7 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use prost::Message;
-use proto::{LogIndex, Region, RegionId, Term, wire};
+use proto::{Epoch, LogIndex, PeerId, Region, RegionId, Term, wire};
 
 use crate::log::Position;
 
@@ -33,6 +34,7 @@ pub const COMMAND_FORMAT: u32 = 1;
 const VERSION: u8 = 1;
 const REGION: u8 = b'R';
 const APPLY: u8 = b'A';
+const TOMBSTONE: u8 = b'T';
 
 /// Where every bootstrapped region's log starts: as if entries up to here had been applied and cut. It is not 0, so
 /// that an empty replica can't be brought up by appends alone and needs a snapshot.
@@ -45,6 +47,15 @@ pub struct ApplyState {
     pub applied: Position,
     /// Known committed when this was written; at least `applied`.
     pub commit: LogIndex,
+}
+
+/// What stays of a replica that was destroyed: who it was, so that no late message brings it back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tombstone {
+    /// The peer; a replica here later has a higher id.
+    pub peer: PeerId,
+    /// The epoch of the region in which it was a peer no more.
+    pub epoch: Epoch,
 }
 
 /// A record does not decode.
@@ -81,6 +92,22 @@ pub fn region_keys() -> (Bytes, Bytes) {
 /// Key of a region's apply state in `meta`.
 pub fn apply_key(region: RegionId) -> Bytes {
     key(APPLY, region)
+}
+
+/// Key of a region's tombstone in `meta`.
+pub fn tombstone_key(region: RegionId) -> Bytes {
+    key(TOMBSTONE, region)
+}
+
+/// First key of all tombstones in `meta`, and the first key after them.
+pub fn tombstone_keys() -> (Bytes, Bytes) {
+    (Bytes::from_static(&[TOMBSTONE]), Bytes::from_static(&[TOMBSTONE + 1]))
+}
+
+/// The region whose record in `meta` has this key.
+pub fn region_of_key(key: &[u8]) -> Result<RegionId, BadRecord> {
+    let id = key.get(1..).and_then(|id| id.try_into().ok()).map(u64::from_be_bytes);
+    id.map(RegionId).ok_or_else(|| bad("key of a region's record", format!("{} bytes long", key.len())))
 }
 
 fn versioned<'a>(what: &'static str, bytes: &'a [u8], body: Option<usize>) -> Result<&'a [u8], BadRecord> {
@@ -129,6 +156,23 @@ pub fn decode_apply(bytes: &[u8]) -> Result<ApplyState, BadRecord> {
     Ok(ApplyState { applied, commit })
 }
 
+/// A tombstone's value.
+pub fn encode_tombstone(tombstone: Tombstone) -> Bytes {
+    let mut value = BytesMut::with_capacity(25);
+    value.put_u8(VERSION);
+    value.put_u64(tombstone.peer.0);
+    value.put_u64(tombstone.epoch.conf_ver);
+    value.put_u64(tombstone.epoch.version);
+    value.freeze()
+}
+
+/// Reads [`encode_tombstone`]'s bytes.
+pub fn decode_tombstone(bytes: &[u8]) -> Result<Tombstone, BadRecord> {
+    let mut rest = versioned("tombstone", bytes, Some(24))?;
+    let peer = PeerId(rest.get_u64());
+    Ok(Tombstone { peer, epoch: Epoch { conf_ver: rest.get_u64(), version: rest.get_u64() } })
+}
+
 /// A log position's value.
 pub fn encode_position(position: Position) -> Bytes {
     let mut value = BytesMut::with_capacity(17);
@@ -159,6 +203,8 @@ mod tests {
             let state = ApplyState { applied, commit: LogIndex(index + ahead) };
             prop_assert_eq!(decode_apply(&encode_apply(state)), Ok(state));
             prop_assert_eq!(decode_position(&encode_position(applied)), Ok(applied));
+            let tombstone = Tombstone { peer: PeerId(index), epoch: Epoch { conf_ver: term, version: ahead } };
+            prop_assert_eq!(decode_tombstone(&encode_tombstone(tombstone)), Ok(tombstone));
         }
 
         #[test]
@@ -173,7 +219,7 @@ mod tests {
 
         #[test]
         fn random_bytes_are_refused_or_read(bytes: Vec<u8>) {
-            let _ = (decode_region(&bytes), decode_apply(&bytes), decode_position(&bytes));
+            let _ = (decode_region(&bytes), decode_apply(&bytes), decode_position(&bytes), decode_tombstone(&bytes));
         }
 
         #[test]
@@ -182,6 +228,8 @@ mod tests {
             let (first, end) = region_keys();
             prop_assert!(first <= region_key(RegionId(a)) && region_key(RegionId(a)) < end);
             prop_assert!(!(first <= apply_key(RegionId(a)) && apply_key(RegionId(a)) < end));
+            prop_assert!(!(first <= tombstone_key(RegionId(a)) && tombstone_key(RegionId(a)) < end));
+            prop_assert_eq!(region_of_key(&tombstone_key(RegionId(a))), Ok(RegionId(a)));
         }
     }
 

@@ -44,7 +44,7 @@ pub mod region;
 pub mod store;
 pub mod transport;
 
-pub use api::{ProposeError, RegionSnapshot, Target};
+pub use api::{AdminError, NewRegion, PeerChange, PeerProgress, ProposeError, RegionSnapshot, Target};
 pub use apply::Applier;
 pub use clock::{Instant, MonotonicClock};
 pub use config::{Limits, Planted, StoreConfig};

@@ -197,7 +197,7 @@ impl PdClient {
 
     /// Completes when this node's replica of region 1 (if it has one) learns that another store than `asked` leads.
     async fn moved_from(&self, asked: StoreId) -> StoreId {
-        let leadership = self.inner.local.read().as_ref().and_then(|(_, role)| role.leadership());
+        let leadership = self.inner.local.read().as_ref().map(|(_, role)| role.leadership());
         if let Some(mut leadership) = leadership {
             while leadership.changed().await.is_ok() {
                 let leader = leadership.borrow_and_update().leader;

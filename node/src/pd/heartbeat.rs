@@ -144,13 +144,8 @@ impl Heartbeat {
                     continue;
                 }
             }
-            match &mut region_one {
-                // A new PD may be there.
-                Some(leadership) => {
-                    let _ = select(std::pin::pin!(leadership.changed()), self.clock.sleep(POLL)).await;
-                }
-                None => self.clock.sleep(POLL).await,
-            }
+            // A new PD may be there.
+            let _ = select(std::pin::pin!(region_one.changed()), self.clock.sleep(POLL)).await;
         }
     }
 
@@ -237,8 +232,17 @@ mod tests {
         let epoch = Epoch { conf_ver: 1, version: 1 };
         let region = Arc::new(Region { id: RegionId(region), range: KeyRange::default(), epoch, peers: vec![peer] });
         let (role, term, applied) = (Role::Leader, Term(term), LogIndex(applied));
-        let view = ReplicaView { region, peer, role, term, leader: Some(peer), serves: true, lease_until: None };
-        ReplicaStatus { view: Arc::new(view), applied, committed: applied }
+        let view = ReplicaView {
+            region,
+            peer,
+            role,
+            term,
+            leader: Some(peer),
+            serves: true,
+            lease_until: None,
+            split_off: Arc::default(),
+        };
+        ReplicaStatus { view: Arc::new(view), applied, committed: applied, progress: Vec::new() }
     }
 
     /// What is due at a millisecond, as (full, region ids); PD of `pd_term` takes it.

@@ -48,8 +48,8 @@ pub struct PdRole {
     origin: Origin,
     store: StoreHandle,
     clock: Arc<dyn Clock>,
-    /// Of region 1; `None`: no replica of it here.
-    leadership: Option<watch::Receiver<Leadership>>,
+    /// Of region 1, of which there may be no replica here.
+    leadership: watch::Receiver<Leadership>,
     running: RwLock<Option<Arc<Service>>>,
 }
 
@@ -70,17 +70,16 @@ impl PdRole {
         self.running.read().is_some()
     }
 
-    /// Who leads region 1, as this store's replica sees it from now on; `None`: there is no replica here.
-    pub fn leadership(&self) -> Option<watch::Receiver<Leadership>> {
-        let mut leadership = self.leadership.clone()?;
+    /// Who leads region 1, as this store's replica sees it from now on; nobody, while there is no replica here.
+    pub fn leadership(&self) -> watch::Receiver<Leadership> {
+        let mut leadership = self.leadership.clone();
         leadership.mark_unchanged();
-        Some(leadership)
+        leadership
     }
 
-    /// Starts and stops the service as region 1's leadership comes and goes. Ends when the store is gone, or at
-    /// once when it has no replica of region 1.
+    /// Starts and stops the service as region 1's leadership comes and goes. Ends when the store is gone.
     pub async fn run(self: Arc<Self>) {
-        let Some(mut leadership) = self.leadership.clone() else { return };
+        let mut leadership = self.leadership.clone();
         loop {
             let now = *leadership.borrow_and_update();
             self.follow(now).await;
@@ -158,8 +157,10 @@ impl PdRole {
 
     /// "Not here", and where perhaps.
     fn not_pd(&self) -> RegionError {
-        let Some(leadership) = &self.leadership else { return RegionError::region_not_found(PD_REGION) };
-        let seen = *leadership.borrow();
+        let seen = *self.leadership.borrow();
+        if seen.leader.is_none() && self.region_one().is_none() {
+            return RegionError::region_not_found(PD_REGION);
+        }
         RegionError::not_leader(PD_REGION, seen.leader.filter(|l| l.store != self.store.store()), seen.term)
     }
 

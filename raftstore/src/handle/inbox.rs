@@ -55,7 +55,7 @@ impl Inbox {
             return Err(NotTaken::Closed);
         }
         match &event {
-            Event::Propose(_) | Event::Read(..) => {
+            Event::Propose(_) | Event::Read(..) | Event::Admin(_) => {
                 if queue.requests >= self.limits.inbox_requests {
                     return Err(NotTaken::Full);
                 }

@@ -11,16 +11,16 @@ use std::sync::Arc;
 
 use prost::Message;
 use proto::{
-    Batch, LogIndex, RegionId, StoreId,
+    Batch, LogIndex, PD_REGION, Region, RegionId, StoreId,
     wire::{self, RegionError},
 };
 use tokio::sync::watch;
 
 use crate::{
-    api::{ProposeError, RegionSnapshot, Target},
+    api::{AdminError, NewRegion, PeerChange, PeerProgress, ProposeError, RegionSnapshot, Target},
     clock::MonotonicClock,
     config::{Planted, StoreConfig},
-    effect::{Answer, Effects, Event, ProposeRequest, Seen},
+    effect::{AdminChange, AdminRequest, Answer, Effects, Event, ProposeRequest, Seen},
     engine::{Engine, EngineError},
     region::{ReplicaView, Role},
 };
@@ -40,6 +40,8 @@ pub struct ReplicaStatus {
     pub applied: LogIndex,
     /// Known committed at least up to here.
     pub committed: LogIndex,
+    /// When it leads: how far every peer is.
+    pub progress: Vec<PeerProgress>,
 }
 
 /// Access to a store; cheap to clone.
@@ -74,16 +76,17 @@ impl StoreHandle {
         self.shared.config.store
     }
 
-    fn replica(&self, region: RegionId) -> Result<&ReplicaShared, RegionError> {
-        self.shared.replicas.get(&region).ok_or_else(|| RegionError::region_not_found(region))
-    }
-
     /// A current view, without waiting; `None` when there is no lease and [`StoreHandle::snapshot`] must ask the quorum.
     pub fn try_snapshot(&self, target: &Target) -> Option<Result<RegionSnapshot, RegionError>> {
-        let replica = match self.replica(target.region) {
-            Ok(replica) => replica,
-            Err(e) => return Some(Err(e)),
-        };
+        let look = |replica: &ReplicaShared| self.snapshot_under_lease(replica, target);
+        self.shared.replicas.with(target.region, look).unwrap_or_else(|| Some(Err(not_here(target.region))))
+    }
+
+    fn snapshot_under_lease(
+        &self,
+        replica: &ReplicaShared,
+        target: &Target,
+    ) -> Option<Result<RegionSnapshot, RegionError>> {
         let before = replica.view.load();
         if let Err(e) = check(&before, target) {
             return Some(Err(e));
@@ -111,9 +114,11 @@ impl StoreHandle {
 
     /// Whether this store alone serves the region right now. Cheap; `false` is no proof of the contrary.
     pub fn holds_lease(&self, target: &Target) -> bool {
-        let Ok(replica) = self.replica(target.region) else { return false };
-        let view = replica.view.load();
-        check(&view, target).is_ok() && self.lease_holds(&view)
+        let look = |replica: &ReplicaShared| {
+            let view = replica.view.load();
+            check(&view, target).is_ok() && self.lease_holds(&view)
+        };
+        self.shared.replicas.with(target.region, look).unwrap_or(false)
     }
 
     /// A current view: under the lease at once, otherwise when a quorum has confirmed who leads. Answers within an
@@ -122,7 +127,7 @@ impl StoreHandle {
         if let Some(answer) = self.try_snapshot(target) {
             return answer;
         }
-        let replica = self.replica(target.region)?;
+        let replica = self.shared.replicas.get(target.region).ok_or_else(|| not_here(target.region))?;
         let term = replica.view.load().term;
         let pinned = Target { term: Some(term), ..*target };
         let answer = match self.shared.ask(|ticket| Event::Read(ticket, pinned)) {
@@ -132,25 +137,69 @@ impl StoreHandle {
         match answer {
             Ok(Answer::Readable(Ok(()))) => {}
             Ok(Answer::Readable(Err(e))) => return Err(e),
-            Ok(Answer::Proposed(_)) | Err(_) => return Err(RegionError::region_not_found(target.region)),
+            Ok(_) | Err(_) => return Err(not_here(target.region)),
         }
         let applied = replica.applied();
         let engine = self.shared.engine.snapshot();
+        // The replica that was asked may have gone; then its last view is no proof of anything.
+        let here = self.shared.replicas.get(target.region).is_some_and(|now| Arc::ptr_eq(&now, &replica));
         let view = replica.view.load();
         check(&view, &pinned)?;
+        if !here {
+            return Err(not_here(target.region));
+        }
         Ok(RegionSnapshot { engine, region: view.region.clone(), term, applied })
     }
 
     /// Replicates and applies a batch. `Ok`: it is applied here. A `Region` error: it certainly is and will be nowhere.
     pub async fn propose(&self, target: &Target, batch: Batch) -> Result<(), ProposeError> {
-        check(&self.replica(target.region)?.view.load(), target)?;
+        let look = |replica: &ReplicaShared| check(&replica.view.load(), target);
+        self.shared.replicas.with(target.region, look).unwrap_or_else(|| Err(not_here(target.region)))?;
         let bytes = batch.ops.iter().map(Message::encoded_len).sum();
         let (target, ops) = (*target, batch.ops);
         let answer = self.shared.ask(|ticket| Event::Propose(ProposeRequest { ticket, target, ops, bytes }));
         let answer = answer.map_err(|reason| not_taken(reason, target.region))?;
         match answer.await {
             Ok(Answer::Proposed(result)) => result,
-            Ok(Answer::Readable(_)) | Err(_) => Err(ProposeError::Unknown("the store stopped".into())),
+            Ok(_) | Err(_) => Err(ProposeError::Unknown("the store stopped".into())),
+        }
+    }
+
+    /// Splits a region that is led here; `at` in key order. Answers, when it is applied here, with all regions that
+    /// came out of it, in key order: the region keeps its id and the left part, every part gets the same new epoch.
+    pub async fn split(&self, target: &Target, at: Vec<NewRegion>) -> Result<Vec<Region>, AdminError> {
+        if target.region == PD_REGION {
+            return Err(AdminError::Refused(format!("{PD_REGION} is PD's own and is never split")));
+        }
+        self.change(target, AdminChange::Split(at)).await
+    }
+
+    /// Changes the peers of a region that is led here. Changes of voters go through one joint state, which the leader
+    /// ends by itself. Answers, when the final membership is applied here, with the region as it is then.
+    pub async fn change_peers(&self, target: &Target, changes: Vec<PeerChange>) -> Result<Region, AdminError> {
+        let mut regions = self.change(target, AdminChange::Peers(changes)).await?;
+        regions.pop().ok_or_else(|| AdminError::Unknown("the answer names no region".into()))
+    }
+
+    /// Hands the leadership of a region over. Answers when this replica sees another leader, or with the reason why
+    /// it still leads.
+    pub async fn transfer_leader(&self, target: &Target, to: StoreId) -> Result<(), AdminError> {
+        self.change(target, AdminChange::Transfer(to)).await.map(drop)
+    }
+
+    /// Merges the region of `source`, led here, into its neighbour `into`, whose peers live on the same stores.
+    pub async fn merge(&self, source: &Target, into: &Region) -> Result<(), AdminError> {
+        Err(AdminError::Refused(format!("merging {} into {} is not there yet", source.region, into.id)))
+    }
+
+    async fn change(&self, target: &Target, change: AdminChange) -> Result<Vec<Region>, AdminError> {
+        let look = |replica: &ReplicaShared| check(&replica.view.load(), target);
+        self.shared.replicas.with(target.region, look).unwrap_or_else(|| Err(not_here(target.region)))?;
+        let target = *target;
+        let asked = self.shared.ask(|ticket| Event::Admin(AdminRequest { ticket, target, change }));
+        match asked.map_err(|reason| not_taken(reason, target.region))?.await {
+            Ok(Answer::Admin(result)) => result,
+            Ok(_) | Err(_) => Err(AdminError::Unknown("the store stopped".into())),
         }
     }
 
@@ -165,9 +214,15 @@ impl StoreHandle {
         let _ = self.shared.inbox.push(Event::Unreachable(store));
     }
 
-    /// Asks the leader of a region here to hand it over to the peer on `to`. Nothing happens when it does not lead.
+    /// Like [`StoreHandle::transfer_leader`], whatever the epoch, for who does not wait. Nothing happens when this
+    /// replica does not lead.
     pub fn transfer(&self, region: RegionId, to: StoreId) {
-        let _ = self.shared.inbox.push(Event::Transfer(region, to));
+        let epoch = self.shared.replicas.with(region, |replica| replica.view.load().region.epoch);
+        if let Some(epoch) = epoch {
+            let target = Target { region, epoch, term: None };
+            let change = AdminChange::Transfer(to);
+            let _ = self.shared.ask(|ticket| Event::Admin(AdminRequest { ticket, target, change }));
+        }
     }
 
     /// Asks the replica of a region to stand for election now. Nothing happens shortly after a restart.
@@ -186,20 +241,23 @@ impl StoreHandle {
             view: replica.view.load_full(),
             applied: replica.applied(),
             committed: replica.committed(),
+            progress: replica.progress(),
         };
-        self.shared.replicas.values().map(status).collect()
+        self.shared.replicas.all().iter().map(|replica| status(replica)).collect()
     }
 
     /// Roughly what a region takes on this store's disk, bytes.
     pub fn approximate_bytes(&self, region: RegionId) -> Result<u64, EngineError> {
-        let Some(replica) = self.shared.replicas.get(&region) else { return Ok(0) };
-        let range = &replica.view.load().region.range;
-        self.shared.engine.approximate_size(&range.start, &range.end)
+        match self.shared.replicas.with(region, |replica| replica.view.load().region.clone()) {
+            Some(region) => self.shared.engine.approximate_size(&region.range.start, &region.range.end),
+            None => Ok(0),
+        }
     }
 
-    /// Follows who leads a region, from this replica's view; `None` when there is no replica here.
-    pub fn watch(&self, region: RegionId) -> Option<watch::Receiver<Leadership>> {
-        self.shared.replicas.get(&region).map(|replica| replica.leadership.subscribe())
+    /// Follows who leads a region, as the replica here sees it; while there is none, nobody does. Meant for a few
+    /// regions: what was watched once stays watched.
+    pub fn watch(&self, region: RegionId) -> watch::Receiver<Leadership> {
+        self.shared.replicas.watch(region)
     }
 
     // What drivers use.
@@ -229,12 +287,15 @@ impl StoreHandle {
     /// (TimeoutNow) a lease ends.
     pub fn answer(&self, effects: &mut Effects) {
         for seen in effects.seen.drain(..) {
-            if let Some(replica) = self.shared.replicas.get(&seen.view.region.id) {
-                replica.publish(seen);
-            }
+            self.shared.replicas.publish(seen);
         }
+        effects.gone.drain(..).for_each(|region| self.shared.replicas.remove(region));
         self.shared.answer(std::mem::take(&mut effects.replies));
     }
+}
+
+fn not_here(region: RegionId) -> RegionError {
+    RegionError::region_not_found(region)
 }
 
 fn not_taken(reason: NotTaken, region: RegionId) -> RegionError {
@@ -251,7 +312,7 @@ fn check(view: &ReplicaView, target: &Target) -> Result<(), RegionError> {
         return Err(RegionError::not_leader(view.region.id, leader, view.term));
     }
     if target.epoch != view.region.epoch {
-        return Err(RegionError::epoch_mismatch(&[&view.region]));
+        return Err(view.epoch_mismatch());
     }
     Ok(())
 }

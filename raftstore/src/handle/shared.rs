@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -15,6 +15,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::inbox::{Inbox, NotTaken};
 use crate::{
+    api::PeerProgress,
     clock::MonotonicClock,
     config::StoreConfig,
     effect::{Answer, Event, Seen, Ticket},
@@ -41,22 +42,35 @@ impl From<&ReplicaView> for Leadership {
     }
 }
 
+impl Leadership {
+    /// There is no replica here: nothing is known.
+    const NONE: Leadership = Leadership { role: Role::Follower, term: Term(0), leader: None, serves: false };
+}
+
 /// One replica as others see it.
 pub(crate) struct ReplicaShared {
     pub(crate) view: ArcSwap<ReplicaView>,
-    pub(crate) leadership: watch::Sender<Leadership>,
+    /// Set when somebody watches; survives the replica.
+    leadership: OnceLock<watch::Sender<Leadership>>,
     applied: AtomicU64,
     committed: AtomicU64,
+    progress: Mutex<Vec<PeerProgress>>,
 }
 
 impl ReplicaShared {
     fn new(seen: Seen) -> Self {
         ReplicaShared {
-            leadership: watch::Sender::new(Leadership::from(&seen.view)),
             view: ArcSwap::from_pointee(seen.view),
+            leadership: OnceLock::new(),
             applied: AtomicU64::new(seen.applied.0),
             committed: AtomicU64::new(seen.committed.0),
+            progress: Mutex::new(seen.progress),
         }
+    }
+
+    /// How far every peer is, when this replica leads.
+    pub(crate) fn progress(&self) -> Vec<PeerProgress> {
+        self.progress.lock().clone()
     }
 
     /// What had been applied, at least.
@@ -70,16 +84,118 @@ impl ReplicaShared {
     }
 
     /// At the end of a turn, before its messages leave.
-    pub(crate) fn publish(&self, Seen { view, applied, committed }: Seen) {
+    fn publish(&self, Seen { view, applied, committed, progress }: Seen) {
         self.applied.store(applied.0, Ordering::Release);
         self.committed.store(committed.0, Ordering::Release);
+        *self.progress.lock() = progress;
         if **self.view.load() == view {
             return;
         }
-        let leadership = Leadership::from(&view);
         self.view.store(Arc::new(view));
-        self.leadership.send_if_modified(|now| std::mem::replace(now, leadership) != leadership);
+        if let Some(watched) = self.leadership.get() {
+            self.tell(watched);
+        }
     }
+
+    /// Tells those who watch. The view is read under the channel's lock, so that the last to tell has the latest.
+    fn tell(&self, watched: &watch::Sender<Leadership>) {
+        tell(watched, || Leadership::from(&**self.view.load()));
+    }
+}
+
+fn tell(watched: &watch::Sender<Leadership>, leadership: impl Fn() -> Leadership) {
+    watched.send_if_modified(|now| {
+        let leadership = leadership();
+        std::mem::replace(now, leadership) != leadership
+    });
+}
+
+/// Replicas that come and go while others look them up: a reader takes no lock and shares no counter with others.
+/// Whoever adds or removes one copies a shard; with 10,000 regions that is a map of 160.
+const SHARDS: usize = 64;
+
+type Shard = BTreeMap<RegionId, Arc<ReplicaShared>>;
+
+/// All replicas of a store, by region.
+pub(crate) struct Replicas {
+    shards: [ArcSwap<Shard>; SHARDS],
+    /// Who was ever asked after; also keeps additions and removals in order.
+    watched: Mutex<BTreeMap<RegionId, watch::Sender<Leadership>>>,
+}
+
+impl Replicas {
+    fn new(seen: Vec<Seen>) -> Self {
+        let mut shards: [Shard; SHARDS] = std::array::from_fn(|_| Shard::new());
+        for seen in seen {
+            let id = seen.view.region.id;
+            shards[shard(id)].insert(id, Arc::new(ReplicaShared::new(seen)));
+        }
+        Replicas { shards: shards.map(ArcSwap::from_pointee), watched: Mutex::default() }
+    }
+
+    /// What `look` makes of a replica; `None` when it is not here.
+    pub(crate) fn with<T>(&self, region: RegionId, look: impl FnOnce(&ReplicaShared) -> T) -> Option<T> {
+        self.shards[shard(region)].load().get(&region).map(|replica| look(replica))
+    }
+
+    /// The replica, to be kept over an `await`.
+    pub(crate) fn get(&self, region: RegionId) -> Option<Arc<ReplicaShared>> {
+        self.shards[shard(region)].load().get(&region).cloned()
+    }
+
+    /// All of them, by region id.
+    pub(crate) fn all(&self) -> Vec<Arc<ReplicaShared>> {
+        let mut all = BTreeMap::new();
+        self.shards.iter().for_each(|shard| all.extend(shard.load().iter().map(|(id, r)| (*id, r.clone()))));
+        all.into_values().collect()
+    }
+
+    /// Shows a replica at the end of a turn; it may be a new one.
+    pub(crate) fn publish(&self, seen: Seen) {
+        let region = seen.view.region.id;
+        if let Some(known) = self.get(region) {
+            return known.publish(seen);
+        }
+        let watched = self.watched.lock();
+        let replica = ReplicaShared::new(seen);
+        if let Some(sender) = watched.get(&region) {
+            replica.tell(replica.leadership.get_or_init(|| sender.clone()));
+        }
+        self.change(region, |shard| shard.insert(region, Arc::new(replica)));
+    }
+
+    /// Forgets a replica.
+    pub(crate) fn remove(&self, region: RegionId) {
+        let watched = self.watched.lock();
+        self.change(region, |shard| shard.remove(&region));
+        if let Some(sender) = watched.get(&region) {
+            tell(sender, || Leadership::NONE);
+        }
+    }
+
+    fn change(&self, region: RegionId, change: impl FnOnce(&mut Shard) -> Option<Arc<ReplicaShared>>) {
+        let place = &self.shards[shard(region)];
+        let mut copy = Shard::clone(&place.load());
+        change(&mut copy);
+        place.store(Arc::new(copy));
+    }
+
+    /// Follows who leads a region as the replica here sees it, now or once there is one.
+    pub(crate) fn watch(&self, region: RegionId) -> watch::Receiver<Leadership> {
+        let mut watched = self.watched.lock();
+        let replica = self.get(region);
+        let now = replica.as_ref().map_or(Leadership::NONE, |r| Leadership::from(&**r.view.load()));
+        let sender = watched.entry(region).or_insert_with(|| watch::Sender::new(now));
+        if let Some(replica) = replica {
+            // A turn may have been shown between the look and the attaching.
+            replica.tell(replica.leadership.get_or_init(|| sender.clone()));
+        }
+        sender.subscribe()
+    }
+}
+
+fn shard(region: RegionId) -> usize {
+    region.0 as usize % SHARDS
 }
 
 /// Between handles and core.
@@ -88,7 +204,7 @@ pub(crate) struct Shared {
     pub(crate) engine: Arc<dyn Engine>,
     pub(crate) clock: Arc<dyn MonotonicClock>,
     pub(crate) inbox: Inbox,
-    pub(crate) replicas: BTreeMap<RegionId, ReplicaShared>,
+    pub(crate) replicas: Replicas,
     waiting: Mutex<HashMap<Ticket, oneshot::Sender<Answer>>>,
     next_ticket: AtomicU64,
 }
@@ -105,7 +221,7 @@ impl Shared {
             config,
             engine,
             clock,
-            replicas: replicas.into_iter().map(|seen| (seen.view.region.id, ReplicaShared::new(seen))).collect(),
+            replicas: Replicas::new(replicas),
             waiting: Mutex::default(),
             next_ticket: AtomicU64::new(1),
         }

@@ -18,9 +18,6 @@ struct Log {
 
 impl Log {
     fn apply(&mut self, change: RegionLog) -> Result<(), LogError> {
-        if let Some(restarted) = change.restarted {
-            *self = Log { truncated: restarted, ..Log::default() };
-        }
         if let Some(hard_state) = change.hard_state {
             self.hard_state = hard_state;
         }
@@ -95,16 +92,21 @@ impl MemoryLog {
 }
 
 fn write(logs: &mut Logs, batch: LogBatch) -> Result<(), LogError> {
-    batch.regions.into_iter().try_for_each(|(region, change)| logs.entry(region).or_default().apply(change))
+    batch.regions.into_iter().try_for_each(|(region, change)| {
+        if change.removed {
+            logs.remove(&region);
+        }
+        let nothing_else = change.hard_state.is_none() && change.truncated.is_none() && change.entries.is_empty();
+        if nothing_else { Ok(()) } else { logs.entry(region).or_default().apply(change) }
+    })
 }
 
 impl LogEngine for MemoryLog {
     fn load(&self, region: RegionId) -> Result<Option<LogState>, LogError> {
-        Ok(self.state.lock().now.get(&region).map(|log| LogState {
-            hard_state: log.hard_state.clone(),
-            truncated: log.truncated,
-            last: log.last(),
-        }))
+        let state = self.state.lock();
+        // A replica without data has written a hard state and waits for a snapshot: that is no log yet.
+        let begun = state.now.get(&region).filter(|log| log.truncated != Position::default());
+        Ok(begun.map(|log| LogState { hard_state: log.hard_state.clone(), truncated: log.truncated, last: log.last() }))
     }
 
     fn entries(

@@ -9,8 +9,9 @@
 //! so nobody can be elected, and nothing be committed elsewhere, before the lease has ended. It counts from the
 //! *sending*: the response says which heartbeat it answers. raft-rs's own contexts (ReadIndex) follow the stamp.
 //!
-//! No lease before an entry of the own term is applied, while leadership is being transferred, nor, after TimeoutNow
-//! was sent, for the rest of the term: a transfer's campaign passes the voters' check.
+//! No lease before an entry of the own term is applied, nor, after TimeoutNow was sent, for the rest of the term: a
+//! transfer's campaign passes the voters' check. And no renewal between a split's commit and its apply: the right part's
+//! replicas on other stores, which may be there already, know of no lease.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -73,6 +74,11 @@ impl Lease {
             let latest = self.acknowledged.entry(peer).or_default();
             *latest = (*latest).max(sent);
         }
+    }
+
+    /// Whether a peer answered a heartbeat that was sent within this long.
+    pub(super) fn heard_within(&self, peer: PeerId, now: Instant, within: Duration) -> bool {
+        self.acknowledged.get(&peer).is_some_and(|&sent| now.since(sent) <= within)
     }
 
     /// From here on another peer may win an election at any time, in this term.

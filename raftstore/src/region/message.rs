@@ -7,7 +7,7 @@
 use bytes::Buf;
 use proto::wire;
 use protobuf::{CodedInputStream, Message as _};
-use raft::eraftpb::{Message, MessageType};
+use raft::eraftpb::{ConfChangeV2, Message, MessageType};
 
 use crate::log::Position;
 
@@ -18,6 +18,8 @@ const COUNTER_LIMIT: u64 = 1 << 62;
 const ENTRIES_FIELD: u64 = 7;
 /// `eraftpb.Message.snapshot`.
 const SNAPSHOT_FIELD: u64 = 9;
+/// `eraftpb.ConfChangeV2.changes`.
+const CHANGES_FIELD: u64 = 2;
 /// `eraftpb.Snapshot.metadata` and, inside, `SnapshotMetadata.conf_state`.
 const SNAPSHOT_PATH: [u64; 2] = [2, 1];
 
@@ -38,6 +40,15 @@ pub(crate) fn decode(envelope: &wire::RaftMessage) -> Result<Message, Refused> {
     message.merge_from(&mut input).map_err(|_| Refused("it does not decode"))?;
     check(&message)?;
     Ok(message)
+}
+
+/// Reads what an entry that changes the membership says to Raft.
+pub(crate) fn conf_change(bytes: &bytes::Bytes) -> Result<ConfChangeV2, Refused> {
+    refuse_groups(bytes, &|field| (field == CHANGES_FIELD).then_some(&[] as &[u64]))?;
+    let mut change = ConfChangeV2::default();
+    let mut input = CodedInputStream::from_carllerche_bytes(bytes);
+    change.merge_from(&mut input).map_err(|_| Refused("it does not decode"))?;
+    Ok(change)
 }
 
 /// Walks the fields; `nested` names sub-messages to look into, with the path of sub-messages inside those.

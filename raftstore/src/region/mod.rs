@@ -12,24 +12,31 @@
 //!
 //! The one impurity is raft-rs's own: it reads old entries through `LogStorage` when it wants them.
 //!
+//! The region itself changes too, by entries: `split`, `membership` say how, `change` lets them through one at a time;
+//! `handover` gives leadership to a chosen peer.
+//!
 //! Not here: who else lives on the store ([`crate::store`]), how entries change the state ([`crate::apply`]), clocks
-//! and threads. Membership changes, splits and snapshots come with the regions issue; an entry that carries one
-//! stops the store.
+//! and threads.
 
+pub(crate) mod acquaintance;
+mod change;
 pub(crate) mod election;
+mod handover;
 pub(crate) mod lease;
 pub(crate) mod log_storage;
+pub(crate) mod membership;
 pub(crate) mod message;
 pub(crate) mod outbox;
 pub(crate) mod propose;
 pub(crate) mod read;
+pub(crate) mod split;
 pub(crate) mod truncate;
 pub(crate) mod view;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use proto::{LogIndex, Peer, PeerRole, Region, RegionId, StoreId, Term, wire, wire::RegionError};
+use proto::{Epoch, KeyRange, LogIndex, Peer, PeerRole, Region, RegionId, StoreId, Term, wire, wire::RegionError};
 use raft::{Config, RawNode, StateRole, eraftpb::MessageType};
 use tracing::{debug, info, warn};
 
@@ -37,11 +44,12 @@ use crate::{
     api::Target,
     clock::Instant,
     config::{PROPOSAL_BYTES_AT_MOST, Planted, StoreConfig},
-    effect::{Answer, Applied, ProposeRequest, Seen, Ticket},
+    effect::{Answer, EntryOutcome, ProposeRequest, Seen, Ticket},
+    keys::INITIAL,
     log::Position,
     region::{
-        election::Election, lease::Lease, log_storage::LogStorage, outbox::Outbox, propose::Proposals, read::Reads,
-        truncate::Truncation,
+        acquaintance::Acquaintances, change::Changes, election::Election, lease::Lease, log_storage::LogStorage,
+        outbox::Outbox, propose::Proposals, read::Reads, truncate::Truncation,
     },
 };
 pub use view::{ReplicaView, Role};
@@ -65,13 +73,22 @@ pub(crate) struct Replica {
     lease: Lease,
     proposals: Proposals,
     reads: Reads,
+    changes: Changes,
+    acquaintances: Acquaintances,
     truncation: Truncation,
     applied: Position,
     /// Leadership as last noticed: (leads, term).
     led: (bool, Term),
-    /// Number of the last ready that waits for a log write, and of the last one known written.
-    held_number: u64,
-    persisted_number: u64,
+    writes: Writes,
+}
+
+/// Numbers of readies.
+#[derive(Default)]
+struct Writes {
+    /// The last one that waits for a log write.
+    held: u64,
+    /// The last one known written.
+    persisted: u64,
 }
 
 impl Replica {
@@ -82,7 +99,6 @@ impl Replica {
         peer: Peer,
         storage: LogStorage,
         applied: Position,
-        fresh: bool,
     ) -> raft::Result<Self> {
         let election_tick = config.election_ticks as usize;
         let raft_config = Config {
@@ -103,19 +119,25 @@ impl Replica {
         let truncation = Truncation::new(storage.truncated(), applied.index);
         let node = RawNode::new(&raft_config, storage, &crate::raft_logger::logger(region.id, peer))?;
         let seed = config.seed ^ region.id.0.rotate_left(32) ^ peer.id.0;
-        let fresh = fresh || config.has(Planted::VoteAfterRestart);
-        let alone = region.peers.iter().filter(|p| p.role != PeerRole::Learner).count() == 1;
-        let preferred = region.peers.first().is_some_and(|first| first.id == peer.id);
+        // It never heard of a leader: INITIAL's term, or none in a replica that waits for its first snapshot.
+        let unled = node.raft.term <= INITIAL.term.0;
+        let fresh = unled || config.has(Planted::VoteAfterRestart);
+        let alone = is_only_voter(&region, peer);
+        // Only of the regions that the cluster began with: whoever leads the region that this one was split off may
+        // still hold a lease that covers it.
+        let founded = region.epoch == Epoch { conf_ver: 1, version: 1 };
+        let preferred = founded && region.peers.first().is_some_and(|first| first.id == peer.id);
         let mut replica = Replica {
-            election: Election::new(config.election_ticks, seed, fresh || alone, fresh && preferred),
+            election: Election::new(config.election_ticks, seed, fresh || alone, unled && preferred),
             lease: Lease::new(config.lease()),
             proposals: Proposals::default(),
             reads: Reads::default(),
+            changes: Changes::default(),
+            acquaintances: Acquaintances::default(),
             truncation,
             applied,
             led: (false, Term(node.raft.term)),
-            held_number: 0,
-            persisted_number: 0,
+            writes: Writes::default(),
             config,
             region,
             peer,
@@ -129,15 +151,43 @@ impl Replica {
         Ok(replica)
     }
 
+    /// A replica of which a leader has spoken, before its first snapshot: it knows nothing of the region.
+    pub(crate) fn uninitialised(
+        config: Arc<StoreConfig>,
+        id: RegionId,
+        peer: Peer,
+        from: Peer,
+        storage: LogStorage,
+    ) -> raft::Result<Self> {
+        let nothing = KeyRange::new(vec![0], vec![0]);
+        let peer = Peer { role: PeerRole::Learner, ..peer };
+        let region = Region { id, range: nothing, epoch: Epoch::default(), peers: vec![peer, from] };
+        Replica::new(config, Arc::new(region), peer, storage, Position::default())
+    }
+
+    /// Whether it knows its region; otherwise it waits for a snapshot.
+    pub(crate) fn is_initialised(&self) -> bool {
+        self.region.epoch != Epoch::default()
+    }
+
     pub(crate) fn id(&self) -> RegionId {
         self.region.id
+    }
+
+    /// This store's membership.
+    pub(crate) fn peer(&self) -> Peer {
+        self.peer
+    }
+
+    pub(crate) fn region(&self) -> &Arc<Region> {
+        &self.region
     }
 
     fn term(&self) -> Term {
         Term(self.node.raft.term)
     }
 
-    fn leads(&self) -> bool {
+    pub(crate) fn leads(&self) -> bool {
         self.node.raft.state == StateRole::Leader
     }
 
@@ -154,7 +204,12 @@ impl Replica {
     /// A tick passed. Whether there may be something to collect: an idle follower costs next to nothing.
     pub(crate) fn tick(&mut self, now: Instant, out: &mut Outbox) -> bool {
         self.election.tick();
-        let active = self.node.tick() || self.alone() || self.proposals.any() || self.reads.len() > 0;
+        let active = self.node.tick()
+            || self.alone()
+            || self.proposals.any()
+            || self.reads.len() > 0
+            || self.changes.any()
+            || membership::is_joint(&self.region);
         let (role, leader_known) = (self.node.raft.state, self.leader().is_some());
         if self.election.stands_eagerly(self.term(), role, leader_known) {
             // Fails only while a membership change is not applied.
@@ -164,12 +219,14 @@ impl Replica {
         self.proposals.tick(&mut out.replies);
         let timed_out = RegionError::not_leader(self.region.id, None, self.term());
         self.reads.tick(&timed_out, &mut out.replies);
+        self.tick_handover(out);
+        self.ask_who_leads(out);
         active || self.node.has_ready()
     }
 
     /// Whether no other voter has to be asked.
     fn alone(&self) -> bool {
-        self.region.peers.iter().filter(|p| p.role != PeerRole::Learner).count() == 1
+        is_only_voter(&self.region, self.peer)
     }
 
     /// A message for this replica arrived.
@@ -185,10 +242,10 @@ impl Replica {
 
     fn try_receive(&mut self, now: Instant, envelope: &wire::RaftMessage) -> Result<(), message::Refused> {
         let mut message = message::decode(envelope)?;
-        let from = self.region.peer(message.from.into()).ok_or(message::Refused("its sender is no peer"))?;
         if message.to != self.peer.id.0 {
             return Err(message::Refused("it is for another peer"));
         }
+        let from = self.sender(&message, envelope)?;
         message::check_against_log(&message, self.node.store().truncated(), self.node.raft.raft_log.last_index())?;
         let kind = message.get_msg_type();
         if self.election.silent() && matches!(kind, MessageType::MsgRequestVote | MessageType::MsgRequestPreVote) {
@@ -206,7 +263,9 @@ impl Replica {
             }
             MessageType::MsgHeartbeatResponse => {
                 if let Some((sent, context)) = lease::unstamp(message.take_context()) {
-                    if current && self.leads() {
+                    let committed = LogIndex(self.node.raft.raft_log.committed);
+                    let frozen = self.changes.splits_between(self.applied.index, committed);
+                    if current && self.leads() && !frozen {
                         self.lease.acknowledge(from.id, sent, now);
                     }
                     message.context = context;
@@ -250,7 +309,7 @@ impl Replica {
             return Err(self.not_leader());
         }
         if target.epoch != self.region.epoch {
-            return Err(RegionError::epoch_mismatch(&[&self.region]));
+            return Err(self.epoch_mismatch());
         }
         Ok(())
     }
@@ -265,24 +324,6 @@ impl Replica {
             Ok(()) => return self.reads.push(ticket, self.config.election_ticks),
         };
         out.replies.push((ticket, Answer::Readable(Err(refusal))));
-    }
-
-    /// Hand leadership over to the peer on `store`.
-    pub(crate) fn transfer(&mut self, now: Instant, store: StoreId, out: &mut Outbox) {
-        match self.region.peer_on(store) {
-            Some(to) if self.leads() && to.id != self.peer.id => {
-                info!(
-                    region = self.region.id.0,
-                    peer = self.peer.id.0,
-                    term = self.term().0,
-                    to = to.id.0,
-                    "leadership is handed over"
-                );
-                self.node.transfer_leader(to.id.0);
-                self.notice_changes(now, out);
-            }
-            _ => debug!(region = self.region.id.0, store = store.0, "nothing to hand over"),
-        }
     }
 
     /// Stand for election now, unless a restart forbids it.
@@ -307,26 +348,43 @@ impl Replica {
 
     /// Log changes up to this ready are written.
     pub(crate) fn persisted(&mut self, number: u64) {
-        self.persisted_number = self.persisted_number.max(number);
+        self.writes.persisted = self.writes.persisted.max(number);
         self.node.on_persist_ready(number);
     }
 
     /// Committed entries were applied.
-    pub(crate) fn applied(&mut self, applied: Applied, out: &mut Outbox) {
+    pub(crate) fn applied(&mut self, position: Position, outcomes: Vec<EntryOutcome>, out: &mut Outbox) {
         assert!(
-            self.applied.index < applied.position.index,
-            "region {}: applied goes from {:?} to {:?}",
+            self.applied.index < position.index,
+            "region {}: applied goes from {:?} to {position:?}",
             self.region.id.0,
             self.applied,
-            applied.position
         );
-        self.applied = applied.position;
-        self.node.advance_apply_to(applied.position.index.0);
-        for outcome in applied.outcomes {
+        self.applied = position;
+        for mut outcome in outcomes {
+            if let Some(change) = outcome.change.take() {
+                self.region_changed(outcome.position, change, out);
+            }
+            for refusal in outcome.proposals.iter_mut().filter_map(|p| p.as_mut().err()) {
+                if matches!(refusal.kind, Some(wire::region_error::Kind::EpochMismatch(_))) {
+                    // The applier knows the region as it was at the entry, not what was split off it.
+                    *refusal = self.epoch_mismatch();
+                }
+            }
             self.proposals.applied(outcome, &mut out.replies);
         }
+        self.node.advance_apply_to(position.index.0);
         self.reads.applied(self.applied.index, &mut out.replies);
-        self.node.mut_store().shrink_cache(applied.position.index);
+        self.node.mut_store().shrink_cache(position.index);
+    }
+
+    /// The replica is no peer any more, or its successor takes its place: whoever waits is told.
+    pub(crate) fn end(&mut self, out: &mut Outbox) {
+        let error = RegionError::region_not_found(self.region.id);
+        let doubt = "the replica was removed from its store on the way";
+        self.proposals.end(&error, doubt, &mut out.replies);
+        self.reads.fail(&error, &mut out.replies);
+        self.changes.end(&error, doubt, &mut out.replies);
     }
 
     /// The state engine was synced when this much was applied.
@@ -358,6 +416,8 @@ impl Replica {
             let error = self.not_leader();
             self.proposals.leadership_lost(&error, self.config.election_ticks, &mut out.replies);
             self.reads.fail(&error, &mut out.replies);
+            self.changes.leadership_lost(self.config.election_ticks, &mut out.replies);
+            self.node.skip_bcast_commit(true);
         }
         if led.0 {
             info!(region = self.region.id.0, peer = self.peer.id.0, term = led.1.0, "elected leader");
@@ -375,6 +435,8 @@ impl Replica {
     pub(crate) fn collect(&mut self, now: Instant, out: &mut Outbox) {
         self.notice_changes(now, out);
         self.propose_waiting(out);
+        self.drive_membership(now, out);
+        self.drive_handover(out);
         if self.reads.has_waiting() && self.leads() && self.node.raft.commit_to_current_term() {
             let context = self.reads.start_round(self.config.election_ticks);
             self.node.read_index(context);
@@ -439,10 +501,10 @@ impl Replica {
         }
         let promises = self.envelopes(promises, now);
         out.apply(&self.region, ready.take_committed_entries());
-        let wait = ready.must_sync() || self.held_number > self.persisted_number;
+        let wait = ready.must_sync() || self.writes.held > self.writes.persisted;
         self.node.advance_append_async(ready);
         if wait {
-            self.held_number = number;
+            self.writes.held = number;
             out.hold(self.region.id, number, promises);
         } else {
             out.messages.extend(promises);
@@ -455,16 +517,19 @@ impl Replica {
     }
 
     fn envelope(&mut self, mut message: raft::eraftpb::Message, now: Instant) -> Option<(StoreId, wire::RaftMessage)> {
-        let to = self.region.peer(message.to.into())?;
+        let to = self.region.peer(message.to.into()).or_else(|| self.acquaintances.peer(message.to.into()))?;
         let mut replicated = 0;
         match message.get_msg_type() {
             MessageType::MsgHeartbeat => {
                 message.context = lease::stamp(now, &message.context);
                 replicated = self.replicated().0;
             }
-            MessageType::MsgTimeoutNow => self.lease.end_for_this_term(),
+            MessageType::MsgTimeoutNow if !self.config.has(Planted::TransferKeepsLease) => {
+                self.lease.end_for_this_term();
+            }
             _ => {}
         }
+        let unheard = self.leads() && self.node.raft.prs().get(message.to).is_some_and(|p| p.matched == 0);
         let bytes = protobuf::Message::write_to_bytes(&message).expect("raft-rs's messages are complete");
         let envelope = wire::RaftMessage {
             region_id: self.region.id.0,
@@ -473,6 +538,8 @@ impl Replica {
             epoch: Some(self.region.epoch.into()),
             message: Bytes::from(bytes),
             replicated,
+            range: unheard.then(|| (&self.region.range).into()),
+            ..wire::RaftMessage::default()
         };
         Some((to.store, envelope))
     }
@@ -525,10 +592,10 @@ impl Replica {
     pub(crate) fn seen(&self, now: Instant) -> Seen {
         let raft = &self.node.raft;
         let serves = self.leads() && raft.apply_to_current_term();
-        let lease = serves && raft.lead_transferee.is_none();
-        let until = if lease { self.lease.until(&self.region, self.peer.id, self.term(), now) } else { None };
+        let until = if serves { self.lease.until(&self.region, self.peer.id, self.term(), now) } else { None };
         let view = ReplicaView {
             region: self.region.clone(),
+            split_off: self.changes.split_off().clone(),
             peer: self.peer,
             role: Role::from(raft.state),
             term: self.term(),
@@ -536,6 +603,13 @@ impl Replica {
             serves,
             lease_until: until,
         };
-        Seen { view, applied: self.applied.index, committed: LogIndex(raft.raft_log.committed) }
+        let progress = if self.leads() { self.progress(now) } else { Vec::new() };
+        Seen { view, applied: self.applied.index, committed: LogIndex(raft.raft_log.committed), progress }
     }
+}
+
+/// Whether no other voter has to be asked.
+fn is_only_voter(region: &Region, peer: Peer) -> bool {
+    let mut voters = region.peers.iter().filter(|p| p.role != PeerRole::Learner);
+    voters.next().is_some_and(|only| only.id == peer.id) && voters.next().is_none()
 }

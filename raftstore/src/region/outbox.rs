@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use proto::{Region, RegionId, StoreId, wire};
+use proto::{Epoch, Region, RegionId, StoreId, wire};
 use raft::eraftpb::{Entry, HardState};
 
 use super::propose::Replies;
 use crate::{
-    effect::{ApplyTask, Seen},
+    effect::{ApplyTask, ApplyWork, Seen},
     log::{LogBatch, Position, RegionLog},
 };
 
@@ -35,6 +35,21 @@ pub(crate) struct Outbox {
     /// Whether the batch must be synced.
     pub(crate) sync: bool,
     pub(crate) apply: Vec<ApplyTask>,
+    /// Replicas that have come this turn: their first records are in the batch, and what follows goes into the next one.
+    pub(crate) born: Vec<RegionId>,
+    /// Replicas that have gone this turn.
+    pub(crate) gone: Vec<RegionId>,
+    /// Replicas that are to go, and why.
+    pub(crate) removed: Vec<Removal>,
+}
+
+/// A replica that is to go.
+#[derive(Debug)]
+pub(crate) struct Removal {
+    pub(crate) region: RegionId,
+    /// The epoch in which it is no peer any more.
+    pub(crate) epoch: Epoch,
+    pub(crate) reason: &'static str,
 }
 
 impl Outbox {
@@ -57,6 +72,17 @@ impl Outbox {
         change.hard_state = Some(hard_state);
     }
 
+    /// The first records of a log.
+    pub(crate) fn found(&mut self, region: RegionId, first: RegionLog) {
+        self.batch.regions.push((region, first));
+        self.born.push(region);
+    }
+
+    /// The log goes as a whole.
+    pub(crate) fn forget(&mut self, region: RegionId) {
+        self.batch.regions.push((region, RegionLog { removed: true, ..RegionLog::default() }));
+    }
+
     /// The log is cut; nobody waits for that.
     pub(crate) fn truncate(&mut self, region: RegionId, at: Position) {
         self.change(region).truncated = Some(at);
@@ -73,8 +99,10 @@ impl Outbox {
             return;
         }
         match self.apply.last_mut() {
-            Some(task) if task.region.id == region.id => task.entries.extend(entries),
-            _ => self.apply.push(ApplyTask { region: region.clone(), entries }),
+            Some(ApplyTask { region: last, work: ApplyWork::Entries(first) }) if last.id == region.id => {
+                first.extend(entries);
+            }
+            _ => self.apply.push(ApplyTask { region: region.clone(), work: ApplyWork::Entries(entries) }),
         }
     }
 }

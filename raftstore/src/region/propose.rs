@@ -89,7 +89,7 @@ impl Proposals {
 
     /// The next entry's worth of what waits; `None` when nothing does. All of it was checked for `term`.
     pub(super) fn next_entry(&mut self, term: Term) -> Option<NextEntry> {
-        let mut command = wire::Command { format: COMMAND_FORMAT, proposals: Vec::new() };
+        let mut command = wire::Command { format: COMMAND_FORMAT, proposals: Vec::new(), change: None };
         let mut entry = NextEntry { data: Vec::new(), tickets: Vec::new(), bytes: 0 };
         while let Some(next) = self.waiting.front() {
             let full = entry.bytes + next.bytes > ENTRY_BYTES_ABOUT || entry.tickets.len() >= ENTRY_PROPOSALS_AT_MOST;
@@ -129,6 +129,14 @@ impl Proposals {
             answer(replies, waiting.ticket, Err(error.clone().into()));
         }
         self.in_doubt.extend(self.in_flight.drain(..).map(|entry| (doubt_ticks, entry)));
+    }
+
+    /// The replica goes: what was never proposed is certainly not applied, of the rest nobody here will know.
+    pub(super) fn end(&mut self, error: &RegionError, doubt: &str, replies: &mut Replies) {
+        self.leadership_lost(error, 0, replies);
+        for (_, entry) in std::mem::take(&mut self.in_doubt) {
+            self.settle(entry, |_| Err(ProposeError::Unknown(doubt.into())), replies);
+        }
     }
 
     /// Time passes for what is in doubt.

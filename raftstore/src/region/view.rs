@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use proto::{Peer, Region, Term};
+use proto::{Peer, Region, Term, wire::RegionError};
 use raft::StateRole;
 
 use crate::clock::Instant;
@@ -47,6 +47,8 @@ impl fmt::Display for Role {
 pub struct ReplicaView {
     /// Range, epoch, peers.
     pub region: Arc<Region>,
+    /// What its last split took off it, as it was then: whoever still has the old borders in mind is told.
+    pub split_off: Arc<[Arc<Region>]>,
     /// This store's membership.
     pub peer: Peer,
     /// What it is.
@@ -59,4 +61,16 @@ pub struct ReplicaView {
     pub serves: bool,
     /// Until then this store alone serves reads of the region.
     pub lease_until: Option<Instant>,
+}
+
+impl ReplicaView {
+    /// "Your picture of the region is another one", with what takes its place.
+    pub fn epoch_mismatch(&self) -> RegionError {
+        epoch_mismatch(&self.region, &self.split_off)
+    }
+}
+
+pub(crate) fn epoch_mismatch(region: &Region, split_off: &[Arc<Region>]) -> RegionError {
+    let all: Vec<&Region> = std::iter::once(region).chain(split_off.iter().map(|r| &**r)).collect();
+    RegionError::epoch_mismatch(&all)
 }

@@ -1,19 +1,22 @@
 //! From what is on disk to replicas, and the first records of a new cluster.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
-use proto::{Cf, LogIndex, PeerRole, Region, RegionId, StoreId};
-use raft::eraftpb::{ConfState, HardState};
+use bytes::Bytes;
+use proto::{Cf, LogIndex, Region, RegionId, StoreId};
 use tracing::info;
 
+use super::lifecycle::first_records;
 use crate::{
+    apply::destruction,
     config::StoreConfig,
     engine::{Engine, EngineError, Snapshot, WriteBatch, WriteOp},
-    keys::{self, ApplyState, INITIAL},
+    keys::{self, ApplyState, BadRecord, INITIAL, Tombstone},
     log::{LogBatch, LogEngine, LogError, LogState, RegionLog},
     region::{
         Replica,
         log_storage::{LogStorage, cache_share},
+        membership,
     },
 };
 
@@ -51,17 +54,12 @@ pub fn bootstrap(
         if snapshot.get(Cf::Meta, &keys::region_key(region.id))?.is_some() {
             continue;
         }
-        let hard_state = HardState { term: INITIAL.term.0, commit: INITIAL.index.0, ..HardState::default() };
         match log.load(region.id)? {
             Some(found) if found.last != INITIAL => {
                 return Err(BootError::Damaged { region: region.id, why: "it has a log but no state".into() });
             }
             Some(_) => {}
-            None => {
-                let change =
-                    RegionLog { hard_state: Some(hard_state), truncated: Some(INITIAL), ..RegionLog::default() };
-                first.regions.push((region.id, change));
-            }
+            None => first.regions.push((region.id, first_records(false))),
         }
         let apply = ApplyState { applied: INITIAL, commit: INITIAL.index };
         state.ops.push(WriteOp::Put(Cf::Meta, keys::region_key(region.id), keys::encode_region(region)));
@@ -78,23 +76,93 @@ pub fn bootstrap(
     Ok(())
 }
 
-/// All replicas of the store, from its state engine.
+/// All replicas of the store, from its state engine, and what is known of those that were here.
 pub(super) fn replicas(
     config: &Arc<StoreConfig>,
     engine: &dyn Engine,
     log: &Arc<dyn LogEngine>,
-) -> Result<Vec<Replica>, BootError> {
+) -> Result<(Vec<Replica>, BTreeMap<RegionId, Tombstone>), BootError> {
     let snapshot = engine.snapshot();
-    let (first, end) = keys::region_keys();
-    let mut cursor = snapshot.cursor(Cf::Meta, &first, &end);
     let mut regions = Vec::new();
+    each(&*snapshot, keys::region_keys(), |_, value| {
+        regions.push(keys::decode_region(value)?);
+        Ok(())
+    })?;
+    let mut tombstones = BTreeMap::new();
+    each(&*snapshot, keys::tombstone_keys(), |key, value| {
+        tombstones.insert(keys::region_of_key(key)?, keys::decode_tombstone(value)?);
+        Ok(())
+    })?;
+    let (regions, left): (Vec<_>, Vec<_>) = regions.into_iter().partition(|r| r.peer_on(config.store).is_some());
+    bury(engine, &left, &mut tombstones)?;
+    mend_logs(&**log, &*snapshot, &regions, &tombstones)?;
+    let cache_bytes = cache_share(regions.len());
+    let replicas = regions.into_iter().map(|region| replica(config, &*snapshot, log, Arc::new(region), cache_bytes));
+    Ok((replicas.collect::<Result<_, _>>()?, tombstones))
+}
+
+fn each(
+    snapshot: &dyn Snapshot,
+    (first, end): (Bytes, Bytes),
+    mut take: impl FnMut(&[u8], &[u8]) -> Result<(), BadRecord>,
+) -> Result<(), EngineError> {
+    let mut cursor = snapshot.cursor(Cf::Meta, &first, &end);
     let mut on = cursor.seek_to_first()?;
     while on {
-        regions.push(keys::decode_region(cursor.value()).map_err(|e| EngineError::Corrupt(e.to_string()))?);
+        take(cursor.key(), cursor.value()).map_err(|e| EngineError::Corrupt(e.to_string()))?;
         on = cursor.next()?;
     }
-    let cache_bytes = cache_share(regions.len());
-    regions.into_iter().map(|region| replica(config, &*snapshot, log, Arc::new(region), cache_bytes)).collect()
+    Ok(())
+}
+
+/// Regions whose last applied entry removed this store, and the crash came before the rest: their state goes now.
+fn bury(
+    engine: &dyn Engine,
+    left: &[Region],
+    tombstones: &mut BTreeMap<RegionId, Tombstone>,
+) -> Result<(), EngineError> {
+    let mut batch = WriteBatch::default();
+    for region in left {
+        // The peer's own id went with the membership: whoever comes here later has one above all that were known.
+        let highest = region.peers.iter().map(|p| p.id).max().unwrap_or_default();
+        let tombstone = Tombstone { peer: highest, epoch: region.epoch };
+        info!(region = region.id.0, "a replica that was removed is destroyed");
+        batch.ops.extend(destruction(region, tombstone));
+        tombstones.insert(region.id, tombstone);
+    }
+    if batch.ops.is_empty() {
+        return Ok(());
+    }
+    engine.write(batch)?;
+    engine.sync()
+}
+
+/// Where a crash came between the state and the log: a region that was split off gets its first records, the log of a
+/// destroyed replica goes.
+fn mend_logs(
+    log: &dyn LogEngine,
+    snapshot: &dyn Snapshot,
+    regions: &[Region],
+    tombstones: &BTreeMap<RegionId, Tombstone>,
+) -> Result<(), BootError> {
+    let mut batch = LogBatch::default();
+    for region in regions {
+        if log.load(region.id)?.is_none() && apply_state(snapshot, region.id)?.is_some_and(|a| a.applied == INITIAL) {
+            info!(region = region.id.0, "a region that was split off gets its log");
+            batch.regions.push((region.id, first_records(false)));
+        }
+    }
+    for region in tombstones.keys().filter(|buried| !regions.iter().any(|r| r.id == **buried)) {
+        if log.load(*region)?.is_some() {
+            batch.regions.push((*region, RegionLog { removed: true, ..RegionLog::default() }));
+        }
+    }
+    if batch.is_empty() { Ok(()) } else { Ok(log.write(batch, true)?) }
+}
+
+fn apply_state(snapshot: &dyn Snapshot, region: RegionId) -> Result<Option<ApplyState>, EngineError> {
+    let value = snapshot.get(Cf::Meta, &keys::apply_key(region))?;
+    value.map(|v| keys::decode_apply(&v)).transpose().map_err(|e| EngineError::Corrupt(e.to_string()))
 }
 
 fn replica(
@@ -107,12 +175,9 @@ fn replica(
     let damaged = |why: String| BootError::Damaged { region: region.id, why };
     let peer =
         region.peer_on(config.store).ok_or_else(|| damaged(format!("store {} has no peer in it", config.store.0)))?;
-    let apply = snapshot.get(Cf::Meta, &keys::apply_key(region.id))?;
-    let apply = apply.ok_or_else(|| damaged("it has no apply state".into()))?;
-    let apply = keys::decode_apply(&apply).map_err(|e| EngineError::Corrupt(e.to_string()))?;
+    let apply = apply_state(snapshot, region.id)?.ok_or_else(|| damaged("it has no apply state".into()))?;
     let found = log.load(region.id)?.ok_or_else(|| damaged("it has no log".into()))?;
     let commit = check_log(&found, &apply).map_err(damaged)?;
-    let fresh = found.hard_state.term == INITIAL.term.0;
     info!(
         region = region.id.0,
         peer = peer.id.0,
@@ -122,9 +187,8 @@ fn replica(
         last = found.last.index.0,
         "replica found"
     );
-    let storage = LogStorage::new(region.id, log.clone(), found, commit, conf_state(&region), cache_bytes);
-    Replica::new(config.clone(), region.clone(), peer, storage, apply.applied, fresh)
-        .map_err(|e| damaged(e.to_string()))
+    let storage = LogStorage::new(region.id, log.clone(), found, commit, membership::conf_state(&region), cache_bytes);
+    Replica::new(config.clone(), region.clone(), peer, storage, apply.applied).map_err(|e| damaged(e.to_string()))
 }
 
 /// Whether log and state fit together; the commit index to start with. raft-rs panics on what is refused here.
@@ -140,16 +204,4 @@ fn check_log(log: &LogState, apply: &ApplyState) -> Result<LogIndex, String> {
         return Err(format!("{commit} is committed but the log ends at {}", log.last.index.0));
     }
     Ok(LogIndex(commit))
-}
-
-fn conf_state(region: &Region) -> ConfState {
-    let of = |roles: &[PeerRole]| region.peers.iter().filter(|p| roles.contains(&p.role)).map(|p| p.id.0).collect();
-    let joint = region.peers.iter().any(|p| matches!(p.role, PeerRole::IncomingVoter | PeerRole::DemotingVoter));
-    ConfState {
-        voters: of(&[PeerRole::Voter, PeerRole::IncomingVoter]),
-        learners: of(&[PeerRole::Learner]),
-        voters_outgoing: if joint { of(&[PeerRole::Voter, PeerRole::DemotingVoter]) } else { Vec::new() },
-        learners_next: of(&[PeerRole::DemotingVoter]),
-        ..ConfState::default()
-    }
 }

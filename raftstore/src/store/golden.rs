@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use goldenscript::{ArgumentConsumer, Command, Context, Runner};
 use proto::{Batch, Cf, Epoch, KeyRange, Peer, PeerId, PeerRole, Region, RegionId, StoreId, wire::RaftMessage};
 use raft::eraftpb::Message;
@@ -20,8 +21,9 @@ use test_each_file::test_each_path;
 
 use super::{StoreCore, bootstrap};
 use crate::{
-    Applier, Event, Instant, MonotonicClock, Planted, ReplicaStatus, StoreConfig, StoreHandle, Target,
-    effect::{Answer, ApplyTask, Effects, LogWrite, ProposeRequest, Ticket},
+    Applier, Event, Instant, MonotonicClock, NewRegion, PeerChange, Planted, ReplicaStatus, StoreConfig, StoreHandle,
+    Target,
+    effect::{AdminChange, AdminRequest, Answer, ApplyTask, ApplyWork, Effects, LogWrite, ProposeRequest, Ticket},
     engine::{Engine, memory::MemoryEngine},
     log::{LogEngine, MemoryLog},
     region::message,
@@ -73,7 +75,7 @@ struct Node {
 struct Script {
     clock: Arc<Clock>,
     nodes: BTreeMap<u64, Node>,
-    regions: Vec<Region>,
+    founded: Vec<Region>,
     network: VecDeque<(StoreId, StoreId, RaftMessage)>,
     /// Kinds of messages that get lost.
     lost: BTreeSet<String>,
@@ -114,8 +116,11 @@ impl Runner for Script {
             "transfer" => {
                 let (id, region) = replica(&mut args)?;
                 let to = store(args.next_pos().ok_or("to which store")?)?;
-                self.turn(id, vec![Event::Transfer(region, StoreId(to))])?;
+                self.admin(id, region, None, AdminChange::Transfer(StoreId(to)))?;
             }
+            "split" => self.split(&mut args)?,
+            "peers" => self.peers(&mut args)?,
+            "regions" => self.show_regions()?,
             "propose" => self.propose(&mut args)?,
             "fill" => self.fill(&mut args)?,
             "read" => self.read(&mut args)?,
@@ -172,7 +177,7 @@ impl Script {
         let border = |at: u64, last: u64| if at == 0 || at == last { String::new() } else { format!("{at:04}") };
         for id in 1..=regions {
             let peer = |store| Peer { id: PeerId(store), store: StoreId(store), role: PeerRole::Voter };
-            self.regions.push(Region {
+            self.founded.push(Region {
                 id: RegionId(id),
                 range: KeyRange::new(border(id - 1, regions), border(id, regions)),
                 epoch: Epoch { conf_ver: 1, version: 1 },
@@ -182,7 +187,7 @@ impl Script {
         for id in 1..=stores {
             let node =
                 Node { engine: MemoryEngine::crashable(), log: Arc::new(MemoryLog::crashable()), ..Node::default() };
-            bootstrap(&node.engine, &*node.log, StoreId(id), &self.regions)?;
+            bootstrap(&node.engine, &*node.log, StoreId(id), &self.founded)?;
             self.nodes.insert(id, node);
             self.start(id)?;
         }
@@ -252,10 +257,17 @@ impl Script {
         life.handle.answer(&mut effects);
         effects.replies = replies;
         let after = life.handle.statuses();
-        for (before, after) in before.iter().zip(&after) {
-            let (old, new) = (&before.view, &after.view);
-            if (old.role, old.term) != (new.role, new.term) {
-                writeln!(self.output, "s{id} r{} {} in term {}", new.region.id.0, new.role, new.term.0)?;
+        for ReplicaStatus { view: new, .. } in &after {
+            let region = new.region.id;
+            match before.iter().find(|b| b.view.region.id == region) {
+                Some(ReplicaStatus { view: old, .. }) if (old.role, old.term) == (new.role, new.term) => {}
+                Some(_) => writeln!(self.output, "s{id} r{} {} in term {}", region.0, new.role, new.term.0)?,
+                None => writeln!(self.output, "s{id} has {}", describe_region(&new.region))?,
+            }
+        }
+        for ReplicaStatus { view, .. } in &before {
+            if !after.iter().any(|a| a.view.region.id == view.region.id) {
+                writeln!(self.output, "s{id} r{} is gone", view.region.id.0)?;
             }
         }
         self.carry_out(id, effects)
@@ -327,8 +339,14 @@ impl Script {
         }
         if let Some(tasks) = life.tasks.pop_front() {
             if self.trace {
-                let entries: usize = tasks.iter().map(|t| t.entries.len()).sum();
-                writeln!(self.output, "s{id} applies {entries} entries")?;
+                for ApplyTask { region, work } in &tasks {
+                    match work {
+                        ApplyWork::Entries(entries) => {
+                            writeln!(self.output, "s{id} r{} applies {} entries", region.id.0, entries.len())?;
+                        }
+                        ApplyWork::Destroy(_) => writeln!(self.output, "s{id} r{} is destroyed", region.id.0)?,
+                    }
+                }
             }
             events.push(Event::Applied(life.applier.run(tasks)?));
         }
@@ -351,9 +369,77 @@ impl Script {
         Ok(())
     }
 
+    /// The regions as the store that knows most has them.
+    fn regions(&self) -> Vec<Region> {
+        let mut newest = BTreeMap::<RegionId, Region>::new();
+        let seen = self.nodes.values().filter_map(|n| n.life.as_ref()).flat_map(|life| life.handle.statuses());
+        for region in self.founded.iter().cloned().chain(seen.map(|s| Region::clone(&s.view.region))) {
+            let known = newest.entry(region.id).or_insert_with(|| region.clone());
+            if known.epoch < region.epoch {
+                *known = region;
+            }
+        }
+        newest.into_values().collect()
+    }
+
     fn target(&self, region: RegionId) -> Result<Target, Box<dyn Error>> {
-        let region = self.regions.iter().find(|r| r.id == region).ok_or("no such region")?;
+        let region = self.regions().into_iter().find(|r| r.id == region).ok_or("no such region")?;
         Ok(Target { region: region.id, epoch: region.epoch, term: None })
+    }
+
+    fn admin(&mut self, id: u64, region: RegionId, version: Option<u64>, change: AdminChange) -> Outcome {
+        let mut target = self.target(region)?;
+        target.epoch.version = version.unwrap_or(target.epoch.version);
+        let ticket = self.ticket();
+        self.turn(id, vec![Event::Admin(AdminRequest { ticket, target, change })])
+    }
+
+    /// `split s1 r1 r7=0500 r8=0700`: new regions and their first keys. Peer ids are ten times the region's and on.
+    fn split(&mut self, args: &mut ArgumentConsumer<'_>) -> Outcome {
+        let (id, region) = replica(args)?;
+        let version = args.take_key("version").map(str::parse).transpose()?;
+        let peers = self.regions().into_iter().find(|r| r.id == region).ok_or("no such region")?.peers.len() as u64;
+        let mut at = Vec::new();
+        while let Some((new, start)) = args.next_key() {
+            let new: u64 = new.strip_prefix('r').ok_or("a region is r1, r2, …")?.parse()?;
+            let start = Bytes::copy_from_slice(start.as_bytes());
+            at.push(NewRegion { start, id: RegionId(new), peers: (1..=peers).map(|p| PeerId(new * 10 + p)).collect() });
+        }
+        self.admin(id, region, version, AdminChange::Split(at))
+    }
+
+    /// `peers s1 r1 add=p4@s4 promote=p4 demote=p3 remove=p2`.
+    fn peers(&mut self, args: &mut ArgumentConsumer<'_>) -> Outcome {
+        let (id, region) = replica(args)?;
+        let peer =
+            |text: &str| Ok::<_, Box<dyn Error>>(PeerId(text.strip_prefix('p').ok_or("a peer is p1, …")?.parse()?));
+        let mut changes = Vec::new();
+        while let Some((what, who)) = args.next_key() {
+            changes.push(match what {
+                "add" => {
+                    let (id, at) = who.split_once('@').ok_or("add=p4@s4")?;
+                    PeerChange::AddLearner(Peer { id: peer(id)?, store: StoreId(store(at)?), role: PeerRole::Learner })
+                }
+                "promote" => PeerChange::Promote(peer(who)?),
+                "demote" => PeerChange::Demote(peer(who)?),
+                "remove" => PeerChange::Remove(peer(who)?),
+                other => return Err(format!("no change {other}").into()),
+            });
+        }
+        self.admin(id, region, None, AdminChange::Peers(changes))
+    }
+
+    fn show_regions(&mut self) -> Outcome {
+        for (id, node) in &self.nodes {
+            let Some(life) = &node.life else {
+                writeln!(self.output, "s{id} is down")?;
+                continue;
+            };
+            for status in life.handle.statuses() {
+                writeln!(self.output, "s{id} {}", describe_region(&status.view.region))?;
+            }
+        }
+        Ok(())
     }
 
     fn ticket(&mut self) -> Ticket {
@@ -384,7 +470,7 @@ impl Script {
         let mut events = Vec::new();
         while let Some((key, value)) = args.next_key() {
             let (key, value) = (key.to_string(), value.to_string());
-            let of_key = || self.regions.iter().find(|r| r.range.contains(key.as_bytes())).map(|r| r.id);
+            let of_key = || self.regions().into_iter().find(|r| r.range.contains(key.as_bytes())).map(|r| r.id);
             let region = if region.0 == 0 { of_key().ok_or("no region has this key")? } else { region };
             let mut target = Target { term, ..self.target(region)? };
             target.epoch.version = version.unwrap_or(target.epoch.version);
@@ -441,7 +527,7 @@ impl Script {
                 writeln!(self.output, "s{id} is down")?;
                 continue;
             };
-            for ReplicaStatus { view, applied, committed } in life.handle.statuses() {
+            for ReplicaStatus { view, applied, committed, .. } in life.handle.statuses() {
                 let log = node.log.load(view.region.id)?.unwrap_or_default();
                 writeln!(
                     self.output,
@@ -467,7 +553,25 @@ fn describe(answer: &Answer) -> String {
         Answer::Proposed(Err(e)) => format!("{e}"),
         Answer::Readable(Ok(())) => "may read".into(),
         Answer::Readable(Err(e)) => format!("may not read: {e}"),
+        Answer::Admin(Ok(regions)) => {
+            let regions: Vec<_> = regions.iter().map(describe_region).collect();
+            format!("done {}", regions.join(", ")).trim_end().into()
+        }
+        Answer::Admin(Err(e)) => format!("not done: {e}"),
     }
+}
+
+fn describe_region(region: &Region) -> String {
+    let role = |role| match role {
+        PeerRole::Voter => "",
+        PeerRole::Learner => " learner",
+        PeerRole::IncomingVoter => " incoming",
+        PeerRole::DemotingVoter => " demoting",
+    };
+    let peers: Vec<_> = region.peers.iter().map(|p| format!("{}@{}{}", p.id, p.store, role(p.role))).collect();
+    let key = |key: &[u8]| String::from_utf8_lossy(key).into_owned();
+    let (start, end) = (key(&region.range.start), key(&region.range.end));
+    format!("r{}@{} [{start}..{end}) {}", region.id.0, region.epoch, peers.join(" "))
 }
 
 fn parsed(message: &RaftMessage) -> Message {
@@ -475,10 +579,19 @@ fn parsed(message: &RaftMessage) -> Message {
 }
 
 fn kind(message: &RaftMessage) -> String {
+    if message.asks {
+        return "asks".into();
+    }
+    if message.gone.is_some() {
+        return "gone".into();
+    }
     format!("{:?}", parsed(message).get_msg_type())
 }
 
 fn describe_message(envelope: &RaftMessage) -> String {
+    if envelope.asks || envelope.gone.is_some() {
+        return format!("r{} {}", envelope.region_id, kind(envelope));
+    }
     let m = parsed(envelope);
     let mut text = format!("r{} {:?} term {}", envelope.region_id, m.get_msg_type(), m.term);
     if m.index > 0 {
@@ -508,6 +621,9 @@ fn describe_write(write: &LogWrite) -> String {
         }
         if let Some(at) = change.truncated {
             let _ = write!(text, " cut at {}", at.index.0);
+        }
+        if change.removed {
+            text.push_str(" removed");
         }
         text.push_str("; ");
     }

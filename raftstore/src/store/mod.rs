@@ -9,11 +9,14 @@
 //!                                                  │ show how they look          apply tasks · upkeep
 //! ```
 //!
+//! Replicas come and go: `lifecycle` says when, and in which order what they leave on disk.
+//!
 //! What a log write promises is kept here until [`Event::LogWritten`] says that it is durable.
 
 pub(crate) mod boot;
 #[cfg(test)]
 mod golden;
+mod lifecycle;
 mod upkeep;
 
 use std::{
@@ -22,14 +25,15 @@ use std::{
 };
 
 use proto::{RegionId, StoreId, wire::RegionError};
-use tracing::{debug, warn};
+use tracing::warn;
 
 pub use boot::{BootError, bootstrap};
 
 use crate::{
+    api::AdminError,
     clock::{Instant, MonotonicClock},
     config::StoreConfig,
-    effect::{Answer, Effects, Event, LogWrite, Ticket},
+    effect::{AdminChange, AdminRequest, Answer, Applied, Effects, Event, LogWrite, Ticket},
     engine::Engine,
     handle::{Closer, StoreHandle},
     log::LogEngine,
@@ -39,21 +43,27 @@ use crate::{
         propose,
     },
 };
+use lifecycle::Absent;
 use upkeep::Upkeep;
 
 /// A log write on its way, and what its promises are.
 struct Writing {
     sequence: u64,
     held: Vec<Held>,
+    /// Regions that were split off and stand for election once their logs exist.
+    candidates: Vec<RegionId>,
 }
 
 /// All replicas of a store.
 pub struct StoreCore {
     config: Arc<StoreConfig>,
     _closer: Closer,
+    log: Arc<dyn LogEngine>,
     replicas: BTreeMap<RegionId, Replica>,
     /// Have something to collect.
     dirty: BTreeSet<RegionId>,
+    absent: Absent,
+    candidates: Vec<RegionId>,
     writing: VecDeque<Writing>,
     last_sequence: u64,
     last_tick: Instant,
@@ -71,7 +81,7 @@ impl StoreCore {
     ) -> Result<(StoreCore, StoreHandle), BootError> {
         let config = Arc::new(config);
         let now = clock.now();
-        let replicas = boot::replicas(&config, &*engine, &log)?;
+        let (replicas, tombstones) = boot::replicas(&config, &*engine, &log)?;
         let seen = replicas.iter().map(|replica| replica.seen(now)).collect();
         let (handle, closer) = StoreHandle::new(config.clone(), engine, clock, seen);
         let replicas: BTreeMap<_, _> = replicas.into_iter().map(|r| (r.id(), r)).collect();
@@ -79,7 +89,10 @@ impl StoreCore {
             dirty: replicas.keys().copied().collect(),
             config,
             _closer: closer,
+            log,
             replicas,
+            absent: Absent::new(tombstones),
+            candidates: Vec::new(),
             writing: VecDeque::new(),
             last_sequence: 0,
             last_tick: now,
@@ -104,6 +117,7 @@ impl StoreCore {
         let mut out = Outbox::default();
         for event in events {
             self.step(now, event, &mut out);
+            self.bury(&mut out);
         }
         if now.since(self.last_tick) >= self.config.tick {
             // One, however many were missed: a store that stood still must not make up for it.
@@ -113,11 +127,19 @@ impl StoreCore {
                     self.dirty.insert(*region);
                 }
             }
+            self.absent.tick();
         }
         for region in std::mem::take(&mut self.dirty) {
             let Some(replica) = self.replicas.get_mut(&region) else { continue };
-            replica.collect(now, &mut out);
-            out.seen.push(replica.seen(now));
+            if out.born.contains(&region) {
+                // The write of its first records brings the next turn.
+                self.dirty.insert(region);
+            } else {
+                replica.collect(now, &mut out);
+            }
+            if replica.is_initialised() {
+                out.seen.push(replica.seen(now));
+            }
         }
         self.effects(now, out)
     }
@@ -126,12 +148,8 @@ impl StoreCore {
         match event {
             Event::Received(envelopes) => {
                 for envelope in envelopes {
-                    let region = RegionId(envelope.region_id);
-                    match self.replicas.get_mut(&region) {
-                        Some(replica) => replica.receive(now, &envelope, out),
-                        None => debug!(region = region.0, "a Raft message for a region that is not here"),
-                    }
-                    self.dirty.insert(region);
+                    self.received(now, envelope, out);
+                    self.bury(out);
                 }
             }
             Event::Propose(request) => {
@@ -151,24 +169,18 @@ impl StoreCore {
                 Some(replica) => replica.read(ticket, &target, out),
                 None => out.replies.push(no_region_to_read(ticket, target.region)),
             },
-            Event::Transfer(region, store) => {
-                if let Some(replica) = self.replica(region) {
-                    replica.transfer(now, store, out);
-                }
-            }
+            Event::Admin(request) => self.admin(now, request, out),
             Event::Campaign(region) => {
                 if let Some(replica) = self.replica(region) {
                     replica.campaign(now, out);
                 }
             }
             Event::Unreachable(store) => self.unreachable(store),
-            Event::LogWritten(sequence) => self.written(sequence, out),
+            Event::LogWritten(sequence) => self.written(now, sequence, out),
             Event::Applied(applied) => {
                 for applied in applied {
-                    self.upkeep.applied(applied.outcomes.len());
-                    if let Some(replica) = self.replica(applied.region) {
-                        replica.applied(applied, out);
-                    }
+                    self.applied(now, applied, out);
+                    self.bury(out);
                 }
             }
             Event::UpkeepDone => {
@@ -183,6 +195,38 @@ impl StoreCore {
                     warn!(store = self.config.store.0, full, "the disk's reserve: writes are refused while it is full");
                 }
                 self.disk_full = full;
+            }
+        }
+    }
+
+    fn applied(&mut self, now: Instant, applied: Applied, out: &mut Outbox) {
+        match applied {
+            Applied::Entries { region, position, outcomes } => {
+                self.upkeep.applied(outcomes.len());
+                self.follow_changes(now, region, &outcomes, out);
+                if let Some(replica) = self.replica(region) {
+                    replica.applied(position, outcomes, out);
+                }
+            }
+            Applied::Destroyed(region) => self.destroyed(region, out),
+        }
+    }
+
+    fn admin(&mut self, now: Instant, request: AdminRequest, out: &mut Outbox) {
+        let (ticket, region) = (request.ticket, request.target.region);
+        let taken = match &request.change {
+            AdminChange::Split(at) => at.iter().find(|new| self.replicas.contains_key(&new.id)),
+            _ => None,
+        };
+        if let Some(new) = taken {
+            let why = format!("{} is the id of a region that exists", new.id);
+            return out.replies.push((ticket, Answer::Admin(Err(AdminError::Refused(why)))));
+        }
+        match self.replica(region) {
+            Some(replica) => replica.admin(now, request, out),
+            None => {
+                let error = RegionError::region_not_found(region);
+                out.replies.push((ticket, Answer::Admin(Err(error.into()))));
             }
         }
     }
@@ -206,7 +250,7 @@ impl StoreCore {
         }
     }
 
-    fn written(&mut self, sequence: u64, out: &mut Outbox) {
+    fn written(&mut self, now: Instant, sequence: u64, out: &mut Outbox) {
         while self.writing.front().is_some_and(|w| w.sequence <= sequence) {
             let written = self.writing.pop_front().expect("it has a front");
             for held in written.held {
@@ -215,17 +259,24 @@ impl StoreCore {
                 }
                 out.messages.extend(held.messages);
             }
+            for region in written.candidates {
+                if let Some(replica) = self.replica(region) {
+                    replica.campaign(now, out);
+                }
+            }
         }
     }
 
     fn effects(&mut self, now: Instant, out: Outbox) -> Effects {
-        let mut effects = Effects { seen: out.seen, replies: out.replies, apply: out.apply, ..Effects::default() };
+        let Outbox { seen, gone, replies, apply, .. } = out;
+        let mut effects = Effects { seen, gone, replies, apply, ..Effects::default() };
         for (store, message) in out.messages {
             effects.sends.entry(store).or_default().push(message);
         }
         if !out.batch.is_empty() {
             self.last_sequence += 1;
-            self.writing.push_back(Writing { sequence: self.last_sequence, held: out.held });
+            let candidates = std::mem::take(&mut self.candidates);
+            self.writing.push_back(Writing { sequence: self.last_sequence, held: out.held, candidates });
             effects.log = Some(LogWrite { sequence: self.last_sequence, batch: out.batch, sync: out.sync });
         } else if !out.held.is_empty() {
             // They wait for a write that is on its way already.

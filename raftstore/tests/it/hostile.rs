@@ -179,6 +179,7 @@ fn envelope(bytes: Vec<u8>, from: u64, replicated: u64) -> RaftMessage {
         epoch: Some(region().epoch.into()),
         message: bytes.into(),
         replicated,
+        ..RaftMessage::default()
     }
 }
 

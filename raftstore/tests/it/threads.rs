@@ -80,7 +80,7 @@ impl Cluster {
     /// Waits until a store serves the region.
     async fn leader(&self, region: RegionId) -> StoreHandle {
         let serving = self.handles.iter().map(|handle| {
-            let mut watch = handle.watch(region).unwrap();
+            let mut watch = handle.watch(region);
             Box::pin(async move {
                 watch.wait_for(|leadership| leadership.serves).await.unwrap();
                 handle.clone()
@@ -134,7 +134,7 @@ async fn leadership_is_handed_over() {
     let old = cluster.leader(RegionId(1)).await;
     let new = cluster.handles.iter().find(|h| h.store() != old.store()).unwrap();
     old.transfer(RegionId(1), new.store());
-    new.watch(RegionId(1)).unwrap().wait_for(|l| l.serves).await.unwrap();
+    new.watch(RegionId(1)).wait_for(|l| l.serves).await.unwrap();
     new.propose(&target(&regions[0]), put("a", "2")).await.unwrap();
     assert!(old.propose(&target(&regions[0]), put("a", "3")).await.is_err());
 }

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use proto::{LogIndex, RegionId, Term};
 use raftstore::{
     Applier, Effects, Event, MonotonicClock, Role, StoreCore, StoreHandle, Transport,
-    effect::{ApplyTask, LogWrite},
+    effect::{ApplyTask, ApplyWork, LogWrite},
     engine::Engine,
     log::LogEngine,
 };
@@ -240,7 +240,8 @@ impl StoreHost {
     }
 
     fn show_entries(&self, task: &ApplyTask) {
-        for entry in &task.entries {
+        let ApplyWork::Entries(entries) = &task.work else { return };
+        for entry in entries {
             let (index, term) = (LogIndex(entry.index), Term(entry.term));
             let ruling =
                 self.drivers.referee.applies(task.region.id, index, term, Trace::of(&entry.data), self.handle.store());

@@ -1,0 +1,391 @@
+//! Changes of the region itself, from request to answer: splits, memberships, hand-overs. One at a time.
+//!
+//! What is decided here is only whether to propose; the region changes when the entry is applied ([`crate::apply`]), and
+//! what was applied comes back through [`Replica::region_changed`].
+
+use std::{collections::VecDeque, sync::Arc};
+
+use prost::Message;
+use proto::{LogIndex, PeerId, PeerRole, Region, StoreId, wire, wire::RegionError};
+use raft::{ProgressState, eraftpb::ConfChangeV2};
+use tracing::{debug, info};
+
+use super::{
+    Replica,
+    handover::{Handover, LAG_ENTRIES, Stage},
+    membership::{self, Step},
+    outbox::{Outbox, Removal},
+    propose::Replies,
+    split, view,
+};
+use crate::{
+    api::{AdminError, NewRegion, PeerChange, PeerProgress},
+    clock::Instant,
+    config::Planted,
+    effect::{AdminChange, AdminRequest, Answer, RegionChange, Ticket},
+    keys::COMMAND_FORMAT,
+    log::Position,
+};
+
+/// A learner becomes a voter when it lacks at most so many entries: about what is appended in a round trip or two under load.
+const CAUGHT_UP_ENTRIES: u64 = 1024;
+
+/// What is under way, and what the last split took off.
+#[derive(Default)]
+pub(super) struct Changes {
+    under_way: Option<UnderWay>,
+    handover: Option<Handover>,
+    split_off: Arc<[Arc<Region>]>,
+}
+
+enum UnderWay {
+    Split { ticket: Ticket, position: Position },
+    Peers { ticket: Ticket, steps: VecDeque<Step> },
+}
+
+fn answer(replies: &mut Replies, ticket: Ticket, result: Result<Vec<Region>, AdminError>) {
+    replies.push((ticket, Answer::Admin(result)));
+}
+
+fn refused(why: impl Into<String>) -> AdminError {
+    AdminError::Refused(why.into())
+}
+
+impl Changes {
+    pub(super) fn split_off(&self) -> &Arc<[Arc<Region>]> {
+        &self.split_off
+    }
+
+    /// Whether a split may be committed that is not applied: then a lease must not be renewed, since another store may
+    /// soon lead the right part.
+    pub(super) fn splits_between(&self, applied: LogIndex, committed: LogIndex) -> bool {
+        match &self.under_way {
+            Some(UnderWay::Split { position, .. }) => applied < position.index && position.index <= committed,
+            _ => false,
+        }
+    }
+
+    /// This replica leads no more: what was proposed may still be carried out.
+    pub(super) fn leadership_lost(&mut self, doubt_ticks: u32, replies: &mut Replies) {
+        if let Some(UnderWay::Split { ticket, .. } | UnderWay::Peers { ticket, .. }) = self.under_way.take() {
+            answer(replies, ticket, Err(AdminError::Unknown("leadership was lost on the way".into())));
+        }
+        if let Some(handover) = &mut self.handover {
+            handover.stage = Stage::Resigned;
+            handover.ticks_left = doubt_ticks;
+        }
+    }
+
+    /// The replica goes.
+    pub(super) fn end(&mut self, error: &RegionError, doubt: &str, replies: &mut Replies) {
+        if let Some(UnderWay::Split { ticket, .. } | UnderWay::Peers { ticket, .. }) = self.under_way.take() {
+            answer(replies, ticket, Err(AdminError::Unknown(doubt.into())));
+        }
+        if let Some(handover) = self.handover.take() {
+            answer(replies, handover.ticket, Err(error.clone().into()));
+        }
+    }
+
+    pub(super) fn any(&self) -> bool {
+        self.under_way.is_some() || self.handover.is_some()
+    }
+}
+
+impl Replica {
+    /// Somebody wants the region changed.
+    pub(crate) fn admin(&mut self, now: Instant, request: AdminRequest, out: &mut Outbox) {
+        let AdminRequest { ticket, target, change } = request;
+        let begun = self.check_target(&target).map_err(AdminError::from).and_then(|()| match change {
+            AdminChange::Split(at) => self.begin_split(ticket, &at, out),
+            AdminChange::Peers(changes) => self.begin_peers(now, ticket, &changes),
+            AdminChange::Transfer(to) => self.begin_handover(now, ticket, to),
+        });
+        if let Err(error) = begun {
+            debug!(region = self.region.id.0, peer = self.peer.id.0, %error, "a change of the region is refused");
+            answer(&mut out.replies, ticket, Err(error));
+        }
+        self.notice_changes(now, out);
+    }
+
+    /// Whether the region can be changed at all right now.
+    fn check_quiet(&self) -> Result<(), AdminError> {
+        let (id, raft) = (self.region.id, &self.node.raft);
+        if !raft.apply_to_current_term() {
+            return Err(refused(format!("{id}: its leader is new and does not know yet what its predecessor did")));
+        }
+        if self.changes.handover.is_some() || raft.lead_transferee.is_some() {
+            return Err(refused(format!("the leadership of {id} is being handed over")));
+        }
+        if self.changes.under_way.is_some() || raft.has_pending_conf() || membership::is_joint(&self.region) {
+            return Err(refused(format!("another change of {id} is under way")));
+        }
+        Ok(())
+    }
+
+    fn begin_split(&mut self, ticket: Ticket, at: &[NewRegion], out: &mut Outbox) -> Result<(), AdminError> {
+        self.check_quiet()?;
+        split::plan(&self.region, at).map_err(AdminError::Refused)?;
+        // What waits was accepted before and knows the old borders: it goes first.
+        self.propose_waiting(out);
+        let kind = wire::region_change::Kind::Split(split::to_wire(at));
+        let change =
+            wire::RegionChange { epoch: Some(self.region.epoch.into()), term: self.term().0, kind: Some(kind) };
+        let command = wire::Command { format: COMMAND_FORMAT, proposals: Vec::new(), change: Some(change) };
+        self.node.propose(Vec::new(), command.encode_to_vec()).map_err(|_| self.not_leader())?;
+        let index = LogIndex(self.node.raft.raft_log.last_index());
+        info!(region = self.region.id.0, index = index.0, parts = at.len() + 1, "a split is proposed");
+        let position = Position { index, term: self.term() };
+        self.changes.under_way = Some(UnderWay::Split { ticket, position });
+        // Followers hear of its commit at once: the new regions have no quorum before.
+        self.node.skip_bcast_commit(false);
+        Ok(())
+    }
+
+    fn begin_peers(&mut self, now: Instant, ticket: Ticket, changes: &[PeerChange]) -> Result<(), AdminError> {
+        self.check_quiet()?;
+        let steps = membership::steps(&self.region, self.peer.id, changes).map_err(AdminError::Refused)?;
+        let voters_change = steps.iter().find(|step| step.is_joint());
+        if let Some(step) = voters_change {
+            self.check_voters(now, step)?;
+        }
+        info!(region = self.region.id.0, epoch = %self.region.epoch, ?changes, "a change of the membership begins");
+        self.changes.under_way = Some(UnderWay::Peers { ticket, steps });
+        Ok(())
+    }
+
+    /// Whether the new voters can decide anything, right after the change.
+    fn check_voters(&self, now: Instant, step: &Step) -> Result<(), AdminError> {
+        let id = self.region.id;
+        let progress = self.progress(now);
+        let of = |peer: PeerId| progress.iter().find(|p| p.peer == peer);
+        let last = self.node.raft.raft_log.last_index();
+        for promoted in step.promoted() {
+            let lacks = of(promoted).map_or(last, |p| last - p.matched.0);
+            if lacks > CAUGHT_UP_ENTRIES {
+                return Err(refused(format!(
+                    "{promoted} lacks {lacks} entries of {id}: a learner becomes a voter when it lacks at most \
+                     {CAUGHT_UP_ENTRIES}"
+                )));
+            }
+        }
+        let peers = step.peers_after(&self.region);
+        let voters: Vec<_> = membership::voters_to_be(&peers).collect();
+        let alive = voters.iter().filter(|&&voter| of(voter).is_some_and(|p| p.active)).count();
+        if alive <= voters.len() / 2 && !self.config.has(Planted::RemoveBelowQuorum) {
+            let (voters, needed) = (voters.len(), voters.len() / 2 + 1);
+            return Err(refused(format!(
+                "{id} would have {voters} voters of which {alive} answer: {needed} are needed"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Proposes the next step of a change of the membership, once the last one is applied. Also ends a joint state that
+    /// an earlier leader has left behind.
+    pub(super) fn drive_membership(&mut self, now: Instant, out: &mut Outbox) {
+        if !self.leads() || !self.node.raft.apply_to_current_term() || self.node.raft.has_pending_conf() {
+            return;
+        }
+        if membership::is_joint(&self.region) {
+            let peers = membership::peers_after_leaving(&self.region);
+            self.propose_membership(peers, ConfChangeV2::default());
+            return;
+        }
+        let Some(UnderWay::Peers { steps, .. }) = &self.changes.under_way else { return };
+        let Some(step) = steps.front().cloned() else {
+            return self.end_membership(Ok(vec![Region::clone(&self.region)]), out);
+        };
+        if let Err(error) = self.check_step(now, &step) {
+            return self.end_membership(Err(error), out);
+        }
+        if self.propose_membership(step.peers_after(&self.region), step.conf_change())
+            && let Some(UnderWay::Peers { steps, .. }) = &mut self.changes.under_way
+        {
+            steps.pop_front();
+        }
+    }
+
+    fn check_step(&self, now: Instant, step: &Step) -> Result<(), AdminError> {
+        if step.is_joint() { self.check_voters(now, step) } else { Ok(()) }
+    }
+
+    /// Whether Raft took it.
+    fn propose_membership(&mut self, peers: Vec<proto::Peer>, change: ConfChangeV2) -> bool {
+        let context = wire::Membership {
+            epoch: Some(self.region.epoch.into()),
+            term: self.term().0,
+            peers: peers.into_iter().map(Into::into).collect(),
+        };
+        // Proposing also sends it, so that nobody waits for a heartbeat. A refusal (leadership is being handed over, the
+        // log's tail is full) is tried again with the next turn.
+        let proposed = self.node.propose_conf_change(context.encode_to_vec(), change);
+        if let Err(error) = &proposed {
+            debug!(region = self.region.id.0, term = self.term().0, %error, "Raft dropped a change of the membership");
+        }
+        proposed.is_ok()
+    }
+
+    fn end_membership(&mut self, result: Result<Vec<Region>, AdminError>, out: &mut Outbox) {
+        if let Some(UnderWay::Peers { ticket, .. }) = self.changes.under_way {
+            self.changes.under_way = None;
+            answer(&mut out.replies, ticket, result);
+        }
+    }
+
+    /// An entry has changed the region, or was refused when it was applied.
+    pub(super) fn region_changed(
+        &mut self,
+        position: Position,
+        change: Result<RegionChange, RegionError>,
+        out: &mut Outbox,
+    ) {
+        match change {
+            Ok(RegionChange::Split { regions, .. }) => {
+                self.becomes(regions[0].clone());
+                self.changes.split_off = regions[1..].into();
+                let all = regions.iter().map(|r| Region::clone(r)).collect();
+                self.answer_split(position, Ok(all), out);
+            }
+            Ok(RegionChange::Peers { region, change }) => {
+                let applied = self.node.apply_conf_change(&change).expect("what is committed is a step from here");
+                let expected = membership::conf_state(&region);
+                assert!(
+                    membership::same(&applied, &expected),
+                    "{}: Raft goes by {applied:?}, the region says {expected:?}",
+                    region.id
+                );
+                if region.peer(self.peer.id).is_none() {
+                    let reason = "an entry ended its membership";
+                    out.removed.push(Removal { region: region.id, epoch: region.epoch, reason });
+                }
+                self.becomes(region);
+            }
+            Err(error) => {
+                self.answer_split(position, Err(error.clone().into()), out);
+                if let Some(UnderWay::Peers { steps, .. }) = &self.changes.under_way
+                    && !membership::is_joint(&self.region)
+                {
+                    debug!(region = self.region.id.0, steps = steps.len(), %error, "a change of the membership was refused");
+                    self.end_membership(Err(error.into()), out);
+                }
+            }
+        }
+    }
+
+    fn answer_split(&mut self, at: Position, result: Result<Vec<Region>, AdminError>, out: &mut Outbox) {
+        if let Some(UnderWay::Split { ticket, position }) = self.changes.under_way
+            && position.index == at.index
+        {
+            self.changes.under_way = None;
+            self.node.skip_bcast_commit(true);
+            let result = if position.term == at.term { result } else { Err(RegionError::stale_command().into()) };
+            answer(&mut out.replies, ticket, result);
+        }
+    }
+
+    /// The region is another one from now on.
+    pub(super) fn becomes(&mut self, region: Arc<Region>) {
+        if let Some(peer) = region.peer(self.peer.id) {
+            self.peer = peer;
+        }
+        self.region = region;
+    }
+
+    /// "Your picture of the region is another one", with what takes its place.
+    pub(super) fn epoch_mismatch(&self) -> RegionError {
+        view::epoch_mismatch(&self.region, &self.changes.split_off)
+    }
+
+    fn begin_handover(&mut self, now: Instant, ticket: Ticket, store: StoreId) -> Result<(), AdminError> {
+        let id = self.region.id;
+        self.check_quiet()?;
+        let peer = self.region.peer_on(store).ok_or_else(|| refused(format!("{id} has no peer on {store}")))?;
+        if peer.id == self.peer.id {
+            return Err(refused(format!("{store} leads {id} already")));
+        }
+        if peer.role != PeerRole::Voter {
+            return Err(refused(format!("{} on {store} is no voter of {id}", peer.id)));
+        }
+        if !self.progress(now).iter().any(|p| p.peer == peer.id && p.active) {
+            return Err(refused(format!("{} on {store} does not answer", peer.id)));
+        }
+        info!(
+            region = id.0,
+            peer = self.peer.id.0,
+            term = self.term().0,
+            to = peer.id.0,
+            "leadership is to be handed over"
+        );
+        let ticks_left = self.config.election_ticks;
+        self.changes.handover = Some(Handover { ticket, to: peer.id, store, ticks_left, stage: Stage::CatchingUp });
+        Ok(())
+    }
+
+    /// Lets a hand-over go on as far as it can.
+    pub(super) fn drive_handover(&mut self, out: &mut Outbox) {
+        let Some(handover) = &self.changes.handover else { return };
+        let (to, store) = (handover.to, handover.store);
+        match handover.stage {
+            Stage::CatchingUp => {
+                let last = self.node.raft.raft_log.last_index();
+                let progress = self.node.raft.prs().get(to.0);
+                if progress.is_some_and(|p| last - p.matched <= LAG_ENTRIES) {
+                    self.node.transfer_leader(to.0);
+                    self.changes.handover.iter_mut().for_each(|h| h.stage = Stage::HandedToRaft);
+                }
+            }
+            Stage::HandedToRaft => {
+                if self.leads() && self.node.raft.lead_transferee.is_none() {
+                    self.end_handover(Err(refused(format!("{to} on {store} did not take over in time"))), out);
+                }
+            }
+            Stage::Resigned => {
+                if self.leader().is_some_and(|leader| leader.id != self.peer.id) {
+                    self.end_handover(Ok(Vec::new()), out);
+                }
+            }
+        }
+    }
+
+    /// Time passes for a hand-over.
+    pub(super) fn tick_handover(&mut self, out: &mut Outbox) {
+        let Some(handover) = &mut self.changes.handover else { return };
+        handover.ticks_left = handover.ticks_left.saturating_sub(1);
+        if handover.ticks_left > 0 {
+            return;
+        }
+        let (to, store) = (handover.to, handover.store);
+        match handover.stage {
+            Stage::CatchingUp => self.end_handover(Err(refused(format!("{to} on {store} does not catch up"))), out),
+            // Raft gives up by itself, within an election timeout.
+            Stage::HandedToRaft => {}
+            Stage::Resigned => {
+                let why = "this store leads no more, and does not know yet who does";
+                self.end_handover(Err(AdminError::Unknown(why.into())), out);
+            }
+        }
+    }
+
+    fn end_handover(&mut self, result: Result<Vec<Region>, AdminError>, out: &mut Outbox) {
+        if let Some(handover) = self.changes.handover.take() {
+            answer(&mut out.replies, handover.ticket, result);
+        }
+    }
+
+    /// How far every peer is, as this leader knows.
+    pub(super) fn progress(&self, now: Instant) -> Vec<PeerProgress> {
+        let cut = self.node.store().truncated().index.0;
+        let peers = self.node.raft.prs().iter().map(|(&id, progress)| {
+            let peer = PeerId(id);
+            PeerProgress {
+                peer,
+                matched: LogIndex(progress.matched),
+                active: peer == self.peer.id || self.lease.heard_within(peer, now, self.config.election_timeout()),
+                needs_snapshot: progress.state == ProgressState::Snapshot || progress.matched < cut,
+            }
+        });
+        let mut peers: Vec<_> = peers.collect();
+        peers.sort_unstable_by_key(|p| p.peer);
+        peers
+    }
+}

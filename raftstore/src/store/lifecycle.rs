@@ -1,0 +1,237 @@
+//! Replicas that come and go while the store runs.
+//!
+//! ```text
+//!   come   split off here              region state and apply state are in the parent's apply batch; the log's first
+//!                                      records follow, unless there is a log: a crash came between, and it has votes
+//!          a leader speaks to a peer   nothing on disk until its first snapshot; only when no other replica here
+//!          that is not here            covers the range, or the split that makes room for it is still to be applied
+//!   go     removed by an entry, told   the replica ends at once; after what is being applied the state goes, the
+//!          so, or replaced             tombstone is synced, and then the log goes
+//! ```
+//!
+//! Of the regions that a split makes only that of the parent's leader stands for election at once: on other stores the
+//! parent's lease may still be served. Votes that are asked for before the split is applied here wait for it.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use proto::{LogIndex, Peer, Region, RegionId, wire};
+use raft::eraftpb::{ConfState, HardState, MessageType};
+use tracing::{debug, info};
+
+use super::StoreCore;
+use crate::{
+    clock::Instant,
+    config::Planted,
+    effect::{ApplyTask, ApplyWork, EntryOutcome, RegionChange},
+    keys::{INITIAL, Tombstone},
+    log::{LogState, RegionLog},
+    region::{
+        Replica,
+        log_storage::{LogStorage, cache_share},
+        membership, message,
+        outbox::{Outbox, Removal},
+    },
+};
+
+/// Requests for votes that wait for a split. Beyond it they are dropped, and asked again.
+const WAITING_AT_MOST: usize = 1024;
+
+/// Replicas that are not here: any more, or yet.
+#[derive(Default)]
+pub(super) struct Absent {
+    /// Of replicas that were destroyed; a few dozen bytes each, kept as long as the store lives.
+    tombstones: BTreeMap<RegionId, Tombstone>,
+    /// Of replicas that have ended and whose state is being removed: their ranges are not free yet.
+    dying: BTreeMap<RegionId, Arc<Region>>,
+    /// Requests for votes in regions that are not split off here yet, with the ticks they wait, by region and sender.
+    waiting: BTreeMap<(RegionId, u64), (u32, wire::RaftMessage)>,
+}
+
+impl Absent {
+    pub(super) fn new(tombstones: BTreeMap<RegionId, Tombstone>) -> Self {
+        Absent { tombstones, ..Absent::default() }
+    }
+
+    /// Time passes for what waits.
+    pub(super) fn tick(&mut self) {
+        self.waiting.retain(|_, (ticks, _)| {
+            *ticks = ticks.saturating_sub(1);
+            *ticks > 0
+        });
+    }
+
+    /// The last request of each candidate waits an election timeout: by then it would ask again.
+    fn wait(&mut self, region: RegionId, from: u64, ticks: u32, envelope: wire::RaftMessage) {
+        if self.waiting.len() < WAITING_AT_MOST || self.waiting.contains_key(&(region, from)) {
+            self.waiting.insert((region, from), (ticks, envelope));
+        }
+    }
+
+    fn take_waiting(&mut self, region: RegionId) -> Vec<wire::RaftMessage> {
+        let of_region = self.waiting.extract_if((region, 0)..=(region, u64::MAX), |_, _| true);
+        of_region.map(|(_, (_, envelope))| envelope).collect()
+    }
+}
+
+impl StoreCore {
+    /// A message for a region; the replica may not be here.
+    pub(super) fn received(&mut self, now: Instant, envelope: wire::RaftMessage, out: &mut Outbox) {
+        let region = RegionId(envelope.region_id);
+        let to = envelope.to.and_then(|p| Peer::try_from(p).ok());
+        let Some(replica) = self.replicas.get_mut(&region) else {
+            return self.received_by_nobody(now, region, to, envelope, out);
+        };
+        self.dirty.insert(region);
+        if to.is_some_and(|to| to.id > replica.peer().id) {
+            // Peer ids are never used again and grow: this store was removed and added anew.
+            let epoch = envelope.epoch.map(Into::into).unwrap_or_default();
+            let reason = "another peer takes its place on this store";
+            return out.removed.push(Removal { region, epoch, reason });
+        }
+        if let Some(gone) = &envelope.gone {
+            if let Ok(gone) = Region::try_from(gone.clone()) {
+                replica.told_of_removal(gone, out);
+            }
+        } else if !replica.answer_stranger(&envelope, out) {
+            replica.receive(now, &envelope, out);
+        }
+    }
+
+    fn received_by_nobody(
+        &mut self,
+        now: Instant,
+        region: RegionId,
+        to: Option<Peer>,
+        envelope: wire::RaftMessage,
+        out: &mut Outbox,
+    ) {
+        let for_us = to.filter(|to| to.store == self.config.store);
+        let (Some(to), Some(from)) = (for_us, envelope.from.and_then(|p| Peer::try_from(p).ok())) else { return };
+        let buried = self.absent.tombstones.get(&region);
+        if self.absent.dying.contains_key(&region) || buried.is_some_and(|tombstone| to.id <= tombstone.peer) {
+            return debug!(region = region.0, peer = to.id.0, "a Raft message for a replica that was destroyed");
+        }
+        let Ok(message) = message::decode(&envelope) else { return };
+        match message.get_msg_type() {
+            MessageType::MsgRequestVote | MessageType::MsgRequestPreVote => {
+                self.absent.wait(region, message.from, self.config.election_ticks, envelope);
+            }
+            MessageType::MsgAppend | MessageType::MsgHeartbeat => {
+                let Some(range) = envelope.range.clone() else { return };
+                if let Some(other) = self.covered_by(&range.into()) {
+                    return debug!(region = region.0, covered_by = other.0, "a new replica has to wait for room");
+                }
+                info!(store = self.config.store.0, region = region.0, peer = to.id.0, "a replica without data begins");
+                self.begin_uninitialised(region, to, from);
+                if let Some(replica) = self.replicas.get_mut(&region) {
+                    replica.receive(now, &envelope, out);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// A replica here, or one that is being removed, whose range is not free.
+    fn covered_by(&self, range: &proto::KeyRange) -> Option<RegionId> {
+        let alive = self.replicas.values().map(|replica| replica.region());
+        let overlaps = |region: &&Arc<Region>| !region.range.is_empty() && region.range.intersect(range).is_some();
+        alive.chain(self.absent.dying.values()).find(overlaps).map(|region| region.id)
+    }
+
+    fn begin_uninitialised(&mut self, region: RegionId, to: Peer, from: Peer) {
+        let state = LogState::default();
+        let cache_bytes = cache_share(self.replicas.len());
+        let nobody = ConfState::default();
+        let storage = LogStorage::new(region, self.log.clone(), state, LogIndex(0), nobody, cache_bytes);
+        let replica = Replica::uninitialised(self.config.clone(), region, to, from, storage);
+        self.replicas.insert(region, replica.expect("no membership at all is one for Raft"));
+        self.dirty.insert(region);
+    }
+
+    /// A task has changed regions: replicas that it made begin to live.
+    pub(super) fn follow_changes(
+        &mut self,
+        now: Instant,
+        parent: RegionId,
+        outcomes: &[EntryOutcome],
+        out: &mut Outbox,
+    ) {
+        let stands = self.replicas.get(&parent).is_some_and(|parent| parent.leads());
+        for outcome in outcomes {
+            if let Some(Ok(RegionChange::Split { regions, born })) = &outcome.change {
+                for region in regions.iter().filter(|r| born.contains(&r.id)) {
+                    self.give_birth(now, region.clone(), stands, out);
+                }
+            }
+        }
+    }
+
+    fn give_birth(&mut self, now: Instant, region: Arc<Region>, stands: bool, out: &mut Outbox) {
+        let id = region.id;
+        let peer = region.peer_on(self.config.store).expect("a region is born where it has a peer");
+        let found =
+            self.log.load(id).expect("the Raft log is readable").filter(|log| log.truncated.index >= INITIAL.index);
+        let resets = self.config.has(Planted::SplitResetsLog);
+        let first = found.is_none() || resets;
+        let state = found.filter(|_| !resets).unwrap_or_else(first_log);
+        let commit = state.hard_state.commit.max(INITIAL.index.0).into();
+        let conf_state = membership::conf_state(&region);
+        let cache_bytes = cache_share(self.replicas.len());
+        let storage = LogStorage::new(id, self.log.clone(), state, commit, conf_state, cache_bytes);
+        let replica = Replica::new(self.config.clone(), region, peer, storage, INITIAL);
+        let mut replica = replica.expect("the membership of a region is one for Raft");
+        if first {
+            out.found(id, first_records(resets));
+        }
+        for envelope in self.absent.take_waiting(id) {
+            replica.receive(now, &envelope, out);
+        }
+        match (stands, first) {
+            (true, true) => self.candidates.push(id),
+            (true, false) => replica.campaign(now, out),
+            (false, _) => {}
+        }
+        self.replicas.insert(id, replica);
+        self.dirty.insert(id);
+    }
+
+    /// Ends replicas that are no peers any more.
+    pub(super) fn bury(&mut self, out: &mut Outbox) {
+        for Removal { region, epoch, reason } in std::mem::take(&mut out.removed) {
+            let Some(mut replica) = self.replicas.remove(&region) else { continue };
+            let peer = replica.peer();
+            info!(store = self.config.store.0, region = region.0, peer = peer.id.0, reason, "a replica is destroyed");
+            replica.end(out);
+            let tombstone = Tombstone { peer: peer.id, epoch: epoch.max(replica.region().epoch) };
+            // What it still has to say or write concerns nobody; what is being applied ends first.
+            self.writing.iter_mut().for_each(|writing| writing.held.retain(|held| held.region != region));
+            self.absent.dying.insert(region, replica.region().clone());
+            self.absent.tombstones.insert(region, tombstone);
+            let work = ApplyWork::Destroy(tombstone);
+            out.apply.push(ApplyTask { region: replica.region().clone(), work });
+            out.gone.push(region);
+        }
+    }
+
+    /// The state of a replica is gone for good: its log may go.
+    pub(super) fn destroyed(&mut self, region: RegionId, out: &mut Outbox) {
+        self.absent.dying.remove(&region);
+        out.forget(region);
+        // Whoever comes next in its place begins with a batch of its own.
+        out.born.push(region);
+    }
+}
+
+/// The log of a region that was just split off.
+pub(super) fn first_log() -> LogState {
+    LogState { hard_state: first_hard_state(), truncated: INITIAL, last: INITIAL }
+}
+
+fn first_hard_state() -> HardState {
+    HardState { term: INITIAL.term.0, commit: INITIAL.index.0, ..HardState::default() }
+}
+
+/// The first records of a region's log. `removed`: whatever is there goes.
+pub(super) fn first_records(removed: bool) -> RegionLog {
+    RegionLog { entries: Vec::new(), hard_state: Some(first_hard_state()), truncated: Some(INITIAL), removed }
+}
