@@ -99,13 +99,12 @@ fn reads_are_bounded(log: &dyn LogEngine) {
     assert_eq!(entries.len(), 1, "at least one");
 }
 
-/// A batch that restarts a region's log behind an index, with entries of these terms after it.
-pub(super) fn restart(region: u64, behind: u64, terms: &[u64]) -> LogBatch {
-    let mut batch = append(region, behind + 1, terms);
-    let change = &mut batch.regions[0].1;
-    change.restarted = Some(Position { index: LogIndex(behind), term: Term(7) });
-    change.hard_state = Some(HardState { term: 9, commit: behind, ..HardState::default() });
-    batch
+/// A batch that lets a region's log begin anew behind an index, with one entry.
+pub(super) fn restart(region: u64, behind: u64) -> LogBatch {
+    let truncated = Some(Position { index: LogIndex(behind), term: Term(7) });
+    let hard_state = Some(HardState { term: 9, commit: behind, ..HardState::default() });
+    let change = RegionLog { entries: vec![entry(behind + 1, 9)], removed: true, truncated, hard_state };
+    LogBatch { regions: vec![(RegionId(region), change)] }
 }
 
 fn a_restarted_log_forgets_everything(log: &dyn LogEngine) {
@@ -115,11 +114,10 @@ fn a_restarted_log_forgets_everything(log: &dyn LogEngine) {
             start(log, region);
             log.write(append(region, 6, &[6; 10]), true).unwrap();
         }
-        log.write(restart(region, behind, &[9]), true).unwrap();
+        log.write(restart(region, behind), true).unwrap();
         let state = log.load(RegionId(region)).unwrap().unwrap();
         assert_eq!((state.truncated.index, state.last.index), (LogIndex(behind), LogIndex(behind + 1)));
         assert_eq!((state.hard_state.term, state.hard_state.vote), (9, 0));
-        assert_eq!(terms(log, region, behind + 1, behind + 2), [(behind + 1, 9)]);
         log.write(append(region, behind + 2, &[9, 9]), true).unwrap();
         log.purge().unwrap();
         assert_eq!(terms(log, region, behind + 1, behind + 4).len(), 3);

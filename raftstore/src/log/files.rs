@@ -81,10 +81,10 @@ fn encode(region: RegionId, change: &RegionLog, batch: &mut raft_engine::LogBatc
     let position = |at: Position| keys::encode_position(at).to_vec();
     if change.removed {
         batch.add_command(region.0, Command::Clean);
-    }
-    if let Some(restarted) = change.restarted {
-        batch.add_command(region.0, Command::Clean);
-        batch.put(region.0, TRUNCATED.to_vec(), position(restarted)).map_err(io)?;
+        // Entries of the same change follow it.
+        if let Some(begins) = change.truncated {
+            batch.put(region.0, TRUNCATED.to_vec(), position(begins)).map_err(io)?;
+        }
     }
     if !change.entries.is_empty() {
         batch.add_entries::<Entries>(region.0, &change.entries).map_err(io)?;
@@ -92,7 +92,7 @@ fn encode(region: RegionId, change: &RegionLog, batch: &mut raft_engine::LogBatc
     if let Some(hard_state) = &change.hard_state {
         batch.put_message(region.0, HARD_STATE.to_vec(), hard_state).map_err(io)?;
     }
-    if let Some(truncated) = change.truncated {
+    if let Some(truncated) = change.truncated.filter(|_| !change.removed) {
         batch.put(region.0, TRUNCATED.to_vec(), position(truncated)).map_err(io)?;
         batch.add_command(region.0, Command::Compact { index: truncated.index.0 + 1 });
     }
@@ -196,7 +196,8 @@ mod tests {
             contract::start(&log, region);
             log.write(contract::append(region, 6, &[6, 7]), true).unwrap();
         }
-        log.write(contract::restart(2, 40, &[9]), true).unwrap();
+        log.write(contract::restart(2, 40), true).unwrap();
+        log.write(contract::append(2, 41, &[9]), true).unwrap();
         log.purge().unwrap();
         drop(log);
         let log = FileLog::open(directory.path()).unwrap();

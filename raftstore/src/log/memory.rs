@@ -18,9 +18,6 @@ struct Log {
 
 impl Log {
     fn apply(&mut self, change: RegionLog) -> Result<(), LogError> {
-        if let Some(restarted) = change.restarted {
-            *self = Log { truncated: restarted, ..Log::default() };
-        }
         if let Some(hard_state) = change.hard_state {
             self.hard_state = hard_state;
         }
@@ -98,6 +95,10 @@ fn write(logs: &mut Logs, batch: LogBatch) -> Result<(), LogError> {
     batch.regions.into_iter().try_for_each(|(region, change)| {
         if change.removed {
             logs.remove(&region);
+            if let Some(truncated) = change.truncated {
+                // Entries of the same change follow it.
+                logs.insert(region, Log { truncated, ..Log::default() });
+            }
         }
         match change.hard_state.is_some() || change.truncated.is_some() || !change.entries.is_empty() {
             true => logs.entry(region).or_default().apply(change),

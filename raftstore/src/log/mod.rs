@@ -40,16 +40,14 @@ pub struct Position {
 /// What of one region a batch changes.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RegionLog {
-    /// First of all everything there was of the region goes, and its log begins behind this position: what came before
-    /// is in a snapshot. Only together with a hard state.
-    pub restarted: Option<Position>,
     /// Replace everything from the first one's index on. Their indexes are consecutive and join the log's end or overlap it.
     pub entries: Vec<Entry>,
     /// Term, vote and commit from now on.
     pub hard_state: Option<HardState>,
     /// The log is cut: this entry and all before it go.
     pub truncated: Option<Position>,
-    /// First of all everything there was of the region goes: its replica was destroyed.
+    /// First of all everything there was of the region goes: its replica was destroyed, or takes a snapshot, behind
+    /// which (`truncated`) the log begins anew.
     pub removed: bool,
 }
 

@@ -229,5 +229,5 @@ fn first_hard_state() -> HardState {
 
 /// The first records of a region's log.
 pub(super) fn first_records() -> RegionLog {
-    RegionLog { hard_state: Some(first_hard_state()), restarted: Some(INITIAL), ..RegionLog::default() }
+    RegionLog { hard_state: Some(first_hard_state()), truncated: Some(INITIAL), removed: true, ..RegionLog::default() }
 }
