@@ -39,10 +39,10 @@ pub mod runner;
 pub mod split_keys;
 pub mod steps;
 
+pub use ::pd::Rules;
 pub use address_book::AddressBook;
 pub use membership::{Founded, FoundingError, Membership};
 pub use node::{Drivers, Node, NodeConfig, StartError};
-pub use ::pd::Rules;
 pub use pd::{PdClient, heartbeat::DiskSpace};
 pub use rpc::{CallError, FrameSender, NodeRpc};
 pub use runner::{StoreRunner, StoreThreads};

@@ -7,11 +7,11 @@ use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use prost::Message;
 use proto::{
     RegionId,
     wire::{KvRequest, KvResponse, RegionLoad, kv_request::Body as Asked, kv_response::Body as Answered},
 };
-use prost::Message;
 use raftstore::Instant;
 
 /// Load is an average over at least this, and half of it is older: a burst of a second splits nothing.
@@ -121,7 +121,8 @@ impl LoadMeter {
         let elapsed = now.since(since);
         if elapsed >= WINDOW {
             let (counted, old) = (std::mem::take(&mut meter.counted), meter.average);
-            let blend = |new: u64, old: u64| (new as f64 / elapsed.as_secs_f64() / 2.0 + old as f64 / 2.0).round() as u64;
+            let blend =
+                |new: u64, old: u64| (new as f64 / elapsed.as_secs_f64() / 2.0 + old as f64 / 2.0).round() as u64;
             meter.average = RegionLoad {
                 reads_per_s: blend(counted.reads_per_s, old.reads_per_s),
                 writes_per_s: blend(counted.writes_per_s, old.writes_per_s),

@@ -63,7 +63,9 @@ impl Sizes {
                     let (applied, version) = (replica.applied, replica.view.region.epoch.version);
                     state.sizes.insert(replica.view.region.id, Size { bytes, keys, applied, version, round });
                 }
-                Err(error) => tracing::warn!(region = replica.view.region.id.0, %error, "a region could not be measured"),
+                Err(error) => {
+                    tracing::warn!(region = replica.view.region.id.0, %error, "a region could not be measured")
+                }
             }
         }
     }

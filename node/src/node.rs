@@ -18,7 +18,9 @@ use proto::{
         KvResponse, PdRequest, PdResponse, ProbeRequest, ProbeResponse, RaftFrame, RegionError, RegionStatus,
     },
 };
-use raftstore::{BootError, ReplicaStatus, StoreConfig, StoreCore, StoreHandle, bootstrap, engine::Engine, log::LogEngine};
+use raftstore::{
+    BootError, ReplicaStatus, StoreConfig, StoreCore, StoreHandle, bootstrap, engine::Engine, log::LogEngine,
+};
 use tokio::sync::watch;
 
 use crate::{

@@ -95,7 +95,7 @@ impl<'a> Survey<'a> {
                     store: StoreId(look.record.id),
                     state: look.state,
                     live: look.live,
-                    full: capacity > 0 && available / (capacity / 100).max(1) < FREE_PERCENT_MIN,
+                    full: capacity > 0 && available < capacity.saturating_mul(FREE_PERCENT_MIN) / 100,
                     slow: look.slow,
                     stopping: look.stopping,
                     labels: rules.spread_over.iter().map(|l| look.record.labels.get(l).cloned()).collect(),

@@ -17,8 +17,7 @@ use proto::{
         GetRegionRequest, GetStoresRequest, HeartbeatRequest, HeartbeatResponse, OperatorsRequest, OperatorsResponse,
         PdRequest, PdResponse, PlanRequest, PlanResponse, RegionStatus, RegisterStoreRequest, RegisterStoreResponse,
         RequestHeader, ScanRegionsRequest, SchedulersRequest, SchedulersResponse, StoreChangeRequest,
-        StoreChangeResponse, StoreStatus, TimestampRequest,
-        pd_request::Body, pd_response::Body as Out,
+        StoreChangeResponse, StoreStatus, TimestampRequest, pd_request::Body, pd_response::Body as Out,
     },
 };
 use raftstore::Instant;

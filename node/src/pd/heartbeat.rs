@@ -81,7 +81,9 @@ struct Due<'a> {
 
 fn told(replica: &ReplicaStatus) -> Told {
     let close = |p: &&raftstore::PeerProgress| {
-        p.active && !p.needs_snapshot && p.matched.0.saturating_add(pd::cluster::CAUGHT_UP_ENTRIES) >= replica.committed.0
+        p.active
+            && !p.needs_snapshot
+            && p.matched.0.saturating_add(pd::cluster::CAUGHT_UP_ENTRIES) >= replica.committed.0
     };
     Told {
         epoch: replica.view.region.epoch,

@@ -1,7 +1,7 @@
 //! Planning, with a cluster that does as it is told.
 //!
 //! ```text
-//! store ID [zone=Z] [state=draining|removed] [free=PERCENT] [slow=yes]      registers and reports
+//! store ID [zone=Z] [state=draining|removed] [free=PERCENT] [slow=yes] [stopping=yes]   registers and reports
 //! silent ID                                                                  reports no more
 //! region ID START..END on=1,2,3 [leader=1] [learners=4] [joint=3:4] [bytes=N] [load=N] [as=PEER] [lags=4] [dead=3] [epoch=C/V]
 //! at MS                                   that much later; all but silent stores report again
@@ -39,7 +39,7 @@ pub(super) struct PlanScript {
     rules: Rules,
     now: Now,
     silent: BTreeSet<u64>,
-    disks: Vec<(u64, u64, bool)>,
+    disks: Vec<(u64, u64, bool, bool)>,
     next_id: u64,
 }
 
@@ -69,12 +69,13 @@ fn say(plan: &Plan) -> String {
 
 impl PlanScript {
     fn report(&mut self) {
-        for &(id, free, slow) in &self.disks {
+        for &(id, free, slow, stopping) in &self.disks {
             let status = StoreStatus {
                 store: Some(wire::Store { id, ..wire::Store::default() }),
                 capacity_bytes: 1_000,
                 available_bytes: free * 10,
                 slow_score: if slow { 100 } else { 0 },
+                stopping,
                 ..StoreStatus::default()
             };
             if !self.silent.contains(&id) {
@@ -237,10 +238,10 @@ impl PlanScript {
             _ => StoreState::Up,
         };
         let free = number(args, "free")?.unwrap_or(90);
-        let slow = args.take_key("slow").is_some();
+        let (slow, stopping) = (args.take_key("slow").is_some(), args.take_key("stopping").is_some());
         self.cluster.put_store(wire::Store { id, labels, state: state as i32, ..wire::Store::default() });
         self.disks.retain(|d| d.0 != id);
-        self.disks.push((id, free, slow));
+        self.disks.push((id, free, slow, stopping));
         self.report();
         Ok(String::new())
     }

@@ -18,9 +18,7 @@ use proto::{
 };
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
-use super::stubs::{
-    admin_server::Admin, founding_server::Founding, kv_server::Kv, pd_server::Pd, raft_server::Raft,
-};
+use super::stubs::{admin_server::Admin, founding_server::Founding, kv_server::Kv, pd_server::Pd, raft_server::Raft};
 
 /// Regions of one answer at most; who wants more asks again from where it ended.
 const REGIONS_PAGE: u32 = 1000;

@@ -82,8 +82,7 @@ pub(super) async fn show_ids(client: &mut Client, ids: &[u64], output: Output) -
 }
 
 pub(super) fn table(operators: &[OperatorStatus]) -> Table {
-    let mut table =
-        Table::new(&["id", "region", "rule", "state", "age_ms", "done", "steps", "reason", "outcome"]);
+    let mut table = Table::new(&["id", "region", "rule", "state", "age_ms", "done", "steps", "reason", "outcome"]);
     for op in operators {
         let state = OperatorState::try_from(op.state).unwrap_or(OperatorState::Running).as_str_name();
         let age = if op.ran_ms > 0 { op.ran_ms } else { op.age_ms };
