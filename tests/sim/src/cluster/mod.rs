@@ -16,7 +16,7 @@ use std::{future::Future, pin::pin, sync::Arc, time::Duration};
 use futures::future::{BoxFuture, Either, select};
 use parking_lot::Mutex;
 use proto::{StoreId, wire::RaftMessage};
-use raftstore::StoreHandle;
+use raftstore::{StoreHandle, engine::memory::MemoryEngine};
 use tokio::sync::oneshot;
 
 pub use bug::{BUGS, Bug, Settings};
@@ -104,6 +104,21 @@ impl<S: Software> Cluster<S> {
             }
         }
         *self.hook.lock() = Some(hook);
+    }
+
+    /// How many nodes.
+    pub fn nodes(&self) -> usize {
+        self.machines.len()
+    }
+
+    /// The store of a node that is up.
+    pub fn store(&self, node: NodeIndex) -> Option<StoreHandle> {
+        self.life(node).and_then(|life| S::store(&life))
+    }
+
+    /// What a node's state engine holds.
+    pub fn engine(&self, node: NodeIndex) -> MemoryEngine {
+        self.machines.engine(node)
     }
 
     /// The links.
