@@ -88,7 +88,7 @@ pub struct PeerProgress {
     pub peer: PeerId,
     /// Its log agrees with the leader's up to here.
     pub matched: LogIndex,
-    /// It acknowledged a heartbeat that was sent within the last election timeout. The leader itself is.
+    /// It was heard of within the last election timeout. The leader itself is.
     pub active: bool,
     /// It waits for, or receives, a snapshot.
     pub needs_snapshot: bool,

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use proto::KeyRange;
 
-use super::{Cf, Cursor, Engine, Snapshot, WriteBatch, WriteOp};
+use super::{Cf, Cursor, Engine, PART_FAMILIES, Part, Snapshot, WriteBatch, WriteOp, check_parts, part_name};
 
 /// Runs the suite; `make` gives an empty engine each time.
 pub(super) fn check(make: &dyn Fn() -> Arc<dyn Engine>) {
@@ -14,6 +15,8 @@ pub(super) fn check(make: &dyn Fn() -> Arc<dyn Engine>) {
     ranges_are_deleted(&*make());
     cursors_walk_inside_their_borders(&*make());
     sizes_grow(&*make());
+    a_range_travels(&*make(), &*make());
+    a_big_range_makes_several_parts(&*make(), &*make());
 }
 
 fn put(key: &str, value: &str) -> WriteOp {
@@ -114,4 +117,61 @@ fn sizes_grow(engine: &dyn Engine) {
         write(engine, vec![WriteOp::Put(Cf::Data, key, value.clone())]);
     }
     assert!(engine.approximate_size(b"k", b"l").unwrap() > engine.approximate_size(b"x", b"").unwrap());
+}
+
+/// Carries parts from one engine's files to another's.
+pub(crate) fn carry(from: &dyn Engine, to: &dyn Engine, folder: &str, parts: &[Part]) {
+    for at in 0..parts.len() {
+        let bytes = from.files().read(folder, &part_name(at), 0, usize::MAX >> 1).unwrap();
+        to.files().append(folder, &part_name(at), &bytes).unwrap();
+    }
+    to.files().sync(folder).unwrap();
+}
+
+fn a_range_travels(source: &dyn Engine, target: &dyn Engine) {
+    let lock = |key: &'static str| WriteOp::Put(Cf::Lock, key.into(), "locked".into());
+    write(source, vec![put("a", "source"), put("b", "source"), put("c", "source"), lock("c"), put("m", "source")]);
+    let snapshot = source.snapshot();
+    write(source, vec![put("d", "later"), delete("b")]);
+    let range = KeyRange::new("b", "m");
+    let parts = source.export(&*snapshot, &range, "made").unwrap();
+    assert_eq!(parts.iter().map(|p| p.cf).collect::<Vec<_>>(), PART_FAMILIES);
+    check_parts(source.files(), "made", &parts).unwrap();
+    carry(source, target, "made", &parts);
+
+    write(target, vec![put("a", "target"), put("b", "old"), put("x", "target"), put("k", "old"), lock("l")]);
+    let before = target.snapshot();
+    for _attempt in 0..2 {
+        for cf in PART_FAMILIES {
+            let clear = WriteOp::DeleteRange(cf, range.start.clone(), range.end.clone());
+            write(target, vec![clear]);
+            target.ingest("made", &parts, cf).unwrap();
+        }
+    }
+    let after = target.snapshot();
+    assert_eq!(keys(&mut *after.cursor(Cf::Data, b"", b"")), ["a", "b", "c", "x"]);
+    assert_eq!(keys(&mut *after.cursor(Cf::Lock, b"", b"")), ["c"]);
+    assert_eq!((get(&*after, "a").as_deref(), get(&*after, "b").as_deref()), (Some("target"), Some("source")));
+    assert_eq!(get(&*before, "b").as_deref(), Some("old"), "a snapshot stands still");
+    write(target, vec![put("b", "newer"), delete("c")]);
+    let newest = target.snapshot();
+    assert_eq!((get(&*newest, "b").as_deref(), get(&*newest, "c")), (Some("newer"), None), "writes go on top");
+
+    target.files().append("made", &part_name(0), b"!").unwrap();
+    assert!(check_parts(target.files(), "made", &parts).is_err(), "one byte too many");
+    let none = source.export(&*snapshot, &KeyRange::new("x", "z"), "empty").unwrap();
+    assert!(none.is_empty() && source.files().folders().unwrap().contains(&"empty".to_string()));
+}
+
+fn a_big_range_makes_several_parts(source: &dyn Engine, target: &dyn Engine) {
+    let value = Bytes::from((0..65536u32).flat_map(|i| i.wrapping_mul(2654435761).to_le_bytes()).collect::<Vec<u8>>());
+    let all: Vec<_> = (0..40).map(|i| format!("k{i:02}")).collect();
+    for key in &all {
+        write(source, vec![WriteOp::Put(Cf::Data, key.clone().into(), value.clone())]);
+    }
+    let parts = source.export(&*source.snapshot(), &KeyRange::default(), "made").unwrap();
+    assert_eq!(parts.len(), 2, "ten MiB");
+    carry(source, target, "made", &parts);
+    target.ingest("made", &parts, Cf::Data).unwrap();
+    assert_eq!(keys(&mut *target.snapshot().cursor(Cf::Data, b"", b"")), all);
 }

@@ -9,10 +9,16 @@ use std::{
     sync::Arc,
 };
 
-use bytes::Bytes;
+use bytes::{Buf, BufMut, Bytes};
 use parking_lot::{Mutex, RwLock};
+use proto::KeyRange;
 
-use super::{Cf, Cursor, Engine, EngineError, Snapshot, WriteBatch, WriteOp};
+use super::{
+    Cf, Cursor, Engine, EngineError, Files, Part, Snapshot, WriteBatch, WriteOp,
+    files::MemoryFiles,
+    part_name,
+    parts::{self, PartWriter},
+};
 
 /// How many column families there are: data, lock, meta.
 const CF_COUNT: usize = 3;
@@ -39,7 +45,32 @@ struct State {
 #[derive(Default)]
 struct Durability {
     synced: [BTreeMap<Bytes, Bytes>; CF_COUNT],
-    unsynced: VecDeque<WriteBatch>,
+    unsynced: VecDeque<Unsynced>,
+}
+
+/// A change since the last sync.
+enum Unsynced {
+    Written(WriteBatch),
+    /// On disk at once, whatever of the writes before it is not.
+    Ingested(Cf, Vec<(Bytes, Bytes)>),
+}
+
+impl Durability {
+    /// Applies what of the unsynced changes survives when `kept` batches do.
+    fn replay(synced: &mut [BTreeMap<Bytes, Bytes>; CF_COUNT], unsynced: &VecDeque<Unsynced>, kept: usize) {
+        let mut batches = 0;
+        for change in unsynced {
+            match change {
+                Unsynced::Written(batch) => {
+                    batches += 1;
+                    if batches <= kept {
+                        apply_plain(synced, batch);
+                    }
+                }
+                Unsynced::Ingested(cf, records) => synced[*cf as usize].extend(records.iter().cloned()),
+            }
+        }
+    }
 }
 
 #[derive(Default)]
@@ -53,6 +84,7 @@ struct Shared {
 #[derive(Clone, Default)]
 pub struct MemoryEngine {
     shared: Arc<Shared>,
+    files: Arc<MemoryFiles>,
 }
 
 impl MemoryEngine {
@@ -70,7 +102,8 @@ impl MemoryEngine {
 
     /// How many batches a crash may lose now.
     pub fn unsynced(&self) -> usize {
-        self.shared.state.read().durability.as_ref().map_or(0, |d| d.unsynced.len())
+        let written = |d: &Durability| d.unsynced.iter().filter(|u| matches!(u, Unsynced::Written(_))).count();
+        self.shared.state.read().durability.as_ref().map_or(0, written)
     }
 
     /// What a restart finds when of the unsynced batches only the first `kept` reached the disk. Only for
@@ -79,9 +112,7 @@ impl MemoryEngine {
         let state = self.shared.state.read();
         let Some(durability) = &state.durability else { return self.clone() };
         let mut synced = durability.synced.clone();
-        for batch in durability.unsynced.iter().take(kept) {
-            apply_plain(&mut synced, batch);
-        }
+        Durability::replay(&mut synced, &durability.unsynced, kept);
         let maps = synced
             .clone()
             .map(|map| map.into_iter().map(|(key, value)| (key, vec![(1, Some(value))])).collect::<VersionedMap>());
@@ -91,7 +122,8 @@ impl MemoryEngine {
             garbage: VecDeque::new(),
             durability: Some(Durability { synced, unsynced: VecDeque::new() }),
         };
-        MemoryEngine { shared: Arc::new(Shared { state: RwLock::new(state), live: Mutex::default() }) }
+        let shared = Shared { state: RwLock::new(state), live: Mutex::default() };
+        MemoryEngine { shared: Arc::new(shared), files: Arc::new(self.files.after_crash()) }
     }
 }
 
@@ -178,19 +210,16 @@ impl Engine for MemoryEngine {
                 WriteOp::DeleteRange(cf, start, end) => state.delete_range(*cf, start, end),
             }
         }
-        let oldest = self.shared.live.lock().keys().next().copied().unwrap_or(state.sequence);
-        state.collect_garbage(oldest);
+        self.collect_garbage(&mut state);
         if let Some(durability) = &mut state.durability {
-            durability.unsynced.push_back(batch);
+            durability.unsynced.push_back(Unsynced::Written(batch));
         }
         Ok(())
     }
 
     fn sync(&self) -> Result<(), EngineError> {
-        if let Some(durability) = &mut self.shared.state.write().durability {
-            for batch in std::mem::take(&mut durability.unsynced) {
-                apply_plain(&mut durability.synced, &batch);
-            }
+        if let Some(Durability { synced, unsynced }) = &mut self.shared.state.write().durability {
+            Durability::replay(synced, &std::mem::take(unsynced), usize::MAX);
         }
         Ok(())
     }
@@ -207,6 +236,73 @@ impl Engine for MemoryEngine {
         // `meta` is the store's own and lies in no region's range.
         Ok(size(&state.maps[Cf::Data as usize]) + size(&state.maps[Cf::Lock as usize]))
     }
+
+    fn files(&self) -> &dyn Files {
+        &*self.files
+    }
+
+    fn export(&self, snapshot: &dyn Snapshot, range: &KeyRange, folder: &str) -> Result<Vec<Part>, EngineError> {
+        self.files.append(folder, "begun", b"")?;
+        parts::export(&*self.files, snapshot, range, folder, &mut |file| {
+            Ok(Box::new(Records { files: &self.files, folder: folder.into(), file: file.into(), bytes: Vec::new() }))
+        })
+    }
+
+    fn ingest(&self, folder: &str, parts: &[Part], cf: Cf) -> Result<(), EngineError> {
+        let mut records = Vec::new();
+        for (at, _) in parts.iter().enumerate().filter(|(_, part)| part.cf == cf) {
+            read_records(self.files.whole(folder, &part_name(at))?, &mut records)?;
+        }
+        let mut state = self.shared.state.write();
+        state.sequence += 1;
+        records.iter().for_each(|(key, value)| state.set(cf, key.clone(), Some(value.clone())));
+        self.collect_garbage(&mut state);
+        if let Some(durability) = &mut state.durability {
+            durability.unsynced.push_back(Unsynced::Ingested(cf, records));
+        }
+        Ok(())
+    }
+}
+
+impl MemoryEngine {
+    /// Drops versions that no snapshot sees.
+    fn collect_garbage(&self, state: &mut State) {
+        let oldest = self.shared.live.lock().keys().next().copied().unwrap_or(state.sequence);
+        state.collect_garbage(oldest);
+    }
+}
+
+/// Length-prefixed keys and values.
+struct Records<'a> {
+    files: &'a MemoryFiles,
+    folder: String,
+    file: String,
+    bytes: Vec<u8>,
+}
+
+impl PartWriter for Records<'_> {
+    fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), EngineError> {
+        for bytes in [key, value] {
+            self.bytes.put_u64(bytes.len() as u64);
+            self.bytes.put_slice(bytes);
+        }
+        Ok(())
+    }
+    fn finish(self: Box<Self>) -> Result<(), EngineError> {
+        self.files.append(&self.folder, &self.file, &self.bytes)
+    }
+}
+
+fn read_records(mut bytes: Bytes, into: &mut Vec<(Bytes, Bytes)>) -> Result<(), EngineError> {
+    let torn = || EngineError::Corrupt("a part is torn".into());
+    while !bytes.is_empty() {
+        let mut next = || {
+            let length = bytes.try_get_u64().ok().and_then(|n| usize::try_from(n).ok()).ok_or_else(torn)?;
+            if bytes.len() < length { Err(torn()) } else { Ok(bytes.split_to(length)) }
+        };
+        into.push((next()?, next()?));
+    }
+    Ok(())
 }
 
 struct MemorySnapshot {

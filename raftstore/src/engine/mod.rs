@@ -5,13 +5,18 @@
 
 #[cfg(test)]
 mod contract;
+pub mod files;
 pub mod memory;
+mod parts;
 pub mod rocks;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
+use proto::KeyRange;
 
+pub use files::Files;
+pub use parts::{PART_FAMILIES, Part, check_parts, part_name};
 pub use proto::Cf;
 
 /// The disk failed or holds something it should not. The store stops.
@@ -56,6 +61,15 @@ pub trait Engine: Send + Sync + 'static {
     fn sync(&self) -> Result<(), EngineError>;
     /// Roughly how many bytes `start..end` takes on disk, all column families.
     fn approximate_size(&self, start: &[u8], end: &[u8]) -> Result<u64, EngineError>;
+
+    /// Folders beside the state, for the two below.
+    fn files(&self) -> &dyn Files;
+    /// Writes what `snapshot` shows of `range` in the families of users' records into new parts in `folder`. Takes as
+    /// long as reading the range: never on the store loop.
+    fn export(&self, snapshot: &dyn Snapshot, range: &KeyRange, folder: &str) -> Result<Vec<Part>, EngineError>;
+    /// Lays the records of one family's parts over what is there. Visible when it returns, and durable even if writes
+    /// before it are not: what it must not be mixed with has to be deleted in the same attempt. The parts stay.
+    fn ingest(&self, folder: &str, parts: &[Part], cf: Cf) -> Result<(), EngineError>;
 }
 
 /// A view of the state.

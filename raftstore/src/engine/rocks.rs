@@ -4,15 +4,21 @@
 //! Raft log, and after a crash RocksDB recovers to a point in time (a prefix of the batches), behind which the
 //! log is replayed. [`Engine::sync`] moves that point and with it how far the log may be cut.
 
-use std::{path::Path, sync::Arc};
+use std::{fs, path::Path, sync::Arc};
 
 use bytes::Bytes;
+use proto::KeyRange;
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRawIterator, Options,
-    Range, ReadOptions, SnapshotWithThreadMode,
+    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRawIterator,
+    IngestExternalFileOptions, Options, Range, ReadOptions, SnapshotWithThreadMode, SstFileWriter,
 };
 
-use super::{Cf, Cursor, Engine, EngineError, Snapshot, WriteBatch, WriteOp};
+use super::{
+    Cf, Cursor, Engine, EngineError, Files, Part, Snapshot, WriteBatch, WriteOp,
+    files::DiskFiles,
+    part_name,
+    parts::{self, PartWriter},
+};
 
 /// Sizes, chosen so that three processes fit on a small machine.
 #[derive(Clone, Copy, Debug)]
@@ -48,7 +54,11 @@ const CF_NAMES: [(Cf, &str); 3] = [(Cf::Data, "data"), (Cf::Lock, "lock"), (Cf::
 #[derive(Clone)]
 pub struct RocksEngine {
     db: Arc<DB>,
+    files: Arc<DiskFiles>,
 }
+
+/// The directory of the snapshots' folders, in RocksDB's own: ingested files are linked from there.
+const FILES: &str = "snapshots";
 
 impl RocksEngine {
     /// Opens or creates the database in `directory`. Refused with a reason when another process has it open or
@@ -60,7 +70,7 @@ impl RocksEngine {
             .map(|(cf, name)| ColumnFamilyDescriptor::new(name, family_options(cf, options.memtable_bytes, &cache)));
         let db = DB::open_cf_descriptors(&database_options(options), directory, families)
             .map_err(|e| open_error(directory, &e))?;
-        Ok(RocksEngine { db: Arc::new(db) })
+        Ok(RocksEngine { db: Arc::new(db), files: Arc::new(DiskFiles::open(&directory.join(FILES))?) })
     }
 
     fn family(&self, cf: Cf) -> Result<&ColumnFamily, EngineError> {
@@ -86,17 +96,28 @@ fn database_options(options: RocksOptions) -> Options {
     db
 }
 
-fn family_options(cf: Cf, memtable_bytes: usize, cache: &Cache) -> Options {
+/// How files of the state are built, ingested ones too.
+fn table_options() -> BlockBasedOptions {
     let mut table = BlockBasedOptions::default();
-    table.set_block_cache(cache);
     table.set_bloom_filter(BLOOM_BITS_PER_KEY, false);
     table.set_block_size(16 << 10);
+    table.set_format_version(5);
+    table
+}
+
+fn file_options(table: &BlockBasedOptions) -> Options {
+    let mut options = Options::default();
+    options.set_block_based_table_factory(table);
+    options.set_compression_type(DBCompressionType::Lz4);
+    options
+}
+
+fn family_options(cf: Cf, memtable_bytes: usize, cache: &Cache) -> Options {
+    let mut table = table_options();
+    table.set_block_cache(cache);
     table.set_cache_index_and_filter_blocks(true);
     table.set_pin_l0_filter_and_index_blocks_in_cache(true);
-    table.set_format_version(5);
-    let mut family = Options::default();
-    family.set_block_based_table_factory(&table);
-    family.set_compression_type(DBCompressionType::Lz4);
+    let mut family = file_options(&table);
     family.set_level_compaction_dynamic_level_bytes(true);
     match cf {
         Cf::Data => family.set_write_buffer_size(memtable_bytes),
@@ -173,6 +194,51 @@ impl Engine for RocksEngine {
             total += self.db.get_approximate_sizes_cf(self.family(cf)?, &range).iter().sum::<u64>();
         }
         Ok(total)
+    }
+
+    fn files(&self) -> &dyn Files {
+        &*self.files
+    }
+
+    fn export(&self, snapshot: &dyn Snapshot, range: &KeyRange, folder: &str) -> Result<Vec<Part>, EngineError> {
+        let directory = self.files.create(folder)?;
+        let options = file_options(&table_options());
+        parts::export(&*self.files, snapshot, range, folder, &mut |file| {
+            let writer = SstFileWriter::create(&options);
+            writer.open(directory.join(file)).map_err(io)?;
+            Ok(Box::new(SstFile(writer)))
+        })
+    }
+
+    fn ingest(&self, folder: &str, parts: &[Part], cf: Cf) -> Result<(), EngineError> {
+        let directory = self.files.path(folder);
+        let mut links = Vec::new();
+        for (at, _) in parts.iter().enumerate().filter(|(_, part)| part.cf == cf) {
+            let part = directory.join(part_name(at));
+            let link = part.with_extension("link");
+            // RocksDB takes the link for its own; an attempt before a crash may have left one.
+            let _ = fs::remove_file(&link);
+            fs::hard_link(&part, &link).map_err(|e| EngineError::Io(format!("{}: {e}", link.display())))?;
+            links.push(link);
+        }
+        if links.is_empty() {
+            return Ok(());
+        }
+        let mut options = IngestExternalFileOptions::default();
+        options.set_move_files(true);
+        self.db.ingest_external_file_cf_opts(self.family(cf)?, &options, links).map_err(io)
+    }
+}
+
+/// One part in the making.
+struct SstFile<'a>(SstFileWriter<'a>);
+
+impl PartWriter for SstFile<'_> {
+    fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), EngineError> {
+        self.0.put(key, value).map_err(io)
+    }
+    fn finish(mut self: Box<Self>) -> Result<(), EngineError> {
+        self.0.finish().map_err(io)
     }
 }
 

@@ -13,6 +13,7 @@ pub(super) fn check(make: &dyn Fn() -> Arc<dyn LogEngine>) {
     an_overlapping_append_replaces_the_tail(&*make());
     a_cut_log_forgets_its_head(&*make());
     reads_are_bounded(&*make());
+    a_restarted_log_forgets_everything(&*make());
 }
 
 /// An entry of a term.
@@ -96,4 +97,30 @@ fn reads_are_bounded(log: &dyn LogEngine) {
     entries.clear();
     log.entries(RegionId(1), LogIndex(6), LogIndex(16), 0, &mut entries).unwrap();
     assert_eq!(entries.len(), 1, "at least one");
+}
+
+/// A batch that lets a region's log begin anew behind an index, with one entry.
+pub(super) fn restart(region: u64, behind: u64) -> LogBatch {
+    let truncated = Some(Position { index: LogIndex(behind), term: Term(7) });
+    let hard_state = Some(HardState { term: 9, commit: behind, ..HardState::default() });
+    let change = RegionLog { entries: vec![entry(behind + 1, 9)], removed: true, truncated, hard_state };
+    LogBatch { regions: vec![(RegionId(region), change)] }
+}
+
+fn a_restarted_log_forgets_everything(log: &dyn LogEngine) {
+    // Behind its end, in its middle, and where nothing was.
+    for (region, behind) in [(1, 20), (2, 8), (3, 50)] {
+        if region != 3 {
+            start(log, region);
+            log.write(append(region, 6, &[6; 10]), true).unwrap();
+        }
+        log.write(restart(region, behind), true).unwrap();
+        let state = log.load(RegionId(region)).unwrap().unwrap();
+        assert_eq!((state.truncated.index, state.last.index), (LogIndex(behind), LogIndex(behind + 1)));
+        assert_eq!((state.hard_state.term, state.hard_state.vote), (9, 0));
+        log.write(append(region, behind + 2, &[9, 9]), true).unwrap();
+        log.purge().unwrap();
+        assert_eq!(terms(log, region, behind + 1, behind + 4).len(), 3);
+        assert!(log.entries(RegionId(region), LogIndex(6), LogIndex(7), u64::MAX, &mut Vec::new()).is_err());
+    }
 }

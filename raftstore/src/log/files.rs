@@ -78,8 +78,13 @@ fn io(error: raft_engine::Error) -> LogError {
 }
 
 fn encode(region: RegionId, change: &RegionLog, batch: &mut raft_engine::LogBatch) -> Result<(), LogError> {
+    let position = |at: Position| keys::encode_position(at).to_vec();
     if change.removed {
         batch.add_command(region.0, Command::Clean);
+        // Entries of the same change follow it.
+        if let Some(begins) = change.truncated {
+            batch.put(region.0, TRUNCATED.to_vec(), position(begins)).map_err(io)?;
+        }
     }
     if !change.entries.is_empty() {
         batch.add_entries::<Entries>(region.0, &change.entries).map_err(io)?;
@@ -87,8 +92,8 @@ fn encode(region: RegionId, change: &RegionLog, batch: &mut raft_engine::LogBatc
     if let Some(hard_state) = &change.hard_state {
         batch.put_message(region.0, HARD_STATE.to_vec(), hard_state).map_err(io)?;
     }
-    if let Some(truncated) = change.truncated {
-        batch.put(region.0, TRUNCATED.to_vec(), keys::encode_position(truncated).to_vec()).map_err(io)?;
+    if let Some(truncated) = change.truncated.filter(|_| !change.removed) {
+        batch.put(region.0, TRUNCATED.to_vec(), position(truncated)).map_err(io)?;
         batch.add_command(region.0, Command::Compact { index: truncated.index.0 + 1 });
     }
     Ok(())
@@ -187,11 +192,19 @@ mod tests {
     fn what_was_synced_is_there_after_reopening() {
         let directory = tempfile::tempdir().unwrap();
         let log = FileLog::open(directory.path()).unwrap();
-        contract::start(&log, 1);
-        log.write(contract::append(1, 6, &[6, 7]), true).unwrap();
+        for region in [1, 2] {
+            contract::start(&log, region);
+            log.write(contract::append(region, 6, &[6, 7]), true).unwrap();
+        }
+        log.write(contract::restart(2, 40), true).unwrap();
+        log.write(contract::append(2, 41, &[9]), true).unwrap();
+        log.purge().unwrap();
         drop(log);
-        let state = FileLog::open(directory.path()).unwrap().load(RegionId(1)).unwrap().unwrap();
-        assert_eq!(state.last, Position { index: LogIndex(7), term: Term(7) });
-        assert_eq!(state.truncated, Position { index: LogIndex(5), term: Term(5) });
+        let log = FileLog::open(directory.path()).unwrap();
+        let load = |region| log.load(RegionId(region)).unwrap().unwrap();
+        assert_eq!(load(1).last, Position { index: LogIndex(7), term: Term(7) });
+        assert_eq!(load(1).truncated, Position { index: LogIndex(5), term: Term(5) });
+        assert_eq!(load(2).truncated.index, LogIndex(40));
+        assert_eq!(load(2).last, Position { index: LogIndex(41), term: Term(9) });
     }
 }

@@ -95,9 +95,15 @@ fn write(logs: &mut Logs, batch: LogBatch) -> Result<(), LogError> {
     batch.regions.into_iter().try_for_each(|(region, change)| {
         if change.removed {
             logs.remove(&region);
+            if let Some(truncated) = change.truncated {
+                // Entries of the same change follow it.
+                logs.insert(region, Log { truncated, ..Log::default() });
+            }
         }
-        let nothing_else = change.hard_state.is_none() && change.truncated.is_none() && change.entries.is_empty();
-        if nothing_else { Ok(()) } else { logs.entry(region).or_default().apply(change) }
+        match change.hard_state.is_some() || change.truncated.is_some() || !change.entries.is_empty() {
+            true => logs.entry(region).or_default().apply(change),
+            false => Ok(()),
+        }
     })
 }
 

@@ -46,7 +46,8 @@ pub struct RegionLog {
     pub hard_state: Option<HardState>,
     /// The log is cut: this entry and all before it go.
     pub truncated: Option<Position>,
-    /// First of all everything there was of the region goes: its replica was destroyed.
+    /// First of all everything there was of the region goes: its replica was destroyed, or takes a snapshot, behind
+    /// which (`truncated`) the log begins anew.
     pub removed: bool,
 }
 

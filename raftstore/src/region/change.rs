@@ -98,7 +98,7 @@ impl Replica {
         let begun = self.check_target(&target).map_err(AdminError::from).and_then(|()| match change {
             AdminChange::Split(at) => self.begin_split(ticket, &at, out),
             AdminChange::Peers(changes) => self.begin_peers(now, ticket, &changes),
-            AdminChange::Transfer(to) => self.begin_handover(now, ticket, to),
+            AdminChange::Transfer(to) => self.begin_handover(ticket, to),
         });
         if let Err(error) = begun {
             debug!(region = self.region.id.0, peer = self.peer.id.0, %error, "a change of the region is refused");
@@ -296,7 +296,7 @@ impl Replica {
         view::epoch_mismatch(&self.region, &self.changes.split_off)
     }
 
-    fn begin_handover(&mut self, now: Instant, ticket: Ticket, store: StoreId) -> Result<(), AdminError> {
+    fn begin_handover(&mut self, ticket: Ticket, store: StoreId) -> Result<(), AdminError> {
         let id = self.region.id;
         self.check_quiet()?;
         let peer = self.region.peer_on(store).ok_or_else(|| refused(format!("{id} has no peer on {store}")))?;
@@ -305,9 +305,6 @@ impl Replica {
         }
         if peer.role != PeerRole::Voter {
             return Err(refused(format!("{} on {store} is no voter of {id}", peer.id)));
-        }
-        if !self.progress(now).iter().any(|p| p.peer == peer.id && p.active) {
-            return Err(refused(format!("{} on {store} does not answer", peer.id)));
         }
         info!(
             region = id.0,
@@ -322,14 +319,15 @@ impl Replica {
     }
 
     /// Lets a hand-over go on as far as it can.
-    pub(super) fn drive_handover(&mut self, out: &mut Outbox) {
+    pub(super) fn drive_handover(&mut self, now: Instant, out: &mut Outbox) {
         let Some(handover) = &self.changes.handover else { return };
         let (to, store) = (handover.to, handover.store);
         match handover.stage {
             Stage::CatchingUp => {
                 let last = self.node.raft.raft_log.last_index();
-                let progress = self.node.raft.prs().get(to.0);
-                if progress.is_some_and(|p| last - p.matched <= LAG_ENTRIES) {
+                // A peer that is as far and does not answer would leave the region without proposals for nothing.
+                let near = |p: &PeerProgress| p.peer == to && p.active && last - p.matched.0 <= LAG_ENTRIES;
+                if self.progress(now).iter().any(near) {
                     self.node.transfer_leader(to.0);
                     self.changes.handover.iter_mut().for_each(|h| h.stage = Stage::HandedToRaft);
                 }
@@ -356,7 +354,9 @@ impl Replica {
         }
         let (to, store) = (handover.to, handover.store);
         match handover.stage {
-            Stage::CatchingUp => self.end_handover(Err(refused(format!("{to} on {store} does not catch up"))), out),
+            Stage::CatchingUp => {
+                self.end_handover(Err(refused(format!("{to} on {store} does not answer or does not catch up"))), out)
+            }
             // Raft gives up by itself, within an election timeout.
             Stage::HandedToRaft => {}
             Stage::Resigned => {
@@ -380,7 +380,9 @@ impl Replica {
             PeerProgress {
                 peer,
                 matched: LogIndex(progress.matched),
-                active: peer == self.peer.id || self.lease.heard_within(peer, now, self.config.election_timeout()),
+                active: peer == self.peer.id
+                    || progress.recent_active
+                    || self.lease.heard_within(peer, now, self.config.election_timeout()),
                 needs_snapshot: progress.state == ProgressState::Snapshot || progress.matched < cut,
             }
         });

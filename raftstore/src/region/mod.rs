@@ -436,7 +436,7 @@ impl Replica {
         self.notice_changes(now, out);
         self.propose_waiting(out);
         self.drive_membership(now, out);
-        self.drive_handover(out);
+        self.drive_handover(now, out);
         if self.reads.has_waiting() && self.leads() && self.node.raft.commit_to_current_term() {
             let context = self.reads.start_round(self.config.election_ticks);
             self.node.read_index(context);

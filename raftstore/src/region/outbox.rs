@@ -1,6 +1,6 @@
 //! What the replicas of a turn want done, before the store turns it into effects.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use proto::{Epoch, Region, RegionId, StoreId, wire};
 use raft::eraftpb::{Entry, HardState};
@@ -31,12 +31,12 @@ pub(crate) struct Outbox {
     /// May leave now.
     pub(crate) messages: Vec<Addressed>,
     pub(crate) held: Vec<Held>,
-    pub(crate) batch: LogBatch,
+    batch: LogBatch,
     /// Whether the batch must be synced.
     pub(crate) sync: bool,
     pub(crate) apply: Vec<ApplyTask>,
-    /// Replicas that have come this turn: their first records are in the batch, and what follows goes into the next one.
-    pub(crate) born: Vec<RegionId>,
+    /// What the changes of some regions begin with: a log that begins, or one that goes.
+    begun: BTreeMap<RegionId, RegionLog>,
     /// Replicas that have gone this turn.
     pub(crate) gone: Vec<RegionId>,
     /// Replicas that are to go, and why.
@@ -56,7 +56,8 @@ impl Outbox {
     /// The change of this region; replicas are collected one after another, so it is the last or a new one.
     fn change(&mut self, region: RegionId) -> &mut RegionLog {
         if self.batch.regions.last().is_none_or(|(last, _)| *last != region) {
-            self.batch.regions.push((region, RegionLog::default()));
+            let begun = self.begun.remove(&region).unwrap_or_default();
+            self.batch.regions.push((region, begun));
         }
         &mut self.batch.regions.last_mut().expect("one was pushed").1
     }
@@ -72,15 +73,15 @@ impl Outbox {
         change.hard_state = Some(hard_state);
     }
 
-    /// The first records of a log.
-    pub(crate) fn found(&mut self, region: RegionId, first: RegionLog) {
-        self.batch.regions.push((region, first));
-        self.born.push(region);
+    /// What is written of the region's log this turn begins with this. Before its replica is collected.
+    pub(crate) fn begin_log(&mut self, region: RegionId, first: RegionLog) {
+        self.begun.insert(region, first);
     }
 
-    /// The log goes as a whole.
-    pub(crate) fn forget(&mut self, region: RegionId) {
-        self.batch.regions.push((region, RegionLog { removed: true, ..RegionLog::default() }));
+    /// All there is to write.
+    pub(crate) fn take_batch(&mut self) -> LogBatch {
+        self.batch.regions.extend(std::mem::take(&mut self.begun));
+        std::mem::take(&mut self.batch)
     }
 
     /// The log is cut; nobody waits for that.

@@ -59,7 +59,7 @@ pub fn bootstrap(
                 return Err(BootError::Damaged { region: region.id, why: "it has a log but no state".into() });
             }
             Some(_) => {}
-            None => first.regions.push((region.id, first_records(false))),
+            None => first.regions.push((region.id, first_records())),
         }
         let apply = ApplyState { applied: INITIAL, commit: INITIAL.index };
         state.ops.push(WriteOp::Put(Cf::Meta, keys::region_key(region.id), keys::encode_region(region)));
@@ -149,7 +149,7 @@ fn mend_logs(
     for region in regions {
         if log.load(region.id)?.is_none() && apply_state(snapshot, region.id)?.is_some_and(|a| a.applied == INITIAL) {
             info!(region = region.id.0, "a region that was split off gets its log");
-            batch.regions.push((region.id, first_records(false)));
+            batch.regions.push((region.id, first_records()));
         }
     }
     for region in tombstones.keys().filter(|buried| !regions.iter().any(|r| r.id == **buried)) {

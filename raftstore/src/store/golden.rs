@@ -613,17 +613,19 @@ fn describe_write(write: &LogWrite) -> String {
     let mut text = String::new();
     for (region, change) in &write.batch.regions {
         let _ = write!(text, "r{}:", region.0);
+        match change.truncated {
+            Some(at) if change.removed => drop(write!(text, " begins behind {}", at.index.0)),
+            None if change.removed => text.push_str(" goes"),
+            _ => {}
+        }
         if let (Some(first), Some(last)) = (change.entries.first(), change.entries.last()) {
             let _ = write!(text, " entries {}..{} of term {}", first.index, last.index, last.term);
         }
         if let Some(hs) = &change.hard_state {
             let _ = write!(text, " term {} vote {} commit {}", hs.term, hs.vote, hs.commit);
         }
-        if let Some(at) = change.truncated {
+        if let Some(at) = change.truncated.filter(|_| !change.removed) {
             let _ = write!(text, " cut at {}", at.index.0);
-        }
-        if change.removed {
-            text.push_str(" removed");
         }
         text.push_str("; ");
     }

@@ -172,24 +172,22 @@ impl StoreCore {
         let found =
             self.log.load(id).expect("the Raft log is readable").filter(|log| log.truncated.index >= INITIAL.index);
         let resets = self.config.has(Planted::SplitResetsLog);
-        let first = found.is_none() || resets;
-        let state = found.filter(|_| !resets).unwrap_or_else(first_log);
+        let found = found.filter(|_| !resets);
+        if found.is_none() {
+            out.begin_log(id, first_records());
+        }
+        let state = found.unwrap_or_else(first_log);
         let commit = state.hard_state.commit.max(INITIAL.index.0).into();
         let conf_state = membership::conf_state(&region);
         let cache_bytes = cache_share(self.replicas.len());
         let storage = LogStorage::new(id, self.log.clone(), state, commit, conf_state, cache_bytes);
         let replica = Replica::new(self.config.clone(), region, peer, storage, INITIAL);
         let mut replica = replica.expect("the membership of a region is one for Raft");
-        if first {
-            out.found(id, first_records(resets));
-        }
         for envelope in self.absent.take_waiting(id) {
             replica.receive(now, &envelope, out);
         }
-        match (stands, first) {
-            (true, true) => self.candidates.push(id),
-            (true, false) => replica.campaign(now, out),
-            (false, _) => {}
+        if stands {
+            replica.campaign(now, out);
         }
         self.replicas.insert(id, replica);
         self.dirty.insert(id);
@@ -216,14 +214,12 @@ impl StoreCore {
     /// The state of a replica is gone for good: its log may go.
     pub(super) fn destroyed(&mut self, region: RegionId, out: &mut Outbox) {
         self.absent.dying.remove(&region);
-        out.forget(region);
-        // Whoever comes next in its place begins with a batch of its own.
-        out.born.push(region);
+        out.begin_log(region, RegionLog { removed: true, ..RegionLog::default() });
     }
 }
 
 /// The log of a region that was just split off.
-pub(super) fn first_log() -> LogState {
+fn first_log() -> LogState {
     LogState { hard_state: first_hard_state(), truncated: INITIAL, last: INITIAL }
 }
 
@@ -231,7 +227,7 @@ fn first_hard_state() -> HardState {
     HardState { term: INITIAL.term.0, commit: INITIAL.index.0, ..HardState::default() }
 }
 
-/// The first records of a region's log. `removed`: whatever is there goes.
-pub(super) fn first_records(removed: bool) -> RegionLog {
-    RegionLog { entries: Vec::new(), hard_state: Some(first_hard_state()), truncated: Some(INITIAL), removed }
+/// The first records of a region's log.
+pub(super) fn first_records() -> RegionLog {
+    RegionLog { hard_state: Some(first_hard_state()), truncated: Some(INITIAL), removed: true, ..RegionLog::default() }
 }

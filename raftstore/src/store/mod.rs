@@ -50,8 +50,6 @@ use upkeep::Upkeep;
 struct Writing {
     sequence: u64,
     held: Vec<Held>,
-    /// Regions that were split off and stand for election once their logs exist.
-    candidates: Vec<RegionId>,
 }
 
 /// All replicas of a store.
@@ -63,7 +61,6 @@ pub struct StoreCore {
     /// Have something to collect.
     dirty: BTreeSet<RegionId>,
     absent: Absent,
-    candidates: Vec<RegionId>,
     writing: VecDeque<Writing>,
     last_sequence: u64,
     last_tick: Instant,
@@ -92,7 +89,6 @@ impl StoreCore {
             log,
             replicas,
             absent: Absent::new(tombstones),
-            candidates: Vec::new(),
             writing: VecDeque::new(),
             last_sequence: 0,
             last_tick: now,
@@ -131,12 +127,7 @@ impl StoreCore {
         }
         for region in std::mem::take(&mut self.dirty) {
             let Some(replica) = self.replicas.get_mut(&region) else { continue };
-            if out.born.contains(&region) {
-                // The write of its first records brings the next turn.
-                self.dirty.insert(region);
-            } else {
-                replica.collect(now, &mut out);
-            }
+            replica.collect(now, &mut out);
             if replica.is_initialised() {
                 out.seen.push(replica.seen(now));
             }
@@ -176,7 +167,7 @@ impl StoreCore {
                 }
             }
             Event::Unreachable(store) => self.unreachable(store),
-            Event::LogWritten(sequence) => self.written(now, sequence, out),
+            Event::LogWritten(sequence) => self.written(sequence, out),
             Event::Applied(applied) => {
                 for applied in applied {
                     self.applied(now, applied, out);
@@ -250,7 +241,7 @@ impl StoreCore {
         }
     }
 
-    fn written(&mut self, now: Instant, sequence: u64, out: &mut Outbox) {
+    fn written(&mut self, sequence: u64, out: &mut Outbox) {
         while self.writing.front().is_some_and(|w| w.sequence <= sequence) {
             let written = self.writing.pop_front().expect("it has a front");
             for held in written.held {
@@ -259,25 +250,20 @@ impl StoreCore {
                 }
                 out.messages.extend(held.messages);
             }
-            for region in written.candidates {
-                if let Some(replica) = self.replica(region) {
-                    replica.campaign(now, out);
-                }
-            }
         }
     }
 
-    fn effects(&mut self, now: Instant, out: Outbox) -> Effects {
+    fn effects(&mut self, now: Instant, mut out: Outbox) -> Effects {
+        let batch = out.take_batch();
         let Outbox { seen, gone, replies, apply, .. } = out;
         let mut effects = Effects { seen, gone, replies, apply, ..Effects::default() };
         for (store, message) in out.messages {
             effects.sends.entry(store).or_default().push(message);
         }
-        if !out.batch.is_empty() {
+        if !batch.is_empty() {
             self.last_sequence += 1;
-            let candidates = std::mem::take(&mut self.candidates);
-            self.writing.push_back(Writing { sequence: self.last_sequence, held: out.held, candidates });
-            effects.log = Some(LogWrite { sequence: self.last_sequence, batch: out.batch, sync: out.sync });
+            self.writing.push_back(Writing { sequence: self.last_sequence, held: out.held });
+            effects.log = Some(LogWrite { sequence: self.last_sequence, batch, sync: out.sync });
         } else if !out.held.is_empty() {
             // They wait for a write that is on its way already.
             self.writing.back_mut().expect("something is held back by a write").held.extend(out.held);

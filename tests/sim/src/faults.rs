@@ -61,9 +61,12 @@ pub enum Fault {
     StalledDisk,
     /// The wall clock jumps.
     ClockJump,
+    /// A node is cut off, or stands still, for longer than a gateway's catalog lease.
+    Exile,
 }
 
-const ALL: &[Fault] = &[
+/// What every cluster must stand.
+pub const USUAL: &[Fault] = &[
     Fault::Crash,
     Fault::CrashAll,
     Fault::CrashMajority,
@@ -84,6 +87,9 @@ const QUIET_MAX: Duration = Duration::from_millis(1500);
 /// How long a fault lasts: from a hiccup to several election timeouts.
 const LASTS_MIN: Duration = Duration::from_millis(20);
 const LASTS_MAX: Duration = Duration::from_millis(3000);
+/// An exile: longer than the catalog lease of a gateway (8 s), which then counts as gone.
+const EXILE_MIN: Duration = Duration::from_millis(8500);
+const EXILE_MAX: Duration = Duration::from_millis(13_000);
 /// A restart that nobody else notices, and how long disks die: much shorter than an election.
 const BLINK_MIN: Duration = Duration::from_millis(10);
 const BLINK_MAX: Duration = Duration::from_millis(250);
@@ -94,13 +100,12 @@ const ELECTION_WAIT: Duration = Duration::from_millis(3000);
 /// What a winner is given before it dies: about what a disk needs for its first entry.
 const GRACE_MAX: Duration = Duration::from_millis(2);
 
-/// Lets faults happen until `until`, then heals everything and boots who is down.
-pub async fn torment(world: World, network: Network, victim: Arc<dyn Victim>, until: Duration) {
+/// Lets faults of `kinds` happen until `until`, then heals everything and boots who is down.
+pub async fn torment(world: World, network: Network, victim: Arc<dyn Victim>, mut kinds: Vec<Fault>, until: Duration) {
     let mut rng = world.rng("faults");
     // Each seed has its own mix: all kinds, or only a few of them, many times.
-    let mut kinds = ALL.to_vec();
     kinds.shuffle(&mut rng);
-    kinds.truncate(rng.random_range(2..=ALL.len()));
+    kinds.truncate(rng.random_range(2..=kinds.len()));
     let mut nemesis = Nemesis { world: world.clone(), network, victim, rng };
     while world.now() < until {
         let quiet = nemesis.rng.random_range(QUIET_MIN..QUIET_MAX);
@@ -138,12 +143,7 @@ impl Nemesis {
             }
             Fault::Isolate => {
                 self.world.count("partitions", 1);
-                for other in (0..self.victim.nodes()).filter(|other| *other != node) {
-                    self.network.cut(node, other);
-                    self.network.cut(other, node);
-                }
-                self.wait(lasts).await;
-                self.network.heal();
+                self.isolate(node, lasts).await;
             }
             Fault::OneWay => {
                 self.world.count("one-way cuts", 1);
@@ -163,6 +163,7 @@ impl Nemesis {
                 self.world.pause(node, lasts);
                 self.wait(lasts).await;
             }
+            Fault::Exile => self.exile(node).await,
             // These two go on beside whatever comes next.
             Fault::SlowDisk => self.victim.disk(node).slow_down(lasts),
             Fault::StalledDisk => self.victim.disk(node).stall(lasts),
@@ -181,6 +182,27 @@ impl Nemesis {
         match leaders.is_empty() || self.rng.random_bool(0.5) {
             true => any,
             false => leaders[self.rng.random_range(0..leaders.len())],
+        }
+    }
+
+    async fn isolate(&self, node: NodeIndex, lasts: Duration) {
+        for other in (0..self.victim.nodes()).filter(|other| *other != node) {
+            self.network.cut(node, other);
+            self.network.cut(other, node);
+        }
+        self.wait(lasts).await;
+        self.network.heal();
+    }
+
+    async fn exile(&mut self, node: NodeIndex) {
+        self.world.count("exiles", 1);
+        let lasts = self.rng.random_range(EXILE_MIN..EXILE_MAX);
+        match self.rng.random_bool(0.5) {
+            true => self.isolate(node, lasts).await,
+            false => {
+                self.world.pause(node, lasts);
+                self.wait(lasts).await;
+            }
         }
     }
 

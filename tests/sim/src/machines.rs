@@ -34,7 +34,8 @@ pub struct Machines {
     platters: Mutex<Vec<Platter>>,
 }
 
-/// What one life of a node runs on.
+/// What one life of a node runs on. Clones are the same machine.
+#[derive(Clone)]
 pub struct Machine {
     /// Which node.
     pub node: NodeIndex,

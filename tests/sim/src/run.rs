@@ -11,9 +11,13 @@ use std::{
 use futures::future::BoxFuture;
 
 use crate::{
-    cluster::{Cluster, Settings, nodes::Nodes, stores::Stores},
+    cluster::{
+        Cluster, Settings, Software,
+        nodes::{Bare, Nodes},
+        stores::Stores,
+    },
     coverage::Coverage,
-    faults,
+    faults::{self, Fault, Victim},
     runtime::{NodeIndex, Owner, World},
     workload::{Seat, Workload, bank::Bank, register::Register},
 };
@@ -40,8 +44,17 @@ pub enum Kind {
     Bank,
 }
 
-/// All of them.
+/// All that this build has.
 pub const KINDS: &[Kind] = &[Kind::Stores, Kind::Register, Kind::Bank];
+
+impl Kind {
+    /// What goes wrong, and for how long.
+    fn torment(self) -> (Vec<Fault>, Duration) {
+        match self {
+            Kind::Stores | Kind::Register | Kind::Bank => (faults::USUAL.to_vec(), TORMENT),
+        }
+    }
+}
 
 /// What a run did.
 #[derive(Debug)]
@@ -60,24 +73,30 @@ pub struct Report {
 pub fn run(seed: u64, kind: Kind, settings: &Settings) -> Report {
     // Equal seeds of different kinds shall not share their faults.
     let world = World::new(seed.wrapping_add((kind as u64 + 1) << 48), NODES);
-    let stores = |world: &World| Stores::new(world.clone(), NODES, settings.clone());
-    let nodes = |world: &World| Nodes::new(world.clone(), NODES, settings.clone());
+    let stores = |world: &World| Stores::cluster(world.clone(), NODES, settings.clone());
+    let nodes = |world: &World| Nodes::cluster(world.clone(), NODES, settings.clone(), Bare);
     match kind {
-        Kind::Stores => perform(world.clone(), stores(&world), Arc::new(Register::default())),
-        Kind::Register => perform(world.clone(), nodes(&world), Arc::new(Register::default())),
-        Kind::Bank => perform(world.clone(), nodes(&world), Arc::new(Bank::default())),
+        Kind::Stores => perform(kind, world.clone(), stores(&world), Arc::new(Register::default())),
+        Kind::Register => perform(kind, world.clone(), nodes(&world), Arc::new(Register::default())),
+        Kind::Bank => perform(kind, world.clone(), nodes(&world), Arc::new(Bank::default())),
     }
 }
 
-fn perform<K: Cluster + Clone>(world: World, cluster: K, workload: Arc<dyn Workload<K::Client>>) -> Report {
-    let done = Arc::new(AtomicBool::new(false));
-    let play = Play { world: world.clone(), cluster: cluster.clone(), workload };
+fn perform<S: Software>(
+    kind: Kind,
+    world: World,
+    cluster: Arc<Cluster<S>>,
+    workload: Arc<dyn Workload<S::Client>>,
+) -> Report {
+    let (done, torment) = (Arc::new(AtomicBool::new(false)), kind.torment());
+    let limit = torment.1 + SETTLE * 3;
+    let play = Play { world: world.clone(), cluster: cluster.clone(), workload, torment };
     let noted = done.clone();
     world.spawn(Owner::Harness, async move {
         play.perform().await;
         noted.store(true, Ordering::Relaxed);
     });
-    let verdict = world.run(TORMENT + SETTLE * 3, || done.load(Ordering::Relaxed));
+    let verdict = world.run(limit, || done.load(Ordering::Relaxed));
     let (hash, events) = world.trace_hash();
     let report = Report { hash, events, coverage: world.coverage(), verdict };
     cluster.shut_down();
@@ -86,13 +105,15 @@ fn perform<K: Cluster + Clone>(world: World, cluster: K, workload: Arc<dyn Workl
 }
 
 /// The plot: boot, prepare, work under faults, settle, judge.
-struct Play<K: Cluster> {
+struct Play<S: Software> {
     world: World,
-    cluster: K,
-    workload: Arc<dyn Workload<K::Client>>,
+    cluster: Arc<Cluster<S>>,
+    workload: Arc<dyn Workload<S::Client>>,
+    /// Which faults, and for how long.
+    torment: (Vec<Fault>, Duration),
 }
 
-impl<K: Cluster + Clone> Play<K> {
+impl<S: Software> Play<S> {
     async fn perform(self) {
         for node in 0..NODES {
             self.cluster.boot(node);
@@ -102,9 +123,9 @@ impl<K: Cluster + Clone> Play<K> {
         let (workload, world) = (self.workload.clone(), self.world.clone());
         self.cluster
             .on_ready(Box::new(move |node, owner, client| open_sessions(&world, &workload, node, owner, client)));
-        let until = self.world.now() + TORMENT;
-        faults::torment(self.world.clone(), self.cluster.network().clone(), Arc::new(self.cluster.clone()), until)
-            .await;
+        let (kinds, lasts) = self.torment.clone();
+        let (network, victim) = (self.cluster.network().clone(), Arc::new(self.cluster.clone()));
+        faults::torment(self.world.clone(), network, victim, kinds, self.world.now() + lasts).await;
         self.workload.stop();
         let (workload, world) = (self.workload.clone(), self.world.clone());
         let verdict = self.insist(move |client| workload.clone().judge(client, world.clone())).await;
@@ -115,7 +136,7 @@ impl<K: Cluster + Clone> Play<K> {
 
     /// Tries on one node after the other until it works. Only while no faults happen: a node that crashes takes
     /// the attempt with it.
-    async fn insist<T>(&self, attempt: impl Fn(K::Client) -> BoxFuture<'static, Result<T, String>>) -> T {
+    async fn insist<T>(&self, attempt: impl Fn(S::Client) -> BoxFuture<'static, Result<T, String>>) -> T {
         let give_up = self.world.now() + SETTLE;
         let mut turn = 0;
         loop {

@@ -23,12 +23,7 @@ use raftstore::{
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
-use crate::{
-    check::referee::Referee,
-    disk::Disk,
-    runtime::{NodeClock, Owner, World},
-    trace::Trace,
-};
+use crate::{check::referee::Referee, machines::Machine, runtime::World, trace::Trace};
 
 /// A store loop wakes up within this.
 const WAKE_UP_MAX: Duration = Duration::from_micros(40);
@@ -39,16 +34,8 @@ const APPLY_MAX: Duration = Duration::from_micros(300);
 pub struct StoreDrivers {
     /// The run.
     pub world: World,
-    /// The life of the node.
-    pub owner: Owner,
-    /// Its clock.
-    pub clock: NodeClock,
-    /// Its disk's timing.
-    pub disk: Disk,
-    /// The state.
-    pub engine: Arc<dyn Engine>,
-    /// The Raft log.
-    pub log: Arc<dyn LogEngine>,
+    /// Clock, disk and engines.
+    pub machine: Machine,
     /// The way to other stores.
     pub transport: Arc<dyn Transport>,
     /// Who sees all stores.
@@ -80,7 +67,7 @@ pub struct StoreHost {
 impl StoreHost {
     /// Runs `core` until its owner's life ends.
     pub fn start(core: StoreCore, handle: StoreHandle, drivers: StoreDrivers) -> Arc<StoreHost> {
-        let applier = Applier::new(drivers.engine.clone(), core.config());
+        let applier = Applier::new(Arc::new(drivers.machine.engine.clone()), core.config());
         let rng = drivers.rng.clone();
         let busy = Busy {
             core,
@@ -99,16 +86,16 @@ impl StoreHost {
                 host.wake();
             }
         });
-        host.drivers.world.spawn(host.drivers.owner, host.clone().tick());
+        host.drivers.world.spawn(host.drivers.machine.owner, host.clone().tick());
         host
     }
 
     /// Turns come at least once a tick.
     async fn tick(self: Arc<Self>) {
         loop {
-            let due = self.busy.lock().core.next_turn().since(self.drivers.clock.now());
+            let due = self.busy.lock().core.next_turn().since(self.drivers.machine.clock.now());
             // Not zero: a clock that runs slow would be asked again at the same instant.
-            kv::Clock::sleep(&self.drivers.clock, due.max(Duration::from_micros(100))).await;
+            kv::Clock::sleep(&self.drivers.machine.clock, due.max(Duration::from_micros(100))).await;
             // As a thread that was asleep: others may run first.
             self.wake();
         }
@@ -117,12 +104,12 @@ impl StoreHost {
     /// Shows the referee who leads, and counts what befell leaders.
     fn observe(&self) {
         let (world, referee, store) = (&self.drivers.world, &self.drivers.referee, self.handle.store());
-        let now = self.drivers.clock.now();
+        let now = self.drivers.machine.clock.now();
         let mut rulings = Vec::new();
         for status in self.handle.statuses() {
             let view = &status.view;
             let leads = view.role == Role::Leader;
-            let lease = view.lease_until.filter(|_| leads).map(|until| self.drivers.clock.true_time(until));
+            let lease = view.lease_until.filter(|_| leads).map(|until| self.drivers.machine.clock.true_time(until));
             rulings.push(referee.lease(view.region.id, store, world.now(), lease));
             if !leads {
                 continue;
@@ -146,7 +133,7 @@ impl StoreHost {
         then: impl FnOnce(&Arc<Self>) + Send + 'static,
     ) {
         let host = self.clone();
-        self.drivers.world.schedule(self.drivers.owner, after, label, detail, move || then(&host));
+        self.drivers.world.schedule(self.drivers.machine.owner, after, label, detail, move || then(&host));
     }
 
     /// Events wait: a turn soon.
@@ -163,7 +150,7 @@ impl StoreHost {
 
     fn turn(self: &Arc<Self>) {
         let events = self.handle.take_events();
-        let now = self.drivers.clock.now();
+        let now = self.drivers.machine.clock.now();
         let mut effects: Effects = {
             let mut busy = self.busy.lock();
             busy.turn_is_due = false;
@@ -182,10 +169,10 @@ impl StoreHost {
         self.write();
         self.apply();
         if effects.upkeep {
-            let time = self.drivers.disk.sync_time();
+            let time = self.drivers.machine.disk.sync_time();
             self.later(time, "upkeep", 0, |host| {
-                host.drivers.engine.sync().expect("memory does not fail");
-                host.drivers.log.purge().expect("memory does not fail");
+                host.drivers.machine.engine.sync().expect("memory does not fail");
+                host.drivers.machine.log.purge().expect("memory does not fail");
                 host.handle.complete(Event::UpkeepDone);
             });
         }
@@ -204,12 +191,12 @@ impl StoreHost {
         let last = writes.last().expect("some wait").sequence;
         let sync = writes.iter().any(|write| write.sync);
         for write in writes {
-            self.drivers.log.write(write.batch, false).expect("memory does not fail");
+            self.drivers.machine.log.write(write.batch, false).expect("memory does not fail");
         }
-        let time = if sync { self.drivers.disk.sync_time() } else { Duration::from_micros(5) };
+        let time = if sync { self.drivers.machine.disk.sync_time() } else { Duration::from_micros(5) };
         self.later(time, "log written", last, move |host| {
             if sync {
-                host.drivers.log.sync().expect("memory does not fail");
+                host.drivers.machine.log.sync().expect("memory does not fail");
             }
             host.busy.lock().writing = false;
             host.handle.complete(Event::LogWritten(last));

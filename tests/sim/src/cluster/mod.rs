@@ -1,103 +1,220 @@
-//! Nodes over simulated drivers.
+//! Machines with software on them, and the lives of it.
 //!
-//! - [`stores`]: stores only, without PD or transactions: fewest events, for what `raftstore` promises.
-//! - [`nodes`]: whole nodes, for what `kv`, `pd` and `node` promise.
+//! ```text
+//!   Cluster       boots, crashes, clients, calls and Raft traffic from machine to machine: the same for all
+//!      │ Software
+//!      ├─ stores  stores only, without PD or transactions: fewest events, for what `raftstore` promises
+//!      └─ nodes   whole nodes, for what `kv`, `pd` and `node` promise
+//! ```
 
+mod bug;
 pub mod nodes;
 pub mod stores;
 
+use std::{future::Future, pin::pin, sync::Arc, time::Duration};
+
+use futures::future::{BoxFuture, Either, select};
+use parking_lot::Mutex;
+use proto::{StoreId, wire::RaftMessage};
+use raftstore::StoreHandle;
+use tokio::sync::oneshot;
+
+pub use bug::{BUGS, Bug, Settings};
+
 use crate::{
+    check::referee::Referee,
+    disk::Disk,
     faults::Victim,
-    network::Network,
-    runtime::{NodeIndex, Owner},
+    machines::{Machine, Machines},
+    network::{CallFailure, Network},
+    runtime::{NodeIndex, Owner, World},
+    store_host::leads,
+    trace::Trace,
 };
 
-/// What a life of a node is called with when it begins: (node, life, a client that lives on it).
+/// What a life of a node is called with when it begins to serve: (node, life, a client that lives on it).
 pub type BootHook<C> = Box<dyn Fn(NodeIndex, Owner, C) + Send + Sync>;
 
-/// A bug to plant. Those of `kv` and `pd` exist only with the feature `planted-bugs`; those of `raftstore` have no
-/// effect without it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Bug {
-    /// None.
-    #[default]
-    None,
-    /// Of a store.
-    Store(raftstore::Planted),
-    /// Of transactions.
-    #[cfg(feature = "planted-bugs")]
-    Kv(kv::planted::Planted),
-    /// Of PD.
-    #[cfg(feature = "planted-bugs")]
-    Pd(pd::Planted),
+/// What runs on the machines of a cluster.
+pub trait Software: Send + Sync + Sized + 'static {
+    /// One life of it.
+    type Life: Clone + Send + Sync + 'static;
+    /// How sessions talk to it.
+    type Client: Clone + Send + 'static;
+    /// Begins a life on what the machine's disk holds.
+    fn boot(cluster: &Arc<Cluster<Self>>, machine: Machine) -> Self::Life;
+    /// Ends when the life serves, with a client on it; the reason when it never will.
+    fn serve(
+        cluster: Arc<Cluster<Self>>,
+        life: Self::Life,
+        node: NodeIndex,
+        owner: Owner,
+    ) -> BoxFuture<'static, Result<Self::Client, String>>;
+    /// Its store, once it has one.
+    fn store(life: &Self::Life) -> Option<StoreHandle>;
 }
 
-impl Bug {
-    fn of_store(self) -> raftstore::Planted {
-        match self {
-            Bug::Store(bug) => bug,
-            _ => raftstore::Planted::Nothing,
-        }
-    }
-    fn of_kv(self) -> kv::planted::Plant {
-        match self {
-            #[cfg(feature = "planted-bugs")]
-            Bug::Kv(bug) => kv::planted::Plant::of(bug),
-            _ => kv::planted::Plant::default(),
-        }
-    }
-    #[cfg(feature = "planted-bugs")]
-    fn of_pd(self) -> Option<pd::Planted> {
-        match self {
-            Bug::Pd(bug) => Some(bug),
-            _ => None,
-        }
-    }
-}
-
-/// All bugs that this build can plant.
-pub const BUGS: &[Bug] = &[
-    #[cfg(feature = "planted-bugs")]
-    Bug::Store(raftstore::Planted::AckBeforeSync),
-    #[cfg(feature = "planted-bugs")]
-    Bug::Store(raftstore::Planted::ServeExpiredLease),
-    #[cfg(feature = "planted-bugs")]
-    Bug::Store(raftstore::Planted::ForgetVote),
-    #[cfg(feature = "planted-bugs")]
-    Bug::Store(raftstore::Planted::VoteAfterRestart),
-    #[cfg(feature = "planted-bugs")]
-    Bug::Store(raftstore::Planted::TruncateUnsynced),
-    #[cfg(feature = "planted-bugs")]
-    Bug::Store(raftstore::Planted::TornApply),
-    #[cfg(feature = "planted-bugs")]
-    Bug::Kv(kv::planted::Planted::SkipMaxTs),
-    #[cfg(feature = "planted-bugs")]
-    Bug::Kv(kv::planted::Planted::DropSecondaryCommit),
-    #[cfg(feature = "planted-bugs")]
-    Bug::Kv(kv::planted::Planted::IgnoreLocks),
-    #[cfg(feature = "planted-bugs")]
-    Bug::Kv(kv::planted::Planted::LostIsRefused),
-    #[cfg(feature = "planted-bugs")]
-    Bug::Pd(pd::Planted::TsoWindowNotPersisted),
-];
-
-/// How a cluster is built.
-#[derive(Clone, Debug, Default)]
-pub struct Settings {
-    /// A bug to plant.
-    pub bug: Bug,
+struct Life<S: Software> {
+    life: S::Life,
+    /// Once it serves.
+    client: Option<S::Client>,
 }
 
 /// A cluster that workloads can talk to and faults can hit.
-pub trait Cluster: Victim {
-    /// How sessions talk to it.
-    type Client: Clone + Send + Sync + 'static;
-    /// A client on a node; `None` while the node is down or not ready.
-    fn client(&self, node: NodeIndex) -> Option<Self::Client>;
-    /// Calls `hook` for every node that is ready now, and whenever one gets ready later.
-    fn on_ready(&self, hook: BootHook<Self::Client>);
+pub struct Cluster<S: Software> {
+    world: World,
+    machines: Machines,
+    settings: Settings,
+    referee: Arc<Referee>,
+    software: S,
+    /// The present life of each node.
+    lives: Mutex<Vec<Option<Life<S>>>>,
+    hook: Mutex<Option<BootHook<S::Client>>>,
+}
+
+impl<S: Software> Cluster<S> {
+    /// A cluster of `nodes` nodes, all down, with empty disks.
+    pub fn new(world: World, nodes: usize, settings: Settings, software: S) -> Arc<Self> {
+        Arc::new(Cluster {
+            machines: Machines::new(world.clone(), nodes),
+            world,
+            settings,
+            referee: Arc::default(),
+            software,
+            lives: Mutex::new((0..nodes).map(|_| None).collect()),
+            hook: Mutex::default(),
+        })
+    }
+
+    /// The life that a node has now.
+    fn life(&self, node: NodeIndex) -> Option<S::Life> {
+        self.lives.lock()[node].as_ref().map(|life| life.life.clone())
+    }
+
+    /// A client on a node; `None` while the node is down or does not serve yet.
+    pub fn client(&self, node: NodeIndex) -> Option<S::Client> {
+        self.lives.lock()[node].as_ref().and_then(|life| life.client.clone())
+    }
+
+    /// Calls `hook` for every node that serves now, and whenever one begins to later.
+    pub fn on_ready(&self, hook: BootHook<S::Client>) {
+        for node in 0..self.machines.len() {
+            if let (Some(client), Some(owner)) = (self.client(node), self.world.owner(node)) {
+                hook(node, owner, client);
+            }
+        }
+        *self.hook.lock() = Some(hook);
+    }
+
     /// The links.
-    fn network(&self) -> &Network;
+    pub fn network(&self) -> &Network {
+        self.machines.network()
+    }
+
     /// Breaks reference cycles at the end of a run.
-    fn shut_down(&self);
+    pub fn shut_down(&self) {
+        *self.hook.lock() = None;
+        let lives: Vec<_> = self.lives.lock().iter_mut().map(Option::take).collect();
+        drop(lives);
+    }
+
+    /// This life of `node` serves.
+    fn ready(&self, node: NodeIndex, owner: Owner, client: S::Client) {
+        if let Some(life) = &mut self.lives.lock()[node] {
+            life.client = Some(client.clone());
+        }
+        self.world.count("nodes started", 1);
+        if let Some(hook) = &*self.hook.lock() {
+            hook(node, owner, client);
+        }
+    }
+
+    /// Sends Raft messages; `deliver` gets whichever life is there when they arrive.
+    fn send_raft(
+        self: &Arc<Self>,
+        (from, to): (NodeIndex, NodeIndex),
+        messages: &[RaftMessage],
+        deliver: impl Fn(S::Life) + Send + Sync + 'static,
+    ) {
+        let mut trace = Trace::default();
+        messages.iter().for_each(|message| trace.add_bytes(&message.message));
+        let receiver = Arc::downgrade(self);
+        self.network().send(from, to, "raft", trace.hash(), move || {
+            if let Some(life) = receiver.upgrade().and_then(|cluster| cluster.life(to)) {
+                deliver(life);
+            }
+        });
+    }
+
+    /// Calls whichever life is there when the call arrives, for the life `owner` of `from`. A node that stands still
+    /// breaks no connection: after `limit` the answer counts as lost.
+    async fn call<Answer, Serving>(
+        self: &Arc<Self>,
+        (from, owner): (NodeIndex, Owner),
+        to: NodeIndex,
+        label: &'static str,
+        limit: Duration,
+        serve: impl FnOnce(S::Life) -> Serving + Send + 'static,
+    ) -> Result<Answer, CallFailure>
+    where
+        Answer: Send + 'static,
+        Serving: Future<Output = Answer> + Send + 'static,
+    {
+        let callee = Arc::downgrade(self);
+        let answer = self.network().call(from, to, label, move || async move {
+            let life = callee.upgrade().and_then(|cluster| cluster.life(to))?;
+            Some(serve(life).await)
+        });
+        match select(pin!(answer), pin!(self.world.sleep(owner, limit))).await {
+            Either::Left((Ok(Some(answer)), _)) => Ok(answer),
+            Either::Left((Err(CallFailure::Unreachable), _)) => Err(CallFailure::Unreachable),
+            Either::Left((Err(CallFailure::Lost) | Ok(None), _)) | Either::Right(_) => Err(CallFailure::Lost),
+        }
+    }
+}
+
+impl<S: Software> Victim for Arc<Cluster<S>> {
+    fn nodes(&self) -> usize {
+        self.machines.len()
+    }
+
+    fn crash(&self, node: NodeIndex) {
+        let ended = self.lives.lock()[node].take();
+        if let Some(store) = ended.as_ref().and_then(|ended| S::store(&ended.life)) {
+            self.referee.died(store.store());
+        }
+        self.machines.crash(node);
+        // Behind the crash: what its destructors would still start is not started.
+        drop(ended);
+    }
+
+    fn boot(&self, node: NodeIndex) {
+        let machine = self.machines.boot(node);
+        let owner = machine.owner;
+        let life = S::boot(self, machine);
+        self.lives.lock()[node] = Some(Life { life: life.clone(), client: None });
+        let cluster = self.clone();
+        self.world.spawn(owner, async move {
+            match S::serve(cluster.clone(), life, node, owner).await {
+                Ok(client) => cluster.ready(node, owner, client),
+                Err(reason) => cluster.world.fail(format!("node {node} does not start: {reason}")),
+            }
+        });
+    }
+
+    fn disk(&self, node: NodeIndex) -> &Disk {
+        self.machines.disk(node)
+    }
+
+    fn leads(&self, node: NodeIndex) -> bool {
+        self.life(node).and_then(|life| S::store(&life)).is_some_and(|store| leads(&store))
+    }
+
+    fn next_election(&self) -> oneshot::Receiver<StoreId> {
+        self.referee.next_election()
+    }
+
+    fn jump_clock(&self, node: NodeIndex, by_ms: i64) {
+        self.machines.jump_clock(node, by_ms);
+    }
 }

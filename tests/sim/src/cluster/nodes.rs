@@ -1,15 +1,13 @@
-//! Whole nodes: founding, PD, kv service and client, everything but sockets and SQL.
+//! Whole nodes: founding, PD, kv service and client, everything but sockets; and what is built on a node's client.
 
 use std::{
-    pin::pin,
     sync::{Arc, Weak},
     time::Duration,
 };
 
 use async_trait::async_trait;
-use futures::future::{Either, select};
+use futures::future::BoxFuture;
 use node::{CallError, DiskSpace, Drivers, FrameSender, Node, NodeConfig, NodeRpc, StoreRunner};
-use parking_lot::Mutex;
 use proto::{
     StoreId,
     wire::{
@@ -20,18 +18,14 @@ use proto::{
 };
 use raftstore::{StoreConfig, StoreCore, StoreHandle, Transport};
 use rand::Rng;
-use tokio::sync::oneshot;
 
-use super::{BootHook, Cluster, Settings};
+use super::{Bug, Cluster, Settings, Software};
 use crate::{
     check::referee::Referee,
-    disk::Disk,
-    faults::Victim,
-    machines::{Machine, Machines},
-    network::{CallFailure, Network},
-    runtime::{NodeIndex, NodeSpawn, Owner, World},
-    store_host::{StoreDrivers, StoreHost, leads},
-    trace::Trace,
+    machines::Machine,
+    network::CallFailure,
+    runtime::{NodeClock, NodeIndex, NodeSpawn, Owner, World},
+    store_host::{StoreDrivers, StoreHost},
 };
 
 /// User regions of the cluster: the tables of the workloads lie in regions of their own.
@@ -41,165 +35,126 @@ const CALL_LIMIT: Duration = Duration::from_secs(3);
 /// What the disks say of themselves.
 const DISK_BYTES: u64 = 1 << 40;
 
-/// One life of a node.
-struct Life {
-    node: Arc<Node>,
-    /// It is in its cluster and serves.
-    started: bool,
+/// What is built on a node's client; the node comes and goes with it.
+pub trait Tenant: Send + Sync + 'static {
+    /// How sessions talk to it.
+    type Client: Clone + Send + 'static;
+    /// How the kv client of a life behaves; seed and bug are filled in.
+    fn client_config(&self, _: &mut dyn rand::RngCore) -> kv::ClientConfig {
+        kv::ClientConfig::default()
+    }
+    /// Ends when it serves on a node that has started.
+    fn move_in(&self, floor: Floor) -> BoxFuture<'static, Result<Self::Client, String>>;
 }
 
-/// The cluster.
-pub struct Nodes {
-    world: World,
-    machines: Machines,
-    settings: Settings,
-    referee: Arc<Referee>,
-    /// The present life of each node.
-    lives: Mutex<Vec<Option<Life>>>,
-    hook: Mutex<Option<BootHook<kv::Client>>>,
+/// A node that has started, as its tenant sees it.
+pub struct Floor {
+    /// The node.
+    pub node: Arc<Node>,
+    /// The run.
+    pub world: World,
+    /// The node's life.
+    pub owner: Owner,
+    /// The node's clock.
+    pub clock: NodeClock,
+    /// The bug of the run.
+    pub bug: Bug,
+}
+
+/// Nothing is built on the client: sessions run transactions of `kv`.
+pub struct Bare;
+
+impl Tenant for Bare {
+    type Client = kv::Client;
+
+    fn move_in(&self, floor: Floor) -> BoxFuture<'static, Result<kv::Client, String>> {
+        Box::pin(async move { Ok(floor.node.client()) })
+    }
+}
+
+/// Nodes, each with a tenant.
+pub struct Nodes<T: Tenant> {
+    tenant: T,
+}
+
+/// One life of a node.
+#[derive(Clone)]
+pub struct NodeLife {
+    node: Arc<Node>,
+    clock: NodeClock,
 }
 
 fn address(node: NodeIndex) -> String {
     format!("node{}:1", node + 1)
 }
 
-impl Nodes {
-    /// A cluster of `nodes` nodes, all down, with empty disks.
-    pub fn new(world: World, nodes: usize, settings: Settings) -> Arc<Nodes> {
-        Arc::new(Nodes {
-            machines: Machines::new(world.clone(), nodes),
-            world,
-            settings,
-            referee: Arc::default(),
-            lives: Mutex::new((0..nodes).map(|_| None).collect()),
-            hook: Mutex::default(),
-        })
+impl<T: Tenant> Nodes<T> {
+    /// A cluster of `nodes` nodes, all down.
+    pub fn cluster(world: World, nodes: usize, settings: Settings, tenant: T) -> Arc<Cluster<Self>> {
+        Cluster::new(world, nodes, settings, Nodes { tenant })
     }
 
-    fn node(&self, node: NodeIndex) -> Option<Arc<Node>> {
-        self.lives.lock()[node].as_ref().map(|life| life.node.clone())
-    }
-
-    fn open(self: &Arc<Self>, machine: Machine) -> (Arc<Node>, Owner) {
-        let (index, owner) = (machine.node, machine.owner);
-        let mut rng = self.world.rng(&format!("node {owner:?}"));
-        let config = self.config(index, &mut rng);
-        let weak = Arc::downgrade(self);
-        let engine = Arc::new(machine.engine.clone());
-        let runner = Runner { world: self.world.clone(), referee: self.referee.clone(), seed: rng.random(), machine };
-        let drivers = Drivers {
-            engine,
-            log: runner.machine.log.clone(),
-            rpc: Arc::new(Calls { from: index, owner, world: self.world.clone(), cluster: weak.clone() }),
-            frames: Arc::new(Frames { from: index, cluster: weak }),
-            clock: Arc::new(runner.machine.clock.clone()),
-            spawn: Arc::new(NodeSpawn { world: self.world.clone(), owner }),
-            runner: Arc::new(runner),
-            scan: None,
-            disk: Arc::new(|| DiskSpace { capacity_bytes: DISK_BYTES, available_bytes: DISK_BYTES }),
-        };
-        (Node::open(config, drivers).expect("a node opens what it left"), owner)
-    }
-
-    fn config(&self, index: NodeIndex, rng: &mut impl Rng) -> NodeConfig {
-        let bug = self.settings.bug;
+    fn config(cluster: &Cluster<Self>, index: NodeIndex, rng: &mut impl Rng) -> NodeConfig {
+        let bug = cluster.settings.bug;
+        let client = cluster.software.tenant.client_config(rng);
         NodeConfig {
             address: address(index),
             sql_address: String::new(),
             http_address: String::new(),
             labels: Default::default(),
-            join: (0..self.machines.len()).map(address).collect(),
+            join: (0..cluster.machines.len()).map(address).collect(),
             user_regions: USER_REGIONS,
             fresh_uuid: rng.random(),
             fresh_cluster_id: rng.random_range(1..=u64::MAX),
             store: StoreConfig { planted: bug.of_store(), ..StoreConfig::new(StoreId(0), rng.random()) },
-            client: kv::ClientConfig { seed: rng.random(), plant: bug.of_kv(), ..kv::ClientConfig::default() },
+            client: kv::ClientConfig { seed: rng.random(), plant: bug.of_kv(), ..client },
             rules: Default::default(),
             #[cfg(feature = "planted-bugs")]
             planted: bug.of_pd(),
         }
     }
-
-    /// The node found its cluster and runs.
-    fn ready(&self, index: NodeIndex, owner: Owner, node: &Arc<Node>) {
-        if let Some(life) = &mut self.lives.lock()[index]
-            && Arc::ptr_eq(&life.node, node)
-        {
-            life.started = true;
-        }
-        self.world.count("nodes started", 1);
-        if let Some(hook) = &*self.hook.lock() {
-            hook(index, owner, node.client());
-        }
-    }
 }
 
-impl Victim for Arc<Nodes> {
-    fn nodes(&self) -> usize {
-        self.machines.len()
+impl<T: Tenant> Software for Nodes<T> {
+    type Life = NodeLife;
+    type Client = T::Client;
+
+    fn boot(cluster: &Arc<Cluster<Self>>, machine: Machine) -> NodeLife {
+        let (from, owner, clock) = (machine.node, machine.owner, machine.clock.clone());
+        let mut rng = cluster.world.rng(&format!("node {owner:?}"));
+        let config = Self::config(cluster, from, &mut rng);
+        let (world, weak) = (cluster.world.clone(), Arc::downgrade(cluster));
+        let runner = Runner { world: world.clone(), referee: cluster.referee.clone(), seed: rng.random(), machine };
+        let drivers = Drivers {
+            engine: Arc::new(runner.machine.engine.clone()),
+            log: runner.machine.log.clone(),
+            rpc: Arc::new(Calls { from, owner, cluster: weak.clone() }),
+            frames: Arc::new(Frames { from, cluster: weak }),
+            clock: Arc::new(clock.clone()),
+            spawn: Arc::new(NodeSpawn { world, owner }),
+            runner: Arc::new(runner),
+            scan: None,
+            disk: Arc::new(|| DiskSpace { capacity_bytes: DISK_BYTES, available_bytes: DISK_BYTES }),
+        };
+        NodeLife { node: Node::open(config, drivers).expect("a node opens what it left"), clock }
     }
 
-    fn crash(&self, node: NodeIndex) {
-        let life = self.lives.lock()[node].take();
-        if let Some(store) = life.and_then(|life| life.node.store()) {
-            self.referee.died(store);
-        }
-        self.machines.crash(node);
+    fn serve(
+        cluster: Arc<Cluster<Self>>,
+        life: NodeLife,
+        _: NodeIndex,
+        owner: Owner,
+    ) -> BoxFuture<'static, Result<T::Client, String>> {
+        Box::pin(async move {
+            let NodeLife { node, clock } = life;
+            node.start().await.map_err(|error| error.to_string())?;
+            let (world, bug) = (cluster.world.clone(), cluster.settings.bug);
+            cluster.software.tenant.move_in(Floor { node, world, owner, clock, bug }).await
+        })
     }
 
-    fn boot(&self, node: NodeIndex) {
-        let (life, owner) = self.open(self.machines.boot(node));
-        self.lives.lock()[node] = Some(Life { node: life.clone(), started: false });
-        let cluster = self.clone();
-        self.world.spawn(owner, async move {
-            match life.start().await {
-                Ok(()) => cluster.ready(node, owner, &life),
-                Err(error) => cluster.world.fail(format!("node {node} does not start: {error}")),
-            }
-        });
-    }
-
-    fn disk(&self, node: NodeIndex) -> &Disk {
-        self.machines.disk(node)
-    }
-
-    fn leads(&self, node: NodeIndex) -> bool {
-        let lives = self.lives.lock();
-        lives[node].as_ref().is_some_and(|life| life.started && leads(&life.node.store_handle()))
-    }
-
-    fn next_election(&self) -> oneshot::Receiver<StoreId> {
-        self.referee.next_election()
-    }
-
-    fn jump_clock(&self, node: NodeIndex, by_ms: i64) {
-        self.machines.jump_clock(node, by_ms);
-    }
-}
-
-impl Cluster for Arc<Nodes> {
-    type Client = kv::Client;
-
-    fn client(&self, node: NodeIndex) -> Option<kv::Client> {
-        self.lives.lock()[node].as_ref().filter(|life| life.started).map(|life| life.node.client())
-    }
-
-    fn on_ready(&self, hook: BootHook<kv::Client>) {
-        for node in 0..self.nodes() {
-            if let (Some(client), Some(owner)) = (self.client(node), self.world.owner(node)) {
-                hook(node, owner, client);
-            }
-        }
-        *self.hook.lock() = Some(hook);
-    }
-
-    fn network(&self) -> &Network {
-        self.machines.network()
-    }
-
-    fn shut_down(&self) {
-        *self.hook.lock() = None;
-        self.lives.lock().iter_mut().for_each(|life| *life = None);
+    fn store(life: &NodeLife) -> Option<StoreHandle> {
+        life.node.store().map(|_| life.node.store_handle())
     }
 }
 
@@ -215,11 +170,7 @@ impl StoreRunner for Runner {
     fn run(&self, core: StoreCore, handle: StoreHandle, transport: Arc<dyn Transport>) -> Result<(), String> {
         let drivers = StoreDrivers {
             world: self.world.clone(),
-            owner: self.machine.owner,
-            clock: self.machine.clock.clone(),
-            disk: self.machine.disk.clone(),
-            engine: Arc::new(self.machine.engine.clone()),
-            log: self.machine.log.clone(),
+            machine: self.machine.clone(),
             transport,
             referee: self.referee.clone(),
             rng: rand::SeedableRng::seed_from_u64(self.seed),
@@ -231,39 +182,34 @@ impl StoreRunner for Runner {
 }
 
 /// Raft frames to other nodes.
-struct Frames {
+struct Frames<T: Tenant> {
     from: NodeIndex,
-    cluster: Weak<Nodes>,
+    cluster: Weak<Cluster<Nodes<T>>>,
 }
 
 fn index_of(address: &str) -> Option<NodeIndex> {
     address.strip_prefix("node")?.strip_suffix(":1")?.parse::<usize>().ok()?.checked_sub(1)
 }
 
-impl FrameSender for Frames {
+impl<T: Tenant> FrameSender for Frames<T> {
     fn send(&self, address: &str, frame: RaftFrame) {
         let (Some(cluster), Some(to)) = (self.cluster.upgrade(), index_of(address)) else { return };
-        let mut trace = Trace::default();
-        frame.messages.iter().for_each(|message| trace.add_bytes(&message.message));
-        let receiver = self.cluster.clone();
-        cluster.machines.network().send(self.from, to, "raft", trace.hash(), move || {
-            if let Some(node) = receiver.upgrade().and_then(|cluster| cluster.node(to)) {
-                // A refused frame is logged there.
-                let _ = node.raft(frame.clone());
-            }
+        let messages = frame.messages.clone();
+        cluster.send_raft((self.from, to), &messages, move |life| {
+            // A refused frame is logged there.
+            let _ = life.node.raft(frame.clone());
         });
     }
 }
 
 /// Calls to other nodes.
-struct Calls {
+struct Calls<T: Tenant> {
     from: NodeIndex,
     owner: Owner,
-    world: World,
-    cluster: Weak<Nodes>,
+    cluster: Weak<Cluster<Nodes<T>>>,
 }
 
-impl Calls {
+impl<T: Tenant> Calls<T> {
     async fn call<Answer, Serving>(
         &self,
         address: &str,
@@ -278,20 +224,11 @@ impl Calls {
         let unreachable = || CallError::Unreachable(format!("{address} refuses connections"));
         let cluster = self.cluster.upgrade().ok_or_else(unreachable)?;
         let to = index_of(address).ok_or_else(unreachable)?;
-        let (network, callee) = (cluster.machines.network().clone(), self.cluster.clone());
-        drop(cluster);
-        let answer = network.call(self.from, to, label, move || async move {
-            let node = callee.upgrade().and_then(|cluster| cluster.node(to))?;
-            Some(serve(node).await)
-        });
-        match select(pin!(answer), pin!(self.world.sleep(self.owner, limit))).await {
-            Either::Left((Ok(Some(answer)), _)) => Ok(answer),
-            Either::Left((Err(CallFailure::Unreachable), _)) => Err(unreachable()),
-            Either::Left((Err(CallFailure::Lost) | Ok(None), _)) => {
-                Err(CallError::Lost(format!("the connection to {address} broke")))
-            }
-            Either::Right(_) => Err(CallError::Lost(format!("{address} did not answer within {limit:?}"))),
-        }
+        let answer = cluster.call((self.from, self.owner), to, label, limit, |life| serve(life.node)).await;
+        answer.map_err(|failure| match failure {
+            CallFailure::Unreachable => unreachable(),
+            CallFailure::Lost => CallError::Lost(format!("no answer from {address} within {limit:?}")),
+        })
     }
 }
 
@@ -303,7 +240,7 @@ fn limit(header: Option<&RequestHeader>) -> Duration {
 }
 
 #[async_trait]
-impl NodeRpc for Calls {
+impl<T: Tenant> NodeRpc for Calls<T> {
     async fn probe(&self, address: &str, request: ProbeRequest) -> Result<ProbeResponse, CallError> {
         self.call(address, "probe", CALL_LIMIT, move |node| async move { node.probe(&request) }).await
     }
@@ -321,8 +258,8 @@ impl NodeRpc for Calls {
         let limit = limit(request.header.as_ref());
         let asked = request.body.clone();
         let response = self.call(address, "kv", limit, move |node| async move { node.kv(request).await }).await?;
-        if let (Some(asked), Some(answered)) = (&asked, &response.body) {
-            count(&self.world, asked, answered);
+        if let (Some(asked), Some(answered), Some(cluster)) = (&asked, &response.body, self.cluster.upgrade()) {
+            count(&cluster.world, asked, answered);
         }
         Ok(response)
     }

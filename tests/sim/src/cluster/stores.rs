@@ -1,62 +1,36 @@
 //! Three stores with a few regions each, and sessions that propose to them and read them directly.
 
-use std::{pin::pin, sync::Arc};
+use std::sync::{Arc, Weak};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::future::{Either, select};
-use parking_lot::Mutex;
+use futures::future::BoxFuture;
 use proto::{
     Batch, Cf, Epoch, KeyRange, Peer, PeerId, PeerRole, Region, RegionId, StoreId,
     wire::{RaftFrame, RaftMessage},
 };
 use raftstore::{ProposeError, StoreConfig, StoreCore, StoreHandle, Target, Transport, bootstrap};
-use tokio::sync::oneshot;
 
-use super::{BootHook, Bug, Cluster, Settings};
+use super::{Bug, Cluster, Settings, Software};
 use crate::{
-    check::referee::Referee,
-    disk::Disk,
-    faults::Victim,
-    machines::{Machines, node_of, store_of},
-    network::Network,
+    machines::{Machine, node_of, store_of},
     runtime::{NodeIndex, Owner, World},
-    store_host::{StoreDrivers, StoreHost, leads},
-    trace::Trace,
+    store_host::{StoreDrivers, StoreHost},
     workload::register::{ReadWay, Registers, WriteOutcome},
 };
 
 /// Regions 1 to this, each with a register of the workload.
 const REGIONS: u64 = 4;
 
-/// The cluster.
+/// Three stores and their first regions.
 pub struct Stores {
-    world: World,
-    machines: Machines,
-    settings: Settings,
     regions: Vec<Region>,
-    referee: Arc<Referee>,
-    hosts: Mutex<Vec<Option<Arc<StoreHost>>>>,
-    hook: Mutex<Option<BootHook<StoresClient>>>,
 }
 
 impl Stores {
     /// A cluster of `nodes` stores, all down.
-    pub fn new(world: World, nodes: usize, settings: Settings) -> Arc<Stores> {
-        let hosts = (0..nodes).map(|_| None).collect();
-        Arc::new(Stores {
-            machines: Machines::new(world.clone(), nodes),
-            regions: regions(nodes),
-            world,
-            settings,
-            referee: Arc::default(),
-            hosts: Mutex::new(hosts),
-            hook: Mutex::default(),
-        })
-    }
-
-    fn handle(&self, node: NodeIndex) -> Option<StoreHandle> {
-        self.hosts.lock()[node].as_ref().map(|host| host.handle().clone())
+    pub fn cluster(world: World, nodes: usize, settings: Settings) -> Arc<Cluster<Stores>> {
+        Cluster::new(world, nodes, settings, Stores { regions: regions(nodes) })
     }
 }
 
@@ -84,105 +58,52 @@ fn regions(nodes: usize) -> Vec<Region> {
         .collect()
 }
 
-impl Victim for Arc<Stores> {
-    fn nodes(&self) -> usize {
-        self.machines.len()
-    }
-
-    fn crash(&self, node: NodeIndex) {
-        self.hosts.lock()[node] = None;
-        self.machines.crash(node);
-        self.referee.died(store_of(node));
-    }
-
-    fn boot(&self, node: NodeIndex) {
-        let machine = self.machines.boot(node);
-        let mut rng = self.world.rng(&format!("store {:?}", machine.owner));
-        let config = config(node, self.settings.bug, rand::Rng::random(&mut rng));
-        let engine = Arc::new(machine.engine);
-        bootstrap(&*engine, &*machine.log, store_of(node), &self.regions).expect("the first regions are written");
-        let clock = Arc::new(machine.clock.clone());
-        let (core, handle) =
-            StoreCore::open(config, engine.clone(), machine.log.clone(), clock).expect("a store opens what it left");
-        let transport = Arc::new(Wire { from: node, cluster: Arc::downgrade(self) });
-        let drivers = StoreDrivers {
-            world: self.world.clone(),
-            owner: machine.owner,
-            clock: machine.clock,
-            disk: machine.disk,
-            engine,
-            log: machine.log,
-            transport,
-            referee: self.referee.clone(),
-            rng,
-        };
-        self.hosts.lock()[node] = Some(StoreHost::start(core, handle, drivers));
-        if let (Some(hook), Some(client)) = (&*self.hook.lock(), self.client(node)) {
-            hook(node, machine.owner, client);
-        }
-    }
-
-    fn disk(&self, node: NodeIndex) -> &Disk {
-        self.machines.disk(node)
-    }
-
-    fn leads(&self, node: NodeIndex) -> bool {
-        self.handle(node).is_some_and(|handle| leads(&handle))
-    }
-
-    fn next_election(&self) -> oneshot::Receiver<StoreId> {
-        self.referee.next_election()
-    }
-
-    fn jump_clock(&self, node: NodeIndex, by_ms: i64) {
-        self.machines.jump_clock(node, by_ms);
-    }
-}
-
-impl Cluster for Arc<Stores> {
+impl Software for Stores {
+    type Life = Arc<StoreHost>;
     type Client = StoresClient;
 
-    fn client(&self, node: NodeIndex) -> Option<StoresClient> {
-        let owner = self.world.owner(node)?;
-        Some(StoresClient { node, owner, cluster: self.clone() })
+    fn boot(cluster: &Arc<Cluster<Self>>, machine: Machine) -> Arc<StoreHost> {
+        let node = machine.node;
+        let mut rng = cluster.world.rng(&format!("store {:?}", machine.owner));
+        let config = config(node, cluster.settings.bug, rand::Rng::random(&mut rng));
+        let engine = Arc::new(machine.engine.clone());
+        bootstrap(&*engine, &*machine.log, store_of(node), &cluster.software.regions)
+            .expect("the first regions are written");
+        let clock = Arc::new(machine.clock.clone());
+        let (core, handle) =
+            StoreCore::open(config, engine, machine.log.clone(), clock).expect("a store opens what it left");
+        let transport = Arc::new(Wire { from: node, cluster: Arc::downgrade(cluster) });
+        let (world, referee) = (cluster.world.clone(), cluster.referee.clone());
+        StoreHost::start(core, handle, StoreDrivers { world, machine, transport, referee, rng })
     }
 
-    fn on_ready(&self, hook: BootHook<StoresClient>) {
-        for node in 0..self.nodes() {
-            if let (Some(client), Some(owner)) = (self.client(node), self.world.owner(node)) {
-                hook(node, owner, client);
-            }
-        }
-        *self.hook.lock() = Some(hook);
+    fn serve(
+        cluster: Arc<Cluster<Self>>,
+        _: Arc<StoreHost>,
+        node: NodeIndex,
+        owner: Owner,
+    ) -> BoxFuture<'static, Result<StoresClient, String>> {
+        Box::pin(async move { Ok(StoresClient { node, owner, cluster }) })
     }
 
-    fn network(&self) -> &Network {
-        self.machines.network()
-    }
-
-    fn shut_down(&self) {
-        *self.hook.lock() = None;
-        self.hosts.lock().iter_mut().for_each(|host| *host = None);
+    fn store(life: &Arc<StoreHost>) -> Option<StoreHandle> {
+        Some(life.handle().clone())
     }
 }
 
 /// One store's way to the others.
 struct Wire {
     from: NodeIndex,
-    cluster: std::sync::Weak<Stores>,
+    cluster: Weak<Cluster<Stores>>,
 }
 
 impl Transport for Wire {
     fn send(&self, to: StoreId, messages: Vec<RaftMessage>) {
         let Some(cluster) = self.cluster.upgrade() else { return };
-        let mut trace = Trace::default();
-        messages.iter().for_each(|message| trace.add_bytes(&message.message));
         let frame = RaftFrame { from_store: store_of(self.from).0, to_store: to.0, messages, ..Default::default() };
-        let (to, receiver) = (node_of(to), self.cluster.clone());
-        cluster.machines.network().send(self.from, to, "raft", trace.hash(), move || {
-            if let Some(handle) = receiver.upgrade().and_then(|cluster| cluster.handle(to)) {
-                handle.deliver(frame.clone());
-            }
+        let messages = frame.messages.clone();
+        cluster.send_raft((self.from, node_of(to)), &messages, move |host| {
+            host.handle().deliver(frame.clone());
         });
     }
 }
@@ -192,7 +113,7 @@ impl Transport for Wire {
 pub struct StoresClient {
     node: NodeIndex,
     owner: Owner,
-    cluster: Arc<Stores>,
+    cluster: Arc<Cluster<Stores>>,
 }
 
 /// How often a session looks for a leader before it gives up.
@@ -221,22 +142,11 @@ impl StoresClient {
         Answer: Send + 'static,
         Serving: Future<Output = Answer> + Send + 'static,
     {
+        let serve = move |host: Arc<StoreHost>| serve(host.handle().clone());
         if node == self.node {
-            return Some(serve(self.cluster.handle(node)?).await);
+            return Some(serve(self.cluster.life(node)?).await);
         }
-        let cluster = self.cluster.clone();
-        // The handle is taken on arrival: the callee may have another life by then.
-        let answer = self
-            .cluster
-            .machines
-            .network()
-            .call(self.node, node, "call", move || async move { Some(serve(cluster.handle(node)?).await) });
-        // A node that stands still breaks no connection: somebody else is asked after a while.
-        let patience = self.cluster.world.sleep(self.owner, CALL_PATIENCE);
-        match select(pin!(answer), pin!(patience)).await {
-            Either::Left((answer, _)) => answer.ok().flatten(),
-            Either::Right(_) => None,
-        }
+        self.cluster.call((self.node, self.owner), node, "call", CALL_PATIENCE, serve).await.ok()
     }
 
     async fn pause(&self) {
@@ -246,7 +156,7 @@ impl StoresClient {
 
 #[async_trait]
 impl Registers for StoresClient {
-    async fn write(&self, register: usize, value: u64) -> WriteOutcome {
+    async fn write(&mut self, register: usize, value: u64) -> WriteOutcome {
         let region = register as u64 % REGIONS + 1;
         for attempt in 0..ATTEMPTS {
             let mut batch = Batch::default();
@@ -263,7 +173,7 @@ impl Registers for StoresClient {
         WriteOutcome::Refused
     }
 
-    async fn read(&self, register: usize, _: ReadWay) -> Option<u64> {
+    async fn read(&mut self, register: usize, _: ReadWay) -> Option<u64> {
         let region = register as u64 % REGIONS + 1;
         for attempt in 0..ATTEMPTS {
             let node = (self.node + attempt) % self.cluster.machines.len();
@@ -291,7 +201,7 @@ impl Registers for StoresClient {
         None
     }
 
-    async fn ready(&self) -> bool {
+    async fn ready(&mut self) -> bool {
         for register in 0..REGIONS as usize {
             if self.read(register, ReadWay::Latest).await.is_none() {
                 return false;

@@ -1,7 +1,9 @@
-//! Accounts in several regions; money moves in transactions; judged by the ledger.
+//! Accounts in several regions; money moves in transactions; judged by the ledger. Beside it counters that single
+//! operations increase, judged by what those saw.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
@@ -10,24 +12,65 @@ use rand::Rng;
 
 use super::{Seat, Workload};
 use crate::{
-    check::ledger::{self, Ledger, Transfer},
+    check::{
+        counter::{self, Increment},
+        ledger::{self, Ledger, Transfer},
+    },
     runtime::World,
 };
 
-const ACCOUNTS: u64 = 9;
-const INITIAL: u64 = 100;
+/// Accounts of the bank, from 0.
+pub const ACCOUNTS: u64 = 9;
+/// What each holds at the start.
+pub const INITIAL: u64 = 100;
 /// Accounts and records of this many tables: with the usual borders, in regions of their own.
-const TABLES: u64 = 3;
+pub const TABLES: u64 = 3;
+/// Counters, one in each table.
+pub const COUNTERS: u64 = TABLES;
+/// Most that one transfer moves: a few of them empty an account.
+const AMOUNT_MAX: u64 = INITIAL / 2;
 /// Between two operations of a session.
 const PAUSE_MAX: Duration = Duration::from_millis(100);
 /// Records read in one page at the end.
 const PAGE_BYTES: u64 = 64 << 10;
+
+/// How a change ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome<T> {
+    /// Acknowledged.
+    Done(T),
+    /// Certainly not done, now or later; somebody else was faster.
+    Conflict,
+    /// Certainly not done, now or later.
+    Refused,
+    /// Nobody knows.
+    Unknown,
+}
+
+/// Balances by account, records of transfers by id, and counters by number.
+pub type Books = (BTreeMap<u64, u64>, BTreeMap<u64, Transfer>, BTreeMap<u64, u64>);
+
+/// A bank's doors.
+#[async_trait]
+pub trait Accounts: Clone + Send + 'static {
+    /// Makes all accounts with [`INITIAL`] each, and the counters with 0; may be repeated while nobody else is there.
+    async fn open(&mut self) -> Result<(), String>;
+    /// Moves money and leaves a record, in one transaction. Refused when the payer has not enough.
+    async fn transfer(&mut self, id: u64, transfer: Transfer) -> Outcome<()>;
+    /// All balances of one snapshot, account `first` read first. `None`: no answer.
+    async fn balances(&mut self, first: u64) -> Option<BTreeMap<u64, u64>>;
+    /// Adds one to a counter; what it is afterwards.
+    async fn increment(&mut self, counter: u64) -> Outcome<u64>;
+    /// Everything, of one snapshot.
+    async fn books(&mut self) -> Result<Books, String>;
+}
 
 #[derive(Default)]
 struct Notes {
     stopped: bool,
     next_transfer: u64,
     ledger: Ledger,
+    increments: BTreeMap<u64, Vec<Increment>>,
 }
 
 /// The workload.
@@ -35,20 +78,14 @@ struct Notes {
 pub struct Bank(Mutex<Notes>);
 
 impl Bank {
-    async fn transfer(&self, client: &kv::Client, seat: &mut Seat) -> Result<(), kv::Error> {
+    async fn transfer(&self, client: &mut impl Accounts, seat: &mut Seat) {
         let from = seat.rng.random_range(0..ACCOUNTS);
         // Half of the transfers stay in one table: those commit in one round.
         let to = match seat.rng.random_bool(0.5) {
             true => (from + TABLES) % ACCOUNTS,
             false => (from + seat.rng.random_range(1..ACCOUNTS)) % ACCOUNTS,
         };
-        let txn = client.begin().await?;
-        let source = balance(txn.get(&account_key(from)).await?);
-        let target = balance(txn.get(&account_key(to)).await?);
-        if source == 0 {
-            return Ok(());
-        }
-        let amount = seat.rng.random_range(1..=source);
+        let amount = seat.rng.random_range(1..=AMOUNT_MAX);
         let id = {
             let mut notes = self.0.lock();
             notes.next_transfer += 1;
@@ -57,60 +94,88 @@ impl Bank {
             notes.ledger.unknown.insert(id);
             id
         };
-        txn.put(account_key(from), number(source - amount))?;
-        txn.put(account_key(to), number(target + amount))?;
-        txn.insert(record_key(id, from), record(&Transfer { from, to, amount }))?;
-        let committed = txn.commit(kv::CommitOptions::default()).await;
+        let outcome = client.transfer(id, Transfer { from, to, amount }).await;
         let mut notes = self.0.lock();
-        match &committed {
-            Ok(_) => {
-                notes.ledger.unknown.remove(&id);
-                notes.ledger.acknowledged.insert(id);
-                seat.world.count("transfers", 1);
-            }
-            Err(kv::Error::CommitUnknown(_)) => seat.world.count("commits of unknown outcome", 1),
-            Err(error) => {
-                notes.ledger.unknown.remove(&id);
-                notes.ledger.refused.insert(id);
-                seat.world
-                    .count(if error.is_retryable() { "transfers in conflict" } else { "transfers not possible" }, 1);
-            }
+        match outcome {
+            Outcome::Unknown => return seat.world.count("commits of unknown outcome", 1),
+            Outcome::Done(()) => seat.world.count("transfers", 1),
+            Outcome::Conflict => seat.world.count("transfers in conflict", 1),
+            Outcome::Refused => seat.world.count("transfers not possible", 1),
         }
-        committed.map(|_| ())
+        notes.ledger.unknown.remove(&id);
+        match outcome {
+            Outcome::Done(()) => notes.ledger.acknowledged.insert(id),
+            _ => notes.ledger.refused.insert(id),
+        };
     }
 
-    /// Reads every account by itself, in a seeded order, with time passing in between.
-    async fn audit(&self, client: &kv::Client, seat: &mut Seat) -> Result<(), kv::Error> {
-        let txn = client.begin().await?;
-        let start = seat.rng.random_range(0..ACCOUNTS);
-        let mut balances = BTreeMap::new();
-        for i in 0..ACCOUNTS {
-            let account = (start + i) % ACCOUNTS;
-            if let Some(value) = txn.get(&account_key(account)).await? {
-                balances.insert(account, balance(Some(value)));
-            }
-        }
+    /// Reads every account, in a seeded order, with time passing in between.
+    async fn audit(&self, client: &mut impl Accounts, seat: &mut Seat) {
+        let first = seat.rng.random_range(0..ACCOUNTS);
+        let Some(balances) = client.balances(first).await else { return };
         seat.world.count("snapshots of the bank", 1);
         if let Err(reason) = ledger::check_snapshot(&balances, ACCOUNTS, INITIAL) {
-            seat.world.fail(format!("bank at {:?}: {reason}", txn.start_ts()));
+            seat.world.fail(format!("bank, read from account {first} on: {reason}"));
         }
-        Ok(())
+    }
+
+    async fn increment(&self, client: &mut impl Accounts, seat: &mut Seat) {
+        let counter = seat.rng.random_range(0..COUNTERS);
+        let at = {
+            let mut notes = self.0.lock();
+            let increments = notes.increments.entry(counter).or_default();
+            increments.push(Increment { called: seat.world.now(), answered: None });
+            increments.len() - 1
+        };
+        let outcome = client.increment(counter).await;
+        let mut notes = self.0.lock();
+        let increments = notes.increments.entry(counter).or_default();
+        match outcome {
+            Outcome::Done(value) => {
+                seat.world.count("increments", 1);
+                increments[at].answered = Some(Ok((seat.world.now(), value)));
+            }
+            Outcome::Unknown => seat.world.count("increments of unknown outcome", 1),
+            Outcome::Conflict | Outcome::Refused => increments[at].answered = Some(Err(())),
+        }
+    }
+
+    /// `books` were read after `asked`.
+    fn verdict(&self, ledger: &Ledger, books: &Books, asked: Duration) -> Result<(), String> {
+        let (balances, records, counters) = books;
+        ledger::check_snapshot(balances, ACCOUNTS, INITIAL)?;
+        ledger::check_end(ledger, records, balances, INITIAL)?;
+        let notes = self.0.lock();
+        for (number, end) in counters {
+            let increments = notes.increments.get(number).into_iter().flatten();
+            // The last ones may have ended while this read: those need not be counted.
+            let known = |one: &Increment| match one.answered {
+                Some(Ok((at, _))) if at >= asked => Increment { answered: None, ..*one },
+                _ => *one,
+            };
+            let increments: Vec<Increment> = increments.map(known).collect();
+            counter::check(&increments, *end).map_err(|reason| format!("counter {number}: {reason}"))?;
+        }
+        match counters.len() as u64 {
+            COUNTERS => Ok(()),
+            found => Err(format!("{found} counters, should be {COUNTERS}")),
+        }
     }
 }
 
-impl Workload<kv::Client> for Bank {
-    fn prepare(self: Arc<Self>, client: kv::Client) -> BoxFuture<'static, Result<(), String>> {
-        Box::pin(async move { open_accounts(&client).await.map_err(|e| e.to_string()) })
+impl<C: Accounts> Workload<C> for Bank {
+    fn prepare(self: Arc<Self>, mut client: C) -> BoxFuture<'static, Result<(), String>> {
+        Box::pin(async move { client.open().await })
     }
 
-    fn session(self: Arc<Self>, client: kv::Client, mut seat: Seat) -> BoxFuture<'static, ()> {
+    fn session(self: Arc<Self>, mut client: C, mut seat: Seat) -> BoxFuture<'static, ()> {
         Box::pin(async move {
             while !self.0.lock().stopped {
-                // Errors are noted where they happen; the next attempt comes anyway.
-                let _ = match seat.rng.random_bool(0.6) {
-                    true => self.transfer(&client, &mut seat).await,
-                    false => self.audit(&client, &mut seat).await,
-                };
+                match seat.rng.random_range(0..10) {
+                    0..5 => self.transfer(&mut client, &mut seat).await,
+                    5..8 => self.audit(&mut client, &mut seat).await,
+                    _ => self.increment(&mut client, &mut seat).await,
+                }
                 let pause = seat.rng.random_range(Duration::ZERO..PAUSE_MAX);
                 seat.world.sleep(seat.owner, pause).await;
             }
@@ -121,43 +186,103 @@ impl Workload<kv::Client> for Bank {
         self.0.lock().stopped = true;
     }
 
-    fn judge(
-        self: Arc<Self>,
-        client: kv::Client,
-        world: World,
-    ) -> BoxFuture<'static, Result<Result<(), String>, String>> {
+    fn judge(self: Arc<Self>, mut client: C, world: World) -> BoxFuture<'static, Result<Result<(), String>, String>> {
         Box::pin(async move {
-            let acknowledged = self.0.lock().ledger.acknowledged.clone();
-            let (balances, records) = read_all(&client).await.map_err(|e| e.to_string())?;
-            world.count("operations judged", records.len() as u64);
+            let (asked, acknowledged) = (world.now(), self.0.lock().ledger.acknowledged.clone());
+            let books = client.books().await?;
+            world.count("operations judged", books.1.len() as u64);
             // The last transfers may have ended while this read: those need not be in its snapshot.
-            let end = &self.0.lock().ledger;
-            let unknown = end.unknown.union(&end.acknowledged).copied().collect();
-            let ledger = Ledger { acknowledged, refused: end.refused.clone(), unknown };
-            let verdict = ledger::check_snapshot(&balances, ACCOUNTS, INITIAL)
-                .and_then(|()| ledger::check_end(&ledger, &records, &balances, INITIAL));
-            Ok(verdict)
+            let ledger = {
+                let end = &self.0.lock().ledger;
+                let unknown = end.unknown.union(&end.acknowledged).copied().collect();
+                Ledger { acknowledged, refused: end.refused.clone(), unknown }
+            };
+            Ok(self.verdict(&ledger, &books, asked))
         })
     }
 }
 
-async fn open_accounts(client: &kv::Client) -> Result<(), kv::Error> {
-    let txn = client.begin().await?;
-    for account in 0..ACCOUNTS {
-        txn.put(account_key(account), number(INITIAL))?;
+#[async_trait]
+impl Accounts for kv::Client {
+    async fn open(&mut self) -> Result<(), String> {
+        let done = async {
+            let txn = self.begin().await?;
+            for account in 0..ACCOUNTS {
+                txn.put(account_key(account), number(INITIAL))?;
+            }
+            for counter in 0..COUNTERS {
+                txn.put(counter_key(counter), number(0))?;
+            }
+            txn.commit(kv::CommitOptions::default()).await
+        };
+        done.await.map(|_| ()).map_err(|e: kv::Error| e.to_string())
     }
-    txn.commit(kv::CommitOptions::default()).await.map(|_| ())
+
+    async fn transfer(&mut self, id: u64, transfer: Transfer) -> Outcome<()> {
+        let Transfer { from, to, amount } = transfer;
+        let done = async {
+            let txn = self.begin().await?;
+            let source = balance(txn.get(&account_key(from)).await?);
+            let target = balance(txn.get(&account_key(to)).await?);
+            if source < amount {
+                return Ok(false);
+            }
+            txn.put(account_key(from), number(source - amount))?;
+            txn.put(account_key(to), number(target + amount))?;
+            txn.insert(record_key(id, from), record(&transfer))?;
+            txn.commit(kv::CommitOptions::default()).await.map(|_| true)
+        };
+        match done.await {
+            Ok(true) => Outcome::Done(()),
+            Ok(false) => Outcome::Refused,
+            Err(error) => failed(&error),
+        }
+    }
+
+    async fn balances(&mut self, first: u64) -> Option<BTreeMap<u64, u64>> {
+        balances(&self.begin().await.ok()?, first).await.ok()
+    }
+
+    async fn increment(&mut self, counter: u64) -> Outcome<u64> {
+        let done = async {
+            let txn = self.begin().await?;
+            let value = balance(txn.get(&counter_key(counter)).await?) + 1;
+            txn.put(counter_key(counter), number(value))?;
+            txn.commit(kv::CommitOptions::default()).await.map(|_| value)
+        };
+        match done.await {
+            Ok(value) => Outcome::Done(value),
+            Err(error) => failed(&error),
+        }
+    }
+
+    async fn books(&mut self) -> Result<Books, String> {
+        read_all(self).await.map_err(|e| e.to_string())
+    }
 }
 
-/// Balances and records of one snapshot.
-async fn read_all(client: &kv::Client) -> Result<(BTreeMap<u64, u64>, BTreeMap<u64, Transfer>), kv::Error> {
-    let txn = client.begin().await?;
+fn failed<T>(error: &kv::Error) -> Outcome<T> {
+    match error {
+        kv::Error::CommitUnknown(_) => Outcome::Unknown,
+        error if error.is_retryable() => Outcome::Conflict,
+        _ => Outcome::Refused,
+    }
+}
+
+async fn balances(txn: &kv::Txn, first: u64) -> Result<BTreeMap<u64, u64>, kv::Error> {
     let mut balances = BTreeMap::new();
-    for account in 0..ACCOUNTS {
+    for account in (0..ACCOUNTS).map(|i| (first + i) % ACCOUNTS) {
         if let Some(value) = txn.get(&account_key(account)).await? {
             balances.insert(account, balance(Some(value)));
         }
     }
+    Ok(balances)
+}
+
+/// Balances, records and counters of one snapshot.
+async fn read_all(client: &kv::Client) -> Result<Books, kv::Error> {
+    let txn = client.begin().await?;
+    let mut counters = BTreeMap::new();
     let mut records = BTreeMap::new();
     for table in 0..TABLES {
         let range = record_range(table);
@@ -165,8 +290,11 @@ async fn read_all(client: &kv::Client) -> Result<(BTreeMap<u64, u64>, BTreeMap<u
         while let Some(page) = scan.next_page().await? {
             records.extend(page.rows.iter().map(|(key, value)| (record_id(key), read_record(value))));
         }
+        if let Some(value) = txn.get(&counter_key(table)).await? {
+            counters.insert(table, balance(Some(value)));
+        }
     }
-    Ok((balances, records))
+    Ok((balances(&txn, 0).await?, records, counters))
 }
 
 fn number(n: u64) -> Bytes {
@@ -178,25 +306,28 @@ fn balance(value: Option<Bytes>) -> u64 {
     value.map_or(0, |v| u64::from_be_bytes(v.as_ref().try_into().expect("a balance has eight bytes")))
 }
 
-fn table(of: u64) -> u32 {
-    keyspace::FIRST_USER_TABLE + (of % TABLES) as u32
-}
-
-fn account_key(account: u64) -> Bytes {
-    let mut key = keyspace::index_prefix(keyspace::SQL_KEYSPACE, table(account), 1).to_vec();
-    key.extend(account.to_be_bytes());
-    key.into()
-}
-
-/// A transfer's record lies beside the account that paid.
-fn record_key(id: u64, from: u64) -> Bytes {
-    let mut key = keyspace::index_prefix(keyspace::SQL_KEYSPACE, table(from), 2).to_vec();
+fn key(table: u64, index: u32, id: u64) -> Bytes {
+    let table = keyspace::FIRST_USER_TABLE + (table % TABLES) as u32;
+    let mut key = keyspace::index_prefix(keyspace::SQL_KEYSPACE, table, index).to_vec();
     key.extend(id.to_be_bytes());
     key.into()
 }
 
+fn account_key(account: u64) -> Bytes {
+    key(account, 1, account)
+}
+
+/// A transfer's record lies beside the account that paid.
+fn record_key(id: u64, from: u64) -> Bytes {
+    key(from, 2, id)
+}
+
+fn counter_key(counter: u64) -> Bytes {
+    key(counter, 3, counter)
+}
+
 fn record_range(of: u64) -> KeyRange {
-    keyspace::index_range(keyspace::SQL_KEYSPACE, table(of), 2)
+    keyspace::index_range(keyspace::SQL_KEYSPACE, keyspace::FIRST_USER_TABLE + (of % TABLES) as u32, 2)
 }
 
 fn record_id(key: &[u8]) -> u64 {

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Few, so that they are contended.
-const KEYS: usize = 4;
+pub const KEYS: usize = 4;
 /// Between two operations of a session.
 const PAUSE_MAX: Duration = Duration::from_millis(60);
 
@@ -40,15 +40,15 @@ pub enum WriteOutcome {
     Unknown,
 }
 
-/// Single keys, numbered from 0.
+/// Single keys, numbered from 0 to below [`KEYS`].
 #[async_trait]
-pub trait Registers: Clone + Send + Sync + 'static {
+pub trait Registers: Clone + Send + 'static {
     /// Writes a value.
-    async fn write(&self, register: usize, value: u64) -> WriteOutcome;
+    async fn write(&mut self, register: usize, value: u64) -> WriteOutcome;
     /// Reads a value, 0 when there is none; `None`: no answer.
-    async fn read(&self, register: usize, way: ReadWay) -> Option<u64>;
-    /// Whether all registers answer.
-    async fn ready(&self) -> bool;
+    async fn read(&mut self, register: usize, way: ReadWay) -> Option<u64>;
+    /// Makes the registers, if they have to be made; whether all of them answer.
+    async fn ready(&mut self) -> bool;
 }
 
 #[derive(Default)]
@@ -65,7 +65,7 @@ struct Notes {
 pub struct Register(Mutex<Notes>);
 
 impl Register {
-    async fn write(&self, client: &impl Registers, world: &World, register: usize) {
+    async fn write(&self, client: &mut impl Registers, world: &World, register: usize) {
         let (value, at) = {
             let mut notes = self.0.lock();
             notes.next_value += 1;
@@ -87,7 +87,7 @@ impl Register {
         }
     }
 
-    async fn read(&self, client: &impl Registers, world: &World, register: usize, way: ReadWay) -> bool {
+    async fn read(&self, client: &mut impl Registers, world: &World, register: usize, way: ReadWay) -> bool {
         let called = world.now();
         // A read without an answer says nothing.
         let Some(value) = client.read(register, way).await else { return false };
@@ -111,19 +111,19 @@ impl Register {
 }
 
 impl<C: Registers> Workload<C> for Register {
-    fn prepare(self: Arc<Self>, client: C) -> BoxFuture<'static, Result<(), String>> {
+    fn prepare(self: Arc<Self>, mut client: C) -> BoxFuture<'static, Result<(), String>> {
         // Registers start unwritten; this only waits until all of them answer.
         Box::pin(async move { client.ready().await.then_some(()).ok_or_else(|| "registers do not answer".to_string()) })
     }
 
-    fn session(self: Arc<Self>, client: C, mut seat: Seat) -> BoxFuture<'static, ()> {
+    fn session(self: Arc<Self>, mut client: C, mut seat: Seat) -> BoxFuture<'static, ()> {
         Box::pin(async move {
             while !self.0.lock().stopped {
                 let register = seat.rng.random_range(0..KEYS);
                 match seat.rng.random_range(0..5) {
-                    0 | 1 => self.write(&client, &seat.world, register).await,
-                    2 | 3 => drop(self.read(&client, &seat.world, register, ReadWay::Latest).await),
-                    _ => drop(self.read(&client, &seat.world, register, ReadWay::Snapshot).await),
+                    0 | 1 => self.write(&mut client, &seat.world, register).await,
+                    2 | 3 => drop(self.read(&mut client, &seat.world, register, ReadWay::Latest).await),
+                    _ => drop(self.read(&mut client, &seat.world, register, ReadWay::Snapshot).await),
                 }
                 let pause = seat.rng.random_range(Duration::ZERO..PAUSE_MAX);
                 seat.world.sleep(seat.owner, pause).await;
@@ -135,11 +135,11 @@ impl<C: Registers> Workload<C> for Register {
         self.0.lock().stopped = true;
     }
 
-    fn judge(self: Arc<Self>, client: C, world: World) -> BoxFuture<'static, Result<Result<(), String>, String>> {
+    fn judge(self: Arc<Self>, mut client: C, world: World) -> BoxFuture<'static, Result<Result<(), String>, String>> {
         Box::pin(async move {
             // A last look: what was acknowledged must still be there.
             for register in 0..KEYS {
-                if !self.read(&client, &world, register, ReadWay::Latest).await {
+                if !self.read(&mut client, &world, register, ReadWay::Latest).await {
                     return Err(format!("register {register} does not answer"));
                 }
             }
@@ -150,7 +150,7 @@ impl<C: Registers> Workload<C> for Register {
 
 #[async_trait]
 impl Registers for kv::Client {
-    async fn write(&self, register: usize, value: u64) -> WriteOutcome {
+    async fn write(&mut self, register: usize, value: u64) -> WriteOutcome {
         let done = async {
             let txn = self.begin().await?;
             txn.put(register_key(register), Bytes::copy_from_slice(&value.to_be_bytes()))?;
@@ -163,7 +163,7 @@ impl Registers for kv::Client {
         }
     }
 
-    async fn read(&self, register: usize, way: ReadWay) -> Option<u64> {
+    async fn read(&mut self, register: usize, way: ReadWay) -> Option<u64> {
         let key = register_key(register);
         let value = match way {
             ReadWay::Latest => self.get_latest(&key).await,
@@ -172,7 +172,7 @@ impl Registers for kv::Client {
         value.ok().map(|value| value.map_or(0, |v| decode(&v)))
     }
 
-    async fn ready(&self) -> bool {
+    async fn ready(&mut self) -> bool {
         for register in 0..KEYS {
             if self.read(register, ReadWay::Snapshot).await.is_none() {
                 return false;

@@ -1,0 +1,74 @@
+//! Bugs to plant, and how a cluster is built.
+
+/// A bug to plant. Those of `kv`, `pd` and `sql` exist only with the feature `planted-bugs`; those of `raftstore` have no
+/// effect without it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Bug {
+    /// None.
+    #[default]
+    None,
+    /// Of a store.
+    Store(raftstore::Planted),
+    /// Of transactions.
+    #[cfg(feature = "planted-bugs")]
+    Kv(kv::planted::Planted),
+    /// Of PD.
+    #[cfg(feature = "planted-bugs")]
+    Pd(pd::Planted),
+}
+
+impl Bug {
+    pub(super) fn of_store(self) -> raftstore::Planted {
+        match self {
+            Bug::Store(bug) => bug,
+            _ => raftstore::Planted::Nothing,
+        }
+    }
+    pub(super) fn of_kv(self) -> kv::planted::Plant {
+        match self {
+            #[cfg(feature = "planted-bugs")]
+            Bug::Kv(bug) => kv::planted::Plant::of(bug),
+            _ => kv::planted::Plant::default(),
+        }
+    }
+    #[cfg(feature = "planted-bugs")]
+    pub(super) fn of_pd(self) -> Option<pd::Planted> {
+        match self {
+            Bug::Pd(bug) => Some(bug),
+            _ => None,
+        }
+    }
+}
+
+/// All bugs that this build can plant.
+pub const BUGS: &[Bug] = &[
+    #[cfg(feature = "planted-bugs")]
+    Bug::Store(raftstore::Planted::AckBeforeSync),
+    #[cfg(feature = "planted-bugs")]
+    Bug::Store(raftstore::Planted::ServeExpiredLease),
+    #[cfg(feature = "planted-bugs")]
+    Bug::Store(raftstore::Planted::ForgetVote),
+    #[cfg(feature = "planted-bugs")]
+    Bug::Store(raftstore::Planted::VoteAfterRestart),
+    #[cfg(feature = "planted-bugs")]
+    Bug::Store(raftstore::Planted::TruncateUnsynced),
+    #[cfg(feature = "planted-bugs")]
+    Bug::Store(raftstore::Planted::TornApply),
+    #[cfg(feature = "planted-bugs")]
+    Bug::Kv(kv::planted::Planted::SkipMaxTs),
+    #[cfg(feature = "planted-bugs")]
+    Bug::Kv(kv::planted::Planted::DropSecondaryCommit),
+    #[cfg(feature = "planted-bugs")]
+    Bug::Kv(kv::planted::Planted::IgnoreLocks),
+    #[cfg(feature = "planted-bugs")]
+    Bug::Kv(kv::planted::Planted::LostIsRefused),
+    #[cfg(feature = "planted-bugs")]
+    Bug::Pd(pd::Planted::TsoWindowNotPersisted),
+];
+
+/// How a cluster is built.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// A bug to plant.
+    pub bug: Bug,
+}
