@@ -10,10 +10,13 @@ use raftstore::{
     engine::{Engine, EngineError},
 };
 
-/// Regions measured at a time, those that changed first: about a millisecond of work.
-const AT_A_TIME: usize = 32;
+/// Regions measured at a time, those first that were not for longest: some milliseconds of work.
+const AT_A_TIME: usize = 16;
 /// Records looked at to know how large one is.
 const RECORDS: u64 = 64;
+/// The engine's estimate leaves out what it has not written to a file yet, so regions that seem smaller than this are read
+/// up to it.
+const READ_BYTES: u64 = 512 << 10;
 
 /// A region's size when it was last measured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -78,15 +81,15 @@ impl Sizes {
 
 fn measure(store: &StoreHandle, engine: &dyn Engine, region: &Region) -> Result<(u64, u64), EngineError> {
     let bytes = store.approximate_bytes(region.id)?;
-    let (mut records, mut seen) = (0, 0);
+    let (mut records, mut seen, mut all) = (0, 0, true);
     walk(engine, &region.range, |_, size| {
         records += 1;
         seen += size;
-        records < RECORDS
+        all = if bytes < READ_BYTES { seen < READ_BYTES } else { records < RECORDS };
+        all
     })?;
-    // All of it was seen, or as many records as there is room for.
-    let keys = if records < RECORDS { records } else { bytes.saturating_mul(records) / seen.max(1) };
-    Ok((bytes.max(seen), keys.max(records)))
+    let keys = if all { records } else { bytes.max(seen).saturating_mul(records) / seen.max(1) };
+    Ok((bytes.max(seen), keys))
 }
 
 /// Hands versions of the range to `next` in key order (their user key, their bytes) while it wants more.

@@ -2,6 +2,7 @@
 
 mod drivers;
 mod membership;
+mod placement;
 mod refusals;
 mod slt;
 #[allow(clippy::disallowed_methods, reason = "real processes run on real time")]
