@@ -72,13 +72,7 @@ impl Referee {
     }
 
     /// At `now` a store's lease of a region ends at `until`, both in true time; `None`: it has none.
-    pub fn lease(
-        &self,
-        region: &Region,
-        store: StoreId,
-        now: Duration,
-        until: Option<Duration>,
-    ) -> Result<(), String> {
+    pub fn lease(&self, region: &Region, store: StoreId, now: Duration, until: Option<Duration>) -> Result<(), String> {
         let mut seen = self.0.lock();
         let key = (region.id, store);
         let Some(until) = until.filter(|until| *until > now) else {
