@@ -11,13 +11,15 @@ use proto::{
         self, AcceptRequest, AcceptResponse, ClusterStatusRequest, ClusterStatusResponse, GetStoresRequest,
         GetStoresResponse, HeartbeatRequest, HeartbeatResponse, KvRequest, KvResponse, PdRequest, PdResponse,
         ProbeRequest, ProbeResponse, RaftFrame, RaftStreamClosed, ScanRegionsRequest, ScanRegionsResponse,
-        ShowRegionRequest, ShowRegionResponse, TransferLeaderRequest, TransferLeaderResponse,
+        ShowRegionRequest, ShowRegionResponse, SnapshotChunk, SnapshotReceived, TransferLeaderRequest,
+        TransferLeaderResponse,
     },
 };
 use tonic::{Request, Response, Status, Streaming, async_trait, transport::Channel};
 
 use super::{
     channels::Channels,
+    snapshots,
     stubs::{
         admin_client::AdminClient, admin_server::Admin, founding_server::Founding, kv_server::Kv, pd_server::Pd,
         raft_server::Raft,
@@ -73,6 +75,11 @@ impl Raft for Services {
             }
         }
         Ok(Response::new(RaftStreamClosed { reason: "the sender ended it".into() }))
+    }
+
+    async fn snapshot(&self, chunks: Request<Streaming<SnapshotChunk>>) -> Answer<SnapshotReceived> {
+        let taken = snapshots::receive(&self.node, chunks.into_inner()).await;
+        Ok(Response::new(SnapshotReceived { refusal: taken.err().unwrap_or_default() }))
     }
 }
 

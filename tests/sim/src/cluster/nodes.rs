@@ -12,14 +12,17 @@ use proto::{
     StoreId,
     wire::{
         AcceptRequest, AcceptResponse, HeartbeatRequest, HeartbeatResponse, KvRequest, KvResponse, PdRequest,
-        PdResponse, ProbeRequest, ProbeResponse, RaftFrame, RequestHeader, kv_request::Body as Asked,
+        PdResponse, ProbeRequest, ProbeResponse, RaftFrame, RequestHeader, SnapshotHead, kv_request::Body as Asked,
         kv_response::Body as Answered,
     },
 };
-use raftstore::{StoreConfig, StoreCore, StoreHandle, Transport};
+use raftstore::{StoreConfig, StoreCore, StoreHandle, Transport, snapshot::Outgoing};
 use rand::Rng;
 
-use super::{Bug, Cluster, Settings, Software};
+use super::{
+    Bug, Cluster, Settings, Software,
+    stores::{SHORT_LOG, SYNC_EVERY},
+};
 use crate::{
     check::referee::Referee,
     machines::Machine,
@@ -105,7 +108,12 @@ impl<T: Tenant> Nodes<T> {
             user_regions: USER_REGIONS,
             fresh_uuid: rng.random(),
             fresh_cluster_id: rng.random_range(1..=u64::MAX),
-            store: StoreConfig { planted: bug.of_store(), ..StoreConfig::new(StoreId(0), rng.random()) },
+            store: StoreConfig {
+                planted: bug.of_store(),
+                log: SHORT_LOG,
+                sync_every: SYNC_EVERY,
+                ..StoreConfig::new(StoreId(0), rng.random())
+            },
             client: kv::ClientConfig { seed: rng.random(), plant: bug.of_kv(), ..client },
             #[cfg(feature = "planted-bugs")]
             planted: bug.of_pd(),
@@ -197,6 +205,11 @@ impl<T: Tenant> FrameSender for Frames<T> {
             // A refused frame is logged there.
             let _ = life.node.raft(frame.clone());
         });
+    }
+
+    fn send_snapshot(&self, address: &str, head: SnapshotHead, snapshot: Outgoing) {
+        let (Some(cluster), Some(to)) = (self.cluster.upgrade(), index_of(address)) else { return };
+        cluster.send_snapshot((self.from, to), snapshot, move |life| life.node.receive_snapshot(head));
     }
 }
 
