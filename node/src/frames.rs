@@ -5,9 +5,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use proto::{
     ClusterId, StoreId,
-    wire::{RaftFrame, RaftMessage},
+    wire::{RaftFrame, RaftMessage, SnapshotHead},
 };
-use raftstore::Transport;
+use raftstore::{Transport, snapshot::Outgoing};
 
 use crate::{AddressBook, FrameSender};
 
@@ -53,24 +53,57 @@ impl Transport for Envelopes {
         };
         self.frames.send(&address, frame);
     }
+
+    fn send_snapshot(&self, snapshot: Outgoing) {
+        let to = snapshot.to();
+        let Some(address) = self.book.address(to) else {
+            return snapshot.finish(Err(format!("nobody knows where {to} is")));
+        };
+        let Sender { cluster, store, uuid, boot_id } = self.sender.clone();
+        let head = SnapshotHead {
+            cluster_id: cluster.0,
+            from_store: store.0,
+            from_uuid: uuid,
+            to_store: to.0,
+            boot_id,
+            message: Some(snapshot.message().clone()),
+        };
+        self.frames.send_snapshot(&address, head, snapshot);
+    }
+}
+
+/// Who says that it sends to whom.
+pub struct Claim<'a> {
+    cluster: u64,
+    from: u64,
+    uuid: &'a Bytes,
+    to: u64,
+}
+
+impl<'a> From<&'a RaftFrame> for Claim<'a> {
+    fn from(frame: &'a RaftFrame) -> Self {
+        Claim { cluster: frame.cluster_id, from: frame.from_store, uuid: &frame.from_uuid, to: frame.to_store }
+    }
+}
+
+impl<'a> From<&'a SnapshotHead> for Claim<'a> {
+    fn from(head: &'a SnapshotHead) -> Self {
+        Claim { cluster: head.cluster_id, from: head.from_store, uuid: &head.from_uuid, to: head.to_store }
+    }
 }
 
 /// Why a frame is not for us, if it is not: it carries another cluster's or another directory's identity.
-pub fn refusal(me: &Sender, book: &AddressBook, frame: &RaftFrame) -> Option<String> {
-    if frame.cluster_id != me.cluster.0 {
-        return Some(format!("Raft frame of cluster {:x}, this node belongs to {:x}", frame.cluster_id, me.cluster.0));
+pub fn refusal<'a>(me: &Sender, book: &AddressBook, said: impl Into<Claim<'a>>) -> Option<String> {
+    let Claim { cluster, from, uuid, to } = said.into();
+    if cluster != me.cluster.0 {
+        return Some(format!("Raft frame of cluster {cluster:x}, this node belongs to {:x}", me.cluster.0));
     }
-    if frame.to_store != me.store.0 {
-        return Some(format!(
-            "Raft frame for s{}, this is {}: its directory is not here any more",
-            frame.to_store, me.store
-        ));
+    if to != me.store.0 {
+        return Some(format!("Raft frame for s{to}, this is {}: its directory is not here any more", me.store));
     }
-    let known = book.uuid(StoreId(frame.from_store));
-    match known {
-        Some(uuid) if !frame.from_uuid.is_empty() && uuid != frame.from_uuid => Some(format!(
-            "Raft frame from a data directory that is not the one of s{}: it must join as a new store",
-            frame.from_store
+    match book.uuid(StoreId(from)) {
+        Some(known) if !uuid.is_empty() && known != *uuid => Some(format!(
+            "Raft frame from a data directory that is not the one of s{from}: it must join as a new store"
         )),
         _ => None,
     }

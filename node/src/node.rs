@@ -16,10 +16,12 @@ use proto::{
     wire::{
         self, AcceptRequest, AcceptResponse, FoundingRecord, HeartbeatRequest, HeartbeatResponse, KvRequest,
         KvResponse, PdRequest, PdResponse, ProbeRequest, ProbeResponse, RaftFrame, RegionError, RegionStatus,
+        SnapshotHead,
     },
 };
 use raftstore::{
     BootError, ReplicaStatus, StoreConfig, StoreCore, StoreHandle, bootstrap, engine::Engine, log::LogEngine,
+    snapshot::Receiving,
 };
 use tokio::sync::watch;
 
@@ -451,5 +453,14 @@ impl Node {
         // Past the inbox's bound it is dropped: Raft repeats itself.
         let _ = running.store.deliver(frame);
         Ok(())
+    }
+
+    /// Begins to take a snapshot from another store. `Err`: it is not taken, and why.
+    pub fn receive_snapshot(&self, head: SnapshotHead) -> Result<Receiving, String> {
+        let Some(running) = self.running.get() else { return Err("this node is not in a cluster yet".into()) };
+        if let Some(reason) = frames::refusal(&running.sender, &self.book, &head) {
+            return Err(reason);
+        }
+        running.store.receive_snapshot(head.message.ok_or("a snapshot without a message")?)
     }
 }

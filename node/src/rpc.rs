@@ -3,8 +3,9 @@
 use async_trait::async_trait;
 use proto::wire::{
     AcceptRequest, AcceptResponse, HeartbeatRequest, HeartbeatResponse, KvRequest, KvResponse, PdRequest, PdResponse,
-    ProbeRequest, ProbeResponse, RaftFrame,
+    ProbeRequest, ProbeResponse, RaftFrame, SnapshotHead,
 };
+use raftstore::snapshot::Outgoing;
 
 /// The call did not bring an answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -37,4 +38,7 @@ pub trait NodeRpc: Send + Sync + 'static {
 pub trait FrameSender: Send + Sync + 'static {
     /// Sends a frame to the node at `address`, behind those sent to it before.
     fn send(&self, address: &str, frame: RaftFrame);
+    /// Carries a snapshot to the node at `address`, on a stream of its own: head and blocks go to
+    /// [`crate::Node::receive_snapshot`] there, and what came of it into [`Outgoing::finish`].
+    fn send_snapshot(&self, address: &str, head: SnapshotHead, snapshot: Outgoing);
 }

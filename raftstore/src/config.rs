@@ -18,6 +18,11 @@ pub struct StoreConfig {
     pub heartbeat_ticks: u32,
     /// How much the clocks of two stores may run apart during an election timeout; comes off the lease.
     pub clock_drift: Duration,
+    /// How much log is kept.
+    pub log: LogBounds,
+    /// What was applied may stay unsynced in the state engine for this long; a restart replays it from the log, which
+    /// is not cut further.
+    pub sync_every: Duration,
     /// Makes the election jitter of this store; equal seeds repeat equal runs.
     pub seed: u64,
     /// How much may wait.
@@ -35,6 +40,8 @@ impl StoreConfig {
             election_ticks: 10,
             heartbeat_ticks: 2,
             clock_drift: Duration::from_millis(50),
+            log: LogBounds::default(),
+            sync_every: Duration::from_secs(10),
             seed,
             limits: Limits::default(),
             planted: Planted::Nothing,
@@ -54,6 +61,24 @@ impl StoreConfig {
 
     pub(crate) fn has(&self, bug: Planted) -> bool {
         cfg!(feature = "planted-bugs") && self.planted == bug
+    }
+}
+
+/// How much of a region's log is kept for peers that lack it.
+#[derive(Clone, Copy, Debug)]
+pub struct LogBounds {
+    /// Entries beyond which the log is cut although a peer that is away needs it. raft-engine keeps an index of all
+    /// entries in memory.
+    pub entries: u64,
+    /// The same for bytes: from about a region's size on a snapshot is the cheaper way to catch up.
+    pub bytes: u64,
+    /// A cut waits until so many entries can go: it costs a log write.
+    pub cut_entries: u64,
+}
+
+impl Default for LogBounds {
+    fn default() -> Self {
+        LogBounds { entries: 64 << 10, bytes: 64 << 20, cut_entries: 1024 }
     }
 }
 
@@ -114,4 +139,6 @@ pub enum Planted {
     TransferKeepsLease,
     /// A leader changes the membership although too few of the new voters are alive.
     RemoveBelowQuorum,
+    /// A snapshot is taken without the marker that has it taken again after a crash.
+    UnmarkedSnapshot,
 }

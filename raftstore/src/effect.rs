@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use proto::{LogIndex, Region, RegionId, StoreId, wire};
+use proto::{LogIndex, PeerId, Region, RegionId, StoreId, wire};
 use raft::eraftpb::{ConfChangeV2, Entry};
 
 use crate::{
@@ -14,6 +14,7 @@ use crate::{
     keys::Tombstone,
     log::{LogBatch, Position},
     region::ReplicaView,
+    snapshot::{Content, Outcome, TakeTask},
 };
 
 /// Names a request that waits for an answer; given out by the handle, never by the core.
@@ -41,6 +42,21 @@ pub enum Event {
     Applied(Vec<Applied>),
     /// The upkeep of [`Effects::upkeep`] is done.
     UpkeepDone,
+    /// A snapshot was made, or why not.
+    SnapshotMade(SnapshotId, Result<Content, String>),
+    /// A transfer of a snapshot has ended.
+    SnapshotSent {
+        /// Of which one.
+        id: SnapshotId,
+        /// To whom.
+        peer: PeerId,
+        /// `Ok`: all of it is on the other store's disk.
+        outcome: Outcome,
+    },
+    /// All parts of a snapshot have arrived and are durable.
+    SnapshotArrived(ArrivedSnapshot),
+    /// A snapshot is the region's state now, durably.
+    SnapshotTaken(RegionId),
     /// Whether the disk is below its reserve: proposals are refused while it is.
     DiskFull(bool),
 }
@@ -97,6 +113,8 @@ pub struct Effects {
     pub apply: Vec<ApplyTask>,
     /// Sync the state engine, then purge the log, in the background; one at a time.
     pub upkeep: bool,
+    /// What to do about snapshots, in the background.
+    pub snapshots: Vec<SnapshotTask>,
 }
 
 impl Effects {
@@ -108,6 +126,7 @@ impl Effects {
             && self.log.is_none()
             && self.apply.is_empty()
             && !self.upkeep
+            && self.snapshots.is_empty()
     }
 }
 
@@ -208,4 +227,47 @@ pub struct Seen {
     pub committed: LogIndex,
     /// Of a leader: how far every peer is.
     pub progress: Vec<PeerProgress>,
+}
+
+/// One snapshot that a store makes; within a process no two have the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SnapshotId {
+    /// Of which region.
+    pub region: RegionId,
+    /// Which one.
+    pub number: u64,
+}
+
+/// A snapshot whose parts are in a folder.
+#[derive(Clone, Debug)]
+pub struct ArrivedSnapshot {
+    /// For the replica.
+    pub message: wire::RaftMessage,
+    /// Where.
+    pub folder: String,
+}
+
+/// Something to do about a snapshot. Nobody waits for it but who gets its event.
+#[derive(Clone, Debug, PartialEq)]
+pub enum SnapshotTask {
+    /// Make one: [`Event::SnapshotMade`].
+    Make(SnapshotId),
+    /// Send one that is made: [`Event::SnapshotSent`].
+    Send {
+        /// Which one.
+        id: SnapshotId,
+        /// Where to.
+        to: StoreId,
+        /// Which replica there.
+        peer: PeerId,
+        /// For it.
+        message: wire::RaftMessage,
+    },
+    /// Remove one that is made, when it is not being sent any more.
+    Discard(SnapshotId),
+    /// Make one that has arrived the region's state: [`Event::SnapshotTaken`]. The core writes nothing of the region
+    /// until then.
+    Take(Box<TakeTask>),
+    /// Remove the folder of one that has arrived and that nobody wants.
+    Refuse(String),
 }

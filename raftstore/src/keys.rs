@@ -6,6 +6,7 @@
 //!   'R' region u64                        1u8 ‖ wire::Region (protobuf)      region state: range, epoch, peers
 //!   'A' region u64                        1u8 ‖ index u64 ‖ term u64 ‖ commit u64    apply state
 //!   'T' region u64                        1u8 ‖ peer u64 ‖ conf_ver u64 ‖ version u64   tombstone of a destroyed replica
+//!   'S' region u64                        1u8 ‖ wire::SnapshotMarker (protobuf)      a snapshot is being taken
 //!
 //! RocksDB, column families `data`, `lock`
 //!   the users' keys as they are: a region's records are those inside its range
@@ -14,6 +15,9 @@
 //!   entries                               eraftpb.Entry (protobuf), by index
 //!   'h'                                   eraftpb.HardState (protobuf)
 //!   't'                                   1u8 ‖ index u64 ‖ term u64         the entry before the first
+//!
+//! folders beside RocksDB's files
+//!   made-R-N, received-R-N                the parts of a snapshot (SST), `0000.sst` and on; N counts within a process
 //!
 //! a normal entry's data                   wire::Command (protobuf); its `format` is COMMAND_FORMAT; empty: no-op
 //! context of a heartbeat and its response  sent_ns u64 ‖ raft's own context   see region::lease
@@ -31,10 +35,11 @@ use crate::log::Position;
 /// Format of the commands this version writes; an entry of another format stops the store.
 pub const COMMAND_FORMAT: u32 = 1;
 
-const VERSION: u8 = 1;
+pub(crate) const VERSION: u8 = 1;
 const REGION: u8 = b'R';
 const APPLY: u8 = b'A';
 const TOMBSTONE: u8 = b'T';
+const SNAPSHOT: u8 = b'S';
 
 /// Where every bootstrapped region's log starts: as if entries up to here had been applied and cut. It is not 0, so
 /// that an empty replica can't be brought up by appends alone and needs a snapshot.
@@ -108,6 +113,16 @@ pub fn tombstone_keys() -> (Bytes, Bytes) {
 pub fn region_of_key(key: &[u8]) -> Result<RegionId, BadRecord> {
     let id = key.get(1..).and_then(|id| id.try_into().ok()).map(u64::from_be_bytes);
     id.map(RegionId).ok_or_else(|| bad("key of a region's record", format!("{} bytes long", key.len())))
+}
+
+/// Key of the marker of a snapshot that a region is taking, in `meta`.
+pub fn snapshot_key(region: RegionId) -> Bytes {
+    key(SNAPSHOT, region)
+}
+
+/// First key of all such markers in `meta`, and the first key after them.
+pub fn snapshot_keys() -> (Bytes, Bytes) {
+    (Bytes::from_static(&[SNAPSHOT]), Bytes::from_static(&[SNAPSHOT + 1]))
 }
 
 fn versioned<'a>(what: &'static str, bytes: &'a [u8], body: Option<usize>) -> Result<&'a [u8], BadRecord> {

@@ -19,15 +19,16 @@
 //! - [`region`]: one replica. raft-rs, batching, the leader's lease, ReadIndex, elections, log truncation.
 //! - [`store`]: all replicas of a process. One log write a turn, promises held until it is durable, boot.
 //!   [`StoreHandle`] stands in front of it, for any thread.
+//! - [`snapshot`]: a region's state as files, made, carried and taken by drivers of both kinds.
 //! - [`driver`]: threads, in production. In the simulator events call the same [`StoreCore::turn`].
 //!
 //! Disk is behind two traits, [`engine::Engine`] (RocksDB, memory) for the state and [`log::LogEngine`] (raft-engine,
 //! memory) for the Raft log; [`keys`] draws what they hold. Only the log is synced on the commit path. The state
 //! recovers to a prefix of what was applied, and the log, which is never cut further than that, is replayed behind it.
+//! Peers that are away hold the log only up to a bound: whoever comes back later gets a snapshot, as a new peer does.
 //!
 //! What it does not do: transactions, versions, locks (`kv`); deciding where regions live (`pd`); sockets
-//! (`server`, behind [`Transport`]). Regions are those of the founding record: splits, moves and snapshots for
-//! replicas that lost their data come with the regions issue, and until then the log is kept for whoever lags behind.
+//! (`server`, behind [`Transport`]).
 
 pub mod api;
 pub mod apply;
@@ -41,15 +42,17 @@ pub mod keys;
 pub mod log;
 mod raft_logger;
 pub mod region;
+pub mod snapshot;
 pub mod store;
 pub mod transport;
 
 pub use api::{AdminError, NewRegion, PeerChange, PeerProgress, ProposeError, RegionSnapshot, Target};
 pub use apply::Applier;
 pub use clock::{Instant, MonotonicClock};
-pub use config::{Limits, Planted, StoreConfig};
+pub use config::{Limits, LogBounds, Planted, StoreConfig};
 pub use effect::{Effects, Event};
 pub use handle::{Leadership, ReplicaStatus, StoreHandle};
 pub use region::{ReplicaView, Role};
+pub use snapshot::SnapshotDriver;
 pub use store::{BootError, StoreCore, bootstrap};
 pub use transport::Transport;

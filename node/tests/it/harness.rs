@@ -14,10 +14,12 @@ use proto::{
     StoreId,
     wire::{
         AcceptRequest, AcceptResponse, HeartbeatRequest, HeartbeatResponse, KvRequest, KvResponse, PdRequest,
-        PdResponse, ProbeRequest, ProbeResponse, RaftFrame,
+        PdResponse, ProbeRequest, ProbeResponse, RaftFrame, SnapshotHead,
     },
 };
-use raftstore::{Instant, MonotonicClock, StoreConfig, engine::memory::MemoryEngine, log::MemoryLog};
+use raftstore::{
+    Instant, MonotonicClock, StoreConfig, engine::memory::MemoryEngine, log::MemoryLog, snapshot::Outgoing,
+};
 use tokio::task::AbortHandle;
 
 /// A wait in these tests ends after this long: something is broken.
@@ -124,6 +126,11 @@ impl FrameSender for Door {
             // A refused frame is lost; the node says so itself.
             let _ = node.raft(frame);
         }
+    }
+
+    fn send_snapshot(&self, address: &str, head: SnapshotHead, snapshot: Outgoing) {
+        let node = self.reach(address);
+        snapshot.carry(|_| node.map_err(|e| e.to_string())?.receive_snapshot(head));
     }
 }
 

@@ -278,9 +278,8 @@ async fn a_drain_and_a_switched_off_scheduler_outlive_pd() {
     let region = Arc::new(Region1::default());
     let pd = lead(&region, 5, now(0)).await;
     report_all(&pd, now(0)).await;
-    let change = |change: wire::StoreChange| {
-        Body::StoreChange(wire::StoreChangeRequest { store_id: 3, change: change as i32 })
-    };
+    let change =
+        |change: wire::StoreChange| Body::StoreChange(wire::StoreChangeRequest { store_id: 3, change: change as i32 });
     let refusal = admin(&pd, now(1), change(wire::StoreChange::Remove)).await.expect_err("regions are not reported");
     assert!(refusal.contains("does not know all regions"), "{refusal}");
     let pd_region = wire::RegionStatus {

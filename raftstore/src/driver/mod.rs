@@ -3,6 +3,7 @@
 //! ```text
 //!  store loop   inbox ─► turn ─► answers, sends ─► apply ─► turn ─► answers ─► log write + fdatasync ─► turn …
 //!  upkeep       sync of the state engine, purge of the log, free space
+//!  snapshots    making them for others · taking those that have arrived
 //! ```
 //!
 //! One thread does turns, log writes and applying: a commit then costs two wake-ups (the loop's, and that of whoever
@@ -12,6 +13,7 @@
 
 mod disk;
 mod slice;
+mod snapshots;
 mod upkeep;
 
 use std::{
@@ -61,6 +63,7 @@ pub struct RunningStore {
     stopping: Arc<AtomicBool>,
     store_loop: Option<JoinHandle<()>>,
     upkeep: Option<upkeep::Upkeep>,
+    snapshots: Option<snapshots::Snapshots>,
 }
 
 impl RunningStore {
@@ -68,6 +71,7 @@ impl RunningStore {
     pub fn start(core: StoreCore, handle: StoreHandle, drivers: Drivers) -> std::io::Result<RunningStore> {
         let stopping = Arc::new(AtomicBool::new(false));
         let upkeep = upkeep::Upkeep::start(&drivers, handle.clone())?;
+        let snapshots = snapshots::Snapshots::start(&drivers, handle.clone())?;
         let failed = drivers.failed.clone();
         let store = handle.store().0;
         let mut store_loop = StoreLoop {
@@ -78,6 +82,7 @@ impl RunningStore {
             transport: drivers.transport,
             clock: drivers.clock,
             upkeep: upkeep.starter(),
+            snapshots: snapshots.queues(),
             stopping: stopping.clone(),
             writes: Vec::new(),
         };
@@ -94,7 +99,7 @@ impl RunningStore {
         })?;
         let waker = thread.thread().clone();
         handle.set_waker(move || waker.unpark());
-        Ok(RunningStore { stopping, store_loop: Some(thread), upkeep: Some(upkeep) })
+        Ok(RunningStore { stopping, store_loop: Some(thread), upkeep: Some(upkeep), snapshots: Some(snapshots) })
     }
 
     /// Stops the threads; what waits for an answer learns that the outcome is unknown.
@@ -105,6 +110,7 @@ impl RunningStore {
             // A panic was reported by the loop itself.
             let _ = thread.join();
         }
+        drop(self.snapshots.take());
         drop(self.upkeep.take());
     }
 }
@@ -129,6 +135,7 @@ struct StoreLoop {
     transport: Arc<dyn Transport>,
     clock: Arc<dyn MonotonicClock>,
     upkeep: upkeep::Starter,
+    snapshots: snapshots::Queues,
     stopping: Arc<AtomicBool>,
     /// Not begun yet, in order.
     writes: Vec<LogWrite>,
@@ -178,6 +185,7 @@ impl StoreLoop {
         if effects.upkeep {
             self.upkeep.start();
         }
+        effects.snapshots.into_iter().for_each(|task| self.snapshots.push(task));
         if effects.apply.is_empty() {
             return Ok(Vec::new());
         }

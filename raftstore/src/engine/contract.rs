@@ -121,6 +121,7 @@ fn sizes_grow(engine: &dyn Engine) {
 
 /// Carries parts from one engine's files to another's.
 pub(crate) fn carry(from: &dyn Engine, to: &dyn Engine, folder: &str, parts: &[Part]) {
+    to.files().create(folder).unwrap();
     for at in 0..parts.len() {
         let bytes = from.files().read(folder, &part_name(at), 0, usize::MAX >> 1).unwrap();
         to.files().append(folder, &part_name(at), &bytes).unwrap();

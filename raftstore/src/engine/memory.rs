@@ -242,7 +242,7 @@ impl Engine for MemoryEngine {
     }
 
     fn export(&self, snapshot: &dyn Snapshot, range: &KeyRange, folder: &str) -> Result<Vec<Part>, EngineError> {
-        self.files.append(folder, "begun", b"")?;
+        self.files.create(folder)?;
         parts::export(&*self.files, snapshot, range, folder, &mut |file| {
             Ok(Box::new(Records { files: &self.files, folder: folder.into(), file: file.into(), bytes: Vec::new() }))
         })

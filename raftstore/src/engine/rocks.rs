@@ -201,7 +201,8 @@ impl Engine for RocksEngine {
     }
 
     fn export(&self, snapshot: &dyn Snapshot, range: &KeyRange, folder: &str) -> Result<Vec<Part>, EngineError> {
-        let directory = self.files.create(folder)?;
+        self.files.create(folder)?;
+        let directory = self.files.path(folder);
         let options = file_options(&table_options());
         parts::export(&*self.files, snapshot, range, folder, &mut |file| {
             let writer = SstFileWriter::create(&options);

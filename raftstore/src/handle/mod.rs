@@ -5,9 +5,10 @@
 //! back what a turn has changed ([`StoreHandle::answer`]) before any message of that turn leaves.
 
 mod inbox;
+mod receive;
 mod shared;
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
 use prost::Message;
 use proto::{
@@ -22,11 +23,13 @@ use crate::{
     config::{Planted, StoreConfig},
     effect::{AdminChange, AdminRequest, Answer, Effects, Event, ProposeRequest, Seen},
     engine::{Engine, EngineError},
-    region::{ReplicaView, Role},
+    region::{ReplicaView, Role, message},
+    snapshot::{RECEIVING_AT_MOST, Receiving},
 };
 use inbox::NotTaken;
 pub use shared::Leadership;
-use shared::{ReplicaShared, Shared};
+use shared::ReplicaShared;
+pub(crate) use shared::Shared;
 
 /// How long somebody should wait when the store's inbox is full, ms.
 const BUSY_BACKOFF_MS: u64 = 20;
@@ -206,6 +209,30 @@ impl StoreHandle {
     /// Takes a frame from another store. False: it was dropped because too much waits; Raft repairs that.
     pub fn deliver(&self, frame: wire::RaftFrame) -> bool {
         frame.messages.is_empty() || self.shared.inbox.push(Event::Received(frame.messages)).is_ok()
+    }
+
+    /// Begins to take a snapshot that another store sends; the reason, when it is not wanted here or not now. The blocks
+    /// come next, then [`Receiving::finish`].
+    pub fn receive_snapshot(&self, message: wire::RaftMessage) -> Result<Receiving, String> {
+        let (_, content) = message::decode_snapshot(&message).map_err(|refused| refused.to_string())?;
+        receive::check(&content, self.shared.config.store, &self.statuses())?;
+        let taken = self.shared.receiving.fetch_add(1, Ordering::AcqRel);
+        let receiving = if taken < RECEIVING_AT_MOST {
+            let number = self.shared.next_ticket.fetch_add(1, Ordering::Relaxed);
+            let folder = format!("received-{}-{number}", content.region.id.0);
+            Receiving::begin(self.shared.clone(), message, content, folder)
+        } else {
+            Err(format!("the store takes {RECEIVING_AT_MOST} snapshots already"))
+        };
+        if receiving.is_err() {
+            self.shared.receiving.fetch_sub(1, Ordering::AcqRel);
+        }
+        receiving
+    }
+
+    /// The settings of the store.
+    pub(crate) fn config(&self) -> &StoreConfig {
+        &self.shared.config
     }
 
     /// Messages to `store` were lost: leaders go back to asking what it has.

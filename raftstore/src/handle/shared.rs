@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -206,7 +206,9 @@ pub(crate) struct Shared {
     pub(crate) inbox: Inbox,
     pub(crate) replicas: Replicas,
     waiting: Mutex<HashMap<Ticket, oneshot::Sender<Answer>>>,
-    next_ticket: AtomicU64,
+    pub(crate) next_ticket: AtomicU64,
+    /// Snapshots that are arriving.
+    pub(crate) receiving: AtomicUsize,
 }
 
 impl Shared {
@@ -224,6 +226,7 @@ impl Shared {
             replicas: Replicas::new(replicas),
             waiting: Mutex::default(),
             next_ticket: AtomicU64::new(1),
+            receiving: AtomicUsize::new(0),
         }
     }
 

@@ -10,7 +10,7 @@ use raft::{
 use tracing::{info, warn};
 
 use super::{
-    Replica,
+    Replica, membership,
     message::{self, Refused},
     outbox::Outbox,
     snapshot,
@@ -19,7 +19,7 @@ use super::{
 use crate::{
     clock::Instant,
     effect::{ArrivedSnapshot, SnapshotId},
-    snapshot::{Content, Outcome, TakeTask, conf_state},
+    snapshot::{Content, Outcome, TakeTask},
 };
 
 /// Whether a replica that knows its region as `here` and has applied so much gets on by a snapshot; the reason if not.
@@ -118,7 +118,7 @@ impl Replica {
     /// Whether Raft's readies must wait for a snapshot that is being taken. First for what this replica has under way:
     /// neither log writes nor applying may come after the driver has begun.
     pub(super) fn waits_for_snapshot(&mut self, out: &mut Outbox) -> bool {
-        let still = self.applied.index == self.handed && self.held_number <= self.persisted_number;
+        let still = self.applied.index == self.writes.applying && self.writes.held <= self.writes.persisted;
         let (raft, own) = (self.node.raft.hard_state(), &self.region);
         let task = |content: Content, folder| TakeTask {
             hard_state: snapshot::hard_state(&raft, content.position),
@@ -144,7 +144,7 @@ impl Replica {
             epoch = %region.epoch,
             "a snapshot was taken"
         );
-        self.node.mut_store().restart(position, conf_state(&region));
+        self.node.mut_store().restart(position, membership::conf_state(&region));
         self.truncation = Truncation::new(self.config.log, position, position.index);
         self.peer = region.peer(self.peer.id).unwrap_or(self.peer);
         self.region = Arc::new(region);
@@ -153,7 +153,7 @@ impl Replica {
     /// Log writes up to this ready are durable: raft-rs may hear now that the snapshot is applied.
     pub(super) fn snapshot_persisted(&mut self, number: u64) {
         if let Some(position) = self.snapshots.persisted(number) {
-            (self.applied, self.handed) = (position, position.index);
+            (self.applied, self.writes.applying) = (position, position.index);
             self.node.advance_apply_to(position.index.0);
         }
     }
@@ -179,6 +179,11 @@ impl Replica {
             MessageType::MsgSnapshot => Err(Refused("a snapshot without its files")),
             _ => Ok(()),
         }
+    }
+
+    /// Whether the driver is changing its state: until that is done it can't be destroyed.
+    pub(crate) fn is_taking_snapshot(&self) -> bool {
+        self.snapshots.busy()
     }
 
     /// Whether it may stand for election: not before its state is there.

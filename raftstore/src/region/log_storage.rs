@@ -37,8 +37,10 @@ pub(crate) struct LogStorage {
     cache: VecDeque<Entry>,
     cache_bytes: usize,
     cache_bytes_max: usize,
-    /// A peer that needs entries which are cut off.
-    wants_snapshot: Cell<Option<u64>>,
+    /// A snapshot to be sent to whoever needs entries that are cut off.
+    offered: Option<Snapshot>,
+    /// raft-rs wanted one, and what is offered did not do.
+    wants_snapshot: Cell<bool>,
 }
 
 impl LogStorage {
@@ -62,7 +64,8 @@ impl LogStorage {
             cache: VecDeque::new(),
             cache_bytes: 0,
             cache_bytes_max,
-            wants_snapshot: Cell::new(None),
+            offered: None,
+            wants_snapshot: Cell::new(false),
         }
     }
 
@@ -82,9 +85,29 @@ impl LogStorage {
         self.hard_state = hard_state;
     }
 
-    /// The peer, if any, that raft-rs wanted to send a snapshot to since the last call.
-    pub(crate) fn take_wants_snapshot(&self) -> Option<u64> {
+    /// Whether raft-rs wanted a snapshot since the last call and did not get one.
+    pub(crate) fn take_wants_snapshot(&self) -> bool {
         self.wants_snapshot.take()
+    }
+
+    /// What raft-rs gets when it asks for a snapshot.
+    pub(crate) fn offer(&mut self, snapshot: Option<Snapshot>) {
+        self.offered = snapshot;
+    }
+
+    /// The log begins anew behind a snapshot; the log engine was told.
+    pub(crate) fn restart(&mut self, at: Position, conf_state: ConfState) {
+        (self.truncated, self.last, self.conf_state) = (at, at, conf_state);
+        self.cache.clear();
+        self.cache_bytes = 0;
+    }
+
+    /// Whether an offered snapshot joins the log and knows the peer.
+    fn does(&self, snapshot: &Snapshot, request_index: u64, to: u64) -> bool {
+        let metadata = snapshot.get_metadata();
+        let conf = metadata.get_conf_state();
+        metadata.index >= self.truncated.index.0.max(request_index)
+            && [&conf.voters, &conf.voters_outgoing, &conf.learners].iter().any(|peers| peers.contains(&to))
     }
 
     /// Makes entries readable, replacing everything from the first one's index on.
@@ -206,8 +229,11 @@ impl Storage for LogStorage {
         Ok(self.last.index.0)
     }
 
-    fn snapshot(&self, _request_index: u64, to: u64) -> raft::Result<Snapshot> {
-        self.wants_snapshot.set(Some(to));
+    fn snapshot(&self, request_index: u64, to: u64) -> raft::Result<Snapshot> {
+        if let Some(offered) = self.offered.as_ref().filter(|offered| self.does(offered, request_index, to)) {
+            return Ok(offered.clone());
+        }
+        self.wants_snapshot.set(true);
         Err(Error::Store(StorageError::SnapshotTemporarilyUnavailable))
     }
 }

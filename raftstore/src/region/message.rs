@@ -8,8 +8,9 @@ use bytes::Buf;
 use proto::wire;
 use protobuf::{CodedInputStream, Message as _};
 use raft::eraftpb::{ConfChangeV2, Message, MessageType};
+use tracing::debug;
 
-use crate::log::Position;
+use crate::{log::Position, snapshot::Content};
 
 /// Terms and indexes from here on are nonsense; arithmetic on them would overflow.
 const COUNTER_LIMIT: u64 = 1 << 62;
@@ -49,6 +50,22 @@ pub(crate) fn conf_change(bytes: &bytes::Bytes) -> Result<ConfChangeV2, Refused>
     let mut input = CodedInputStream::from_carllerche_bytes(bytes);
     change.merge_from(&mut input).map_err(|_| Refused("it does not decode"))?;
     Ok(change)
+}
+
+/// Reads the message that stands in front of a snapshot's files.
+pub(crate) fn decode_snapshot(envelope: &wire::RaftMessage) -> Result<(Message, Content), Refused> {
+    let message = decode(envelope)?;
+    if message.get_msg_type() != MessageType::MsgSnapshot {
+        return Err(Refused("it carries no snapshot"));
+    }
+    let content = Content::from_raft(message.get_snapshot()).map_err(|reason| {
+        debug!(region = envelope.region_id, reason, "a snapshot that is none");
+        Refused("its snapshot contradicts itself")
+    })?;
+    if content.region.id.0 != envelope.region_id {
+        return Err(Refused("its snapshot is another region's"));
+    }
+    Ok((message, content))
 }
 
 /// Walks the fields; `nested` names sub-messages to look into, with the path of sub-messages inside those.
@@ -109,14 +126,19 @@ fn check(message: &Message) -> Result<(), Refused> {
         MessageType::MsgPropose | MessageType::MsgReadIndex | MessageType::MsgTransferLeader => {
             return Err(Refused("requests are not forwarded between stores"));
         }
-        MessageType::MsgSnapshot => return Err(Refused("snapshots are not known to this version")),
+        MessageType::MsgSnapshot => {
+            let position = message.get_snapshot().get_metadata();
+            if [position.index, position.term].iter().any(|&c| c >= COUNTER_LIMIT) || position.term > message.term {
+                return Err(Refused("a term or index of its snapshot is out of range"));
+            }
+        }
         _ => return Err(Refused("its type is not for the wire")),
     }
     if message.term == 0 {
         return Err(Refused("it has no term"));
     }
     if message.request_snapshot != 0 {
-        return Err(Refused("snapshots are not known to this version"));
+        return Err(Refused("nobody asks for a snapshot: whoever leads finds out"));
     }
     let mut last = (message.index, message.log_term);
     for entry in &message.entries {

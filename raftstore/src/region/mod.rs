@@ -13,12 +13,13 @@
 //! The one impurity is raft-rs's own: it reads old entries through `LogStorage` when it wants them.
 //!
 //! The region itself changes too, by entries: `split`, `membership` say how, `change` lets them through one at a time;
-//! `handover` gives leadership to a chosen peer.
+//! `handover` gives leadership to a chosen peer. `snapshot` and `catch_up` are about peers whose log does not reach.
 //!
 //! Not here: who else lives on the store ([`crate::store`]), how entries change the state ([`crate::apply`]), clocks
 //! and threads.
 
 pub(crate) mod acquaintance;
+pub(crate) mod catch_up;
 mod change;
 pub(crate) mod election;
 mod handover;
@@ -29,6 +30,7 @@ pub(crate) mod message;
 pub(crate) mod outbox;
 pub(crate) mod propose;
 pub(crate) mod read;
+pub(crate) mod snapshot;
 pub(crate) mod split;
 pub(crate) mod truncate;
 pub(crate) mod view;
@@ -49,9 +51,10 @@ use crate::{
     log::Position,
     region::{
         acquaintance::Acquaintances, change::Changes, election::Election, lease::Lease, log_storage::LogStorage,
-        outbox::Outbox, propose::Proposals, read::Reads, truncate::Truncation,
+        outbox::Outbox, propose::Proposals, read::Reads, snapshot::Snapshots, truncate::Truncation,
     },
 };
+pub(crate) use catch_up::is_newer as snapshot_is_newer;
 pub use view::{ReplicaView, Role};
 
 /// Bytes of entries in one append message. A lost one costs this much again.
@@ -62,6 +65,8 @@ const APPENDS_IN_FLIGHT: usize = 128;
 const APPLY_BYTES_AT_ONCE: u64 = 4 << 20;
 /// How long a refused proposer should wait, ms: about one round of log sync and apply.
 const BUSY_BACKOFF_MS: u64 = 20;
+/// How many election timeouts a snapshot is kept after its last use: so long a peer may be silent and still be there.
+const SNAPSHOT_LINGERS_ELECTIONS: u32 = 3;
 
 /// The live object of one region on one store.
 pub(crate) struct Replica {
@@ -76,19 +81,22 @@ pub(crate) struct Replica {
     changes: Changes,
     acquaintances: Acquaintances,
     truncation: Truncation,
+    snapshots: Snapshots,
     applied: Position,
     /// Leadership as last noticed: (leads, term).
     led: (bool, Term),
     writes: Writes,
 }
 
-/// Numbers of readies.
+/// What is under way.
 #[derive(Default)]
 struct Writes {
-    /// The last one that waits for a log write.
+    /// Number of the last ready that waits for a log write.
     held: u64,
-    /// The last one known written.
+    /// Number of the last one known written.
     persisted: u64,
+    /// Entries up to here were handed to the applier.
+    applying: LogIndex,
 }
 
 impl Replica {
@@ -116,7 +124,7 @@ impl Replica {
             max_committed_size_per_ready: APPLY_BYTES_AT_ONCE,
             ..Config::default()
         };
-        let truncation = Truncation::new(storage.truncated(), applied.index);
+        let truncation = Truncation::new(config.log, storage.truncated(), applied.index);
         let node = RawNode::new(&raft_config, storage, &crate::raft_logger::logger(region.id, peer))?;
         let seed = config.seed ^ region.id.0.rotate_left(32) ^ peer.id.0;
         // It never heard of a leader: INITIAL's term, or none in a replica that waits for its first snapshot.
@@ -135,9 +143,10 @@ impl Replica {
             changes: Changes::default(),
             acquaintances: Acquaintances::default(),
             truncation,
+            snapshots: Snapshots::new(region.id, config.election_ticks * SNAPSHOT_LINGERS_ELECTIONS),
             applied,
             led: (false, Term(node.raft.term)),
-            writes: Writes::default(),
+            writes: Writes { applying: applied.index, ..Writes::default() },
             config,
             region,
             peer,
@@ -204,6 +213,12 @@ impl Replica {
     /// A tick passed. Whether there may be something to collect: an idle follower costs next to nothing.
     pub(crate) fn tick(&mut self, now: Instant, out: &mut Outbox) -> bool {
         self.election.tick();
+        if self.snapshots.tick(&mut out.snapshots) {
+            self.node.mut_store().offer(None);
+        }
+        if !self.may_stand() {
+            return false;
+        }
         let active = self.node.tick()
             || self.alone()
             || self.proposals.any()
@@ -248,6 +263,7 @@ impl Replica {
         let from = self.sender(&message, envelope)?;
         message::check_against_log(&message, self.node.store().truncated(), self.node.raft.raft_log.last_index())?;
         let kind = message.get_msg_type();
+        Self::refuse_in_frame(kind)?;
         if self.election.silent() && matches!(kind, MessageType::MsgRequestVote | MessageType::MsgRequestPreVote) {
             debug!(region = self.region.id.0, from = from.id.0, "no vote within an election timeout of the restart");
             return Ok(());
@@ -255,11 +271,14 @@ impl Replica {
         let current = message.term == self.node.raft.term;
         match kind {
             MessageType::MsgHeartbeat if message.term >= self.node.raft.term => {
-                self.truncation.replicated(LogIndex(envelope.replicated));
+                self.truncation.dispensable(LogIndex(envelope.replicated));
             }
             MessageType::MsgTimeoutNow if !current || message.from != self.node.raft.leader_id => {
                 // Its campaign would pass the voters' check of the leader's lease.
                 return Err(message::Refused("only the leader hands over"));
+            }
+            MessageType::MsgTimeoutNow if !self.may_stand() => {
+                return Err(message::Refused("it hands over to a replica that is taking a snapshot"));
             }
             MessageType::MsgHeartbeatResponse => {
                 if let Some((sent, context)) = lease::unstamp(message.take_context()) {
@@ -328,7 +347,7 @@ impl Replica {
 
     /// Stand for election now, unless a restart forbids it.
     pub(crate) fn campaign(&mut self, now: Instant, out: &mut Outbox) {
-        if !self.election.silent() {
+        if !self.election.silent() && self.may_stand() {
             // Fails only while a membership change is not applied.
             let _ = self.node.campaign();
             self.notice_changes(now, out);
@@ -350,6 +369,7 @@ impl Replica {
     pub(crate) fn persisted(&mut self, number: u64) {
         self.writes.persisted = self.writes.persisted.max(number);
         self.node.on_persist_ready(number);
+        self.snapshot_persisted(number);
     }
 
     /// Committed entries were applied.
@@ -385,6 +405,7 @@ impl Replica {
         self.proposals.end(&error, doubt, &mut out.replies);
         self.reads.fail(&error, &mut out.replies);
         self.changes.end(&error, doubt, &mut out.replies);
+        self.snapshots.close(&mut out.snapshots);
     }
 
     /// The state engine was synced when this much was applied.
@@ -441,14 +462,15 @@ impl Replica {
             let context = self.reads.start_round(self.config.election_ticks);
             self.node.read_index(context);
         }
+        if self.waits_for_snapshot(out) {
+            return;
+        }
         while self.node.has_ready() {
             self.take_ready(now, out);
         }
         self.reads.applied(self.applied.index, &mut out.replies);
         self.cut_log(out);
-        if let Some(peer) = self.node.store().take_wants_snapshot() {
-            self.truncation.warn_wants_snapshot(&self.region, self.peer, peer);
-        }
+        self.order_snapshot(out);
     }
 
     fn propose_waiting(&mut self, out: &mut Outbox) {
@@ -474,6 +496,10 @@ impl Replica {
             self.reads.confirmed(&state.request_ctx, LogIndex(state.index));
         }
         let entries = ready.take_entries();
+        if !ready.snapshot().is_empty() {
+            self.restart_log(number);
+        }
+        self.truncation.appended(&entries);
         let storage = self.node.mut_store();
         // Readable before advance_append_async, although not written yet.
         storage.append(&entries);
@@ -488,7 +514,9 @@ impl Replica {
             }
             out.log(self.region.id, entries, hard_state);
         }
-        let messages = self.envelopes(ready.take_messages(), now);
+        let (snapshots, messages) =
+            ready.take_messages().into_iter().partition(|m| m.get_msg_type() == MessageType::MsgSnapshot);
+        let messages = self.envelopes(messages, now);
         out.messages.extend(messages);
         let mut promises = ready.take_persisted_messages();
         if self.config.has(Planted::AckBeforeSync) {
@@ -500,7 +528,9 @@ impl Replica {
             promises = later;
         }
         let promises = self.envelopes(promises, now);
-        out.apply(&self.region, ready.take_committed_entries());
+        let committed = ready.take_committed_entries();
+        self.writes.applying = committed.last().map_or(self.writes.applying, |last| LogIndex(last.index));
+        out.apply(&self.region, committed);
         let wait = ready.must_sync() || self.writes.held > self.writes.persisted;
         self.node.advance_append_async(ready);
         if wait {
@@ -510,6 +540,8 @@ impl Replica {
             out.messages.extend(promises);
             self.persisted(number);
         }
+        let send = |message| self.send_snapshot(message, now, out);
+        Vec::into_iter(snapshots).for_each(send);
     }
 
     fn envelopes(&mut self, messages: Vec<raft::eraftpb::Message>, now: Instant) -> Vec<(StoreId, wire::RaftMessage)> {
@@ -522,7 +554,7 @@ impl Replica {
         match message.get_msg_type() {
             MessageType::MsgHeartbeat => {
                 message.context = lease::stamp(now, &message.context);
-                replicated = self.replicated().0;
+                replicated = self.dispensable().0;
             }
             MessageType::MsgTimeoutNow if !self.config.has(Planted::TransferKeepsLease) => {
                 self.lease.end_for_this_term();
@@ -544,23 +576,13 @@ impl Replica {
         Some((to.store, envelope))
     }
 
-    /// Up to where every peer's log is durable and agrees, as the leader knows.
-    fn replicated(&self) -> LogIndex {
-        LogIndex(self.node.raft.prs().iter().map(|(_, progress)| progress.matched).min().unwrap_or(0))
-    }
-
     fn cut_log(&mut self, out: &mut Outbox) {
         if self.leads() {
-            self.truncation.replicated(self.replicated());
+            self.truncation.dispensable(self.dispensable());
         }
         let unsafe_end = self.config.has(Planted::TruncateUnsynced).then_some(self.applied.index);
         let last = self.node.store().last().index;
-        let Some(index) = self.truncation.due(last, unsafe_end) else {
-            if self.leads() && self.truncation.lag_to_warn(last) {
-                self.warn_lagging();
-            }
-            return;
-        };
+        let Some(index) = self.truncation.due(last, unsafe_end) else { return };
         let at = match raft::Storage::term(self.node.store(), index.0) {
             Ok(term) => Position { index, term: Term(term) },
             Err(e) => {
@@ -572,20 +594,6 @@ impl Replica {
         self.node.mut_store().truncate(at);
         self.truncation.cut(at.index);
         out.truncate(self.region.id, at);
-    }
-
-    fn warn_lagging(&self) {
-        let store = self.node.store();
-        let lagging = self.node.raft.prs().iter().min_by_key(|(_, progress)| progress.matched);
-        warn!(
-            region = self.region.id.0,
-            peer = self.peer.id.0,
-            term = self.term().0,
-            entries = store.last().index.0 - store.truncated().index.0,
-            lagging_peer = lagging.map(|(id, _)| *id),
-            matched = lagging.map(|(_, p)| p.matched),
-            "the log grows: it is kept for a peer that does not keep up"
-        );
     }
 
     /// What readers and PD see of this replica.

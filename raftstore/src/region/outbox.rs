@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use proto::{Epoch, Region, RegionId, StoreId, wire};
 use raft::eraftpb::{Entry, HardState};
 
-use super::propose::Replies;
+use super::{propose::Replies, snapshot::SnapshotOrders};
 use crate::{
     effect::{ApplyTask, ApplyWork, Seen},
     log::{LogBatch, Position, RegionLog},
@@ -37,6 +37,7 @@ pub(crate) struct Outbox {
     pub(crate) apply: Vec<ApplyTask>,
     /// What the changes of some regions begin with: a log that begins, or one that goes.
     begun: BTreeMap<RegionId, RegionLog>,
+    pub(crate) snapshots: SnapshotOrders,
     /// Replicas that have gone this turn.
     pub(crate) gone: Vec<RegionId>,
     /// Replicas that are to go, and why.
@@ -53,6 +54,11 @@ pub(crate) struct Removal {
 }
 
 impl Outbox {
+    /// For a turn of a store that may keep so many more snapshots.
+    pub(crate) fn new(snapshots: SnapshotOrders) -> Self {
+        Outbox { snapshots, ..Outbox::default() }
+    }
+
     /// The change of this region; replicas are collected one after another, so it is the last or a new one.
     fn change(&mut self, region: RegionId) -> &mut RegionLog {
         if self.batch.regions.last().is_none_or(|(last, _)| *last != region) {

@@ -101,13 +101,8 @@ impl Snapshots {
             }
             None => false,
         };
-        let kept = |id| Kept {
-            id,
-            since: applied,
-            offered: false,
-            sending: BTreeSet::new(),
-            ticks_left: self.linger_ticks,
-        };
+        let kept =
+            |id| Kept { id, since: applied, offered: false, sending: BTreeSet::new(), ticks_left: self.linger_ticks };
         self.kept = orders.make(self.region).map(kept);
         stale
     }

@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 
 use prost::Message as _;
-use proto::{Cf, LogIndex, PeerRole, Region, Term, wire};
-use raft::eraftpb::{ConfState, Snapshot};
+use proto::{Cf, LogIndex, Region, Term, wire};
+use raft::eraftpb::Snapshot;
 
 use crate::{
     engine::{PART_FAMILIES, Part},
     log::Position,
+    region::membership::{conf_state, same},
 };
 
 /// Format of the contents this version writes and reads.
@@ -27,26 +28,9 @@ pub struct Content {
     pub parts: Vec<Part>,
 }
 
-/// The membership that raft-rs is to know for a region.
-pub(crate) fn conf_state(region: &Region) -> ConfState {
-    let of = |roles: &[PeerRole]| region.peers.iter().filter(|p| roles.contains(&p.role)).map(|p| p.id.0).collect();
-    let joint = region.peers.iter().any(|p| matches!(p.role, PeerRole::IncomingVoter | PeerRole::DemotingVoter));
-    ConfState {
-        voters: of(&[PeerRole::Voter, PeerRole::IncomingVoter]),
-        learners: of(&[PeerRole::Learner]),
-        voters_outgoing: if joint { of(&[PeerRole::Voter, PeerRole::DemotingVoter]) } else { Vec::new() },
-        learners_next: of(&[PeerRole::DemotingVoter]),
-        ..ConfState::default()
-    }
-}
-
 pub(super) fn to_wire(region: &Region, parts: &[Part]) -> wire::SnapshotContent {
     let part = |p: &Part| wire::SnapshotPart { cf: p.cf.into(), bytes: p.bytes, checksum: p.checksum };
-    wire::SnapshotContent {
-        format: FORMAT,
-        region: Some(region.into()),
-        parts: parts.iter().map(part).collect(),
-    }
+    wire::SnapshotContent { format: FORMAT, region: Some(region.into()), parts: parts.iter().map(part).collect() }
 }
 
 pub(super) fn from_wire(content: wire::SnapshotContent) -> Result<(Region, Vec<Part>), String> {
@@ -85,7 +69,7 @@ impl Content {
         let (ids, stores): (BTreeSet<_>, BTreeSet<_>) = region.peers.iter().map(|p| (p.id, p.store)).unzip();
         let told = conf_state(&region);
         let clean = ids.len() == region.peers.len() && stores.len() == region.peers.len();
-        if !clean || told.voters.is_empty() || told != *metadata.get_conf_state() || region.range.is_empty() {
+        if !clean || told.voters.is_empty() || !same(&told, metadata.get_conf_state()) || region.range.is_empty() {
             return Err("its region and its membership do not fit".into());
         }
         if metadata.index == 0 || metadata.term == 0 {
@@ -104,7 +88,7 @@ impl Content {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use proto::{Epoch, KeyRange, Peer, PeerId, RegionId, StoreId};
+    use proto::{Epoch, KeyRange, Peer, PeerId, PeerRole, RegionId, StoreId};
 
     use super::*;
 
@@ -116,12 +100,13 @@ mod tests {
                 id: RegionId(3),
                 range: KeyRange::new("a", "m"),
                 epoch: Epoch { conf_ver: 2, version: 5 },
-                peers: vec![peer(1, PeerRole::Voter), peer(2, PeerRole::DemotingVoter), peer(3, PeerRole::IncomingVoter)],
+                peers: vec![
+                    peer(1, PeerRole::Voter),
+                    peer(2, PeerRole::DemotingVoter),
+                    peer(3, PeerRole::IncomingVoter),
+                ],
             },
-            parts: vec![
-                Part { cf: Cf::Data, bytes: 10, checksum: 7 },
-                Part { cf: Cf::Lock, bytes: 20, checksum: 8 },
-            ],
+            parts: vec![Part { cf: Cf::Data, bytes: 10, checksum: 7 }, Part { cf: Cf::Lock, bytes: 20, checksum: 8 }],
         }
     }
 

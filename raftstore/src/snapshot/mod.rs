@@ -26,10 +26,9 @@ pub(crate) mod taking;
 mod tests;
 
 pub use content::Content;
-pub(crate) use content::conf_state;
 pub use driver::SnapshotDriver;
-pub use incoming::Receiving;
 pub(crate) use incoming::RECEIVING_AT_MOST;
+pub use incoming::Receiving;
 pub use outgoing::{Outcome, Outgoing};
 pub use taking::{TakeError, TakeTask, Taking};
 

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use proto::{StoreId, wire};
 
-use super::driver::Made;
+use super::{Receiving, driver::Made};
 use crate::engine::{EngineError, part_name};
 
 /// Bytes in one block: a disk read, a message and a pause of the pace at a time.
@@ -66,7 +66,25 @@ impl Outgoing {
 
     /// Since the beginning of the transfer at least this much time must have passed before the next block leaves.
     pub fn pace(&self) -> Duration {
-        Duration::from_micros(self.sent.saturating_mul(1_000_000) / BYTES_PER_SECOND)
+        time_for(self.sent)
+    }
+
+    /// How long the whole transfer takes at its pace.
+    pub fn pace_of_all(&self) -> Duration {
+        time_for(self.made.content.bytes())
+    }
+
+    /// Carries all of it at once to a store of this process.
+    pub fn carry(mut self, begin: impl FnOnce(wire::RaftMessage) -> Result<Receiving, String>) {
+        let carry = |snapshot: &mut Outgoing| {
+            let mut receiving = begin(snapshot.message.clone())?;
+            while let Some(block) = snapshot.next_block().map_err(|e| e.to_string())? {
+                receiving.block(&block)?;
+            }
+            receiving.finish()
+        };
+        let outcome = carry(&mut self);
+        self.finish(outcome);
     }
 
     /// It ended. Whoever waits for it is told.
@@ -79,6 +97,10 @@ impl Outgoing {
             told(outcome);
         }
     }
+}
+
+fn time_for(bytes: u64) -> Duration {
+    Duration::from_micros(bytes.saturating_mul(1_000_000) / BYTES_PER_SECOND)
 }
 
 impl Drop for Outgoing {

@@ -162,8 +162,12 @@ impl Taking {
     fn cut_log(&self) -> Result<(), LogError> {
         let position = self.task.content.position;
         let hard_state = HardState { commit: position.index.0, ..self.task.hard_state.clone() };
-        let change =
-            RegionLog { restarted: Some(position), hard_state: Some(hard_state), ..RegionLog::default() };
+        let change = RegionLog {
+            removed: true,
+            truncated: Some(position),
+            hard_state: Some(hard_state),
+            ..RegionLog::default()
+        };
         self.log.write(LogBatch { regions: vec![(self.region(), change)] }, true)
     }
 
@@ -202,10 +206,7 @@ pub(crate) fn recover(engine: &Arc<dyn Engine>, log: &Arc<dyn LogEngine>) -> Res
 }
 
 /// The region and its position as of an engine's view; the reason, when it is not there.
-pub(super) fn state_of(
-    snapshot: &dyn crate::engine::Snapshot,
-    region: RegionId,
-) -> Result<(Region, Position), String> {
+pub(super) fn state_of(snapshot: &dyn crate::engine::Snapshot, region: RegionId) -> Result<(Region, Position), String> {
     let get = |key: Bytes| {
         let value = snapshot.get(Cf::Meta, &key).map_err(|e| e.to_string())?;
         value.ok_or_else(|| format!("{region} is not here"))

@@ -118,7 +118,7 @@ impl StoreCore {
             }
             MessageType::MsgAppend | MessageType::MsgHeartbeat => {
                 let Some(range) = envelope.range.clone() else { return };
-                if let Some(other) = self.covered_by(&range.into()) {
+                if let Some(other) = self.covered_by(&range.into(), None) {
                     return debug!(region = region.0, covered_by = other.0, "a new replica has to wait for room");
                 }
                 info!(store = self.config.store.0, region = region.0, peer = to.id.0, "a replica without data begins");
@@ -131,9 +131,9 @@ impl StoreCore {
         }
     }
 
-    /// A replica here, or one that is being removed, whose range is not free.
-    fn covered_by(&self, range: &proto::KeyRange) -> Option<RegionId> {
-        let alive = self.replicas.values().map(|replica| replica.region());
+    /// A replica here, or one that is being removed, whose range is not free; not the one of region `but`.
+    pub(super) fn covered_by(&self, range: &proto::KeyRange, but: Option<RegionId>) -> Option<RegionId> {
+        let alive = self.replicas.values().map(|replica| replica.region()).filter(|region| Some(region.id) != but);
         let overlaps = |region: &&Arc<Region>| !region.range.is_empty() && region.range.intersect(range).is_some();
         alive.chain(self.absent.dying.values()).find(overlaps).map(|region| region.id)
     }
@@ -196,6 +196,10 @@ impl StoreCore {
     /// Ends replicas that are no peers any more.
     pub(super) fn bury(&mut self, out: &mut Outbox) {
         for Removal { region, epoch, reason } in std::mem::take(&mut out.removed) {
+            if self.replicas.get(&region).is_some_and(Replica::is_taking_snapshot) {
+                self.snapshots.defer(Removal { region, epoch, reason });
+                continue;
+            }
             let Some(mut replica) = self.replicas.remove(&region) else { continue };
             let peer = replica.peer();
             info!(store = self.config.store.0, region = region.0, peer = peer.id.0, reason, "a replica is destroyed");

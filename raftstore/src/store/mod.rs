@@ -17,6 +17,7 @@ pub(crate) mod boot;
 #[cfg(test)]
 mod golden;
 mod lifecycle;
+mod snapshots;
 mod upkeep;
 
 use std::{
@@ -42,8 +43,10 @@ use crate::{
         outbox::{Held, Outbox},
         propose,
     },
+    snapshot::taking,
 };
 use lifecycle::Absent;
+use snapshots::Snapshots;
 use upkeep::Upkeep;
 
 /// A log write on its way, and what its promises are.
@@ -65,6 +68,7 @@ pub struct StoreCore {
     last_sequence: u64,
     last_tick: Instant,
     upkeep: Upkeep,
+    snapshots: Snapshots,
     disk_full: bool,
 }
 
@@ -78,11 +82,13 @@ impl StoreCore {
     ) -> Result<(StoreCore, StoreHandle), BootError> {
         let config = Arc::new(config);
         let now = clock.now();
+        taking::recover(&engine, &log)?;
         let (replicas, tombstones) = boot::replicas(&config, &*engine, &log)?;
         let seen = replicas.iter().map(|replica| replica.seen(now)).collect();
         let (handle, closer) = StoreHandle::new(config.clone(), engine, clock, seen);
         let replicas: BTreeMap<_, _> = replicas.into_iter().map(|r| (r.id(), r)).collect();
         let core = StoreCore {
+            upkeep: Upkeep::new(config.sync_every, now),
             dirty: replicas.keys().copied().collect(),
             config,
             _closer: closer,
@@ -92,7 +98,7 @@ impl StoreCore {
             writing: VecDeque::new(),
             last_sequence: 0,
             last_tick: now,
-            upkeep: Upkeep::new(now),
+            snapshots: Snapshots::default(),
             disk_full: false,
         };
         Ok((core, handle))
@@ -110,7 +116,7 @@ impl StoreCore {
 
     /// One round: takes events, gives effects. `now` must have been read before, and never go back.
     pub fn turn(&mut self, now: Instant, events: Vec<Event>) -> Effects {
-        let mut out = Outbox::default();
+        let mut out = Outbox::new(self.snapshots.orders());
         for event in events {
             self.step(now, event, &mut out);
             self.bury(&mut out);
@@ -181,6 +187,18 @@ impl StoreCore {
                     }
                 }
             }
+            Event::SnapshotMade(id, made) => {
+                if let Some(replica) = self.replica(id.region) {
+                    replica.snapshot_made(id, made, out);
+                }
+            }
+            Event::SnapshotSent { id, peer, outcome } => {
+                if let Some(replica) = self.replica(id.region) {
+                    replica.snapshot_sent(id, peer, outcome);
+                }
+            }
+            Event::SnapshotArrived(arrived) => self.snapshot_arrived(now, arrived, out),
+            Event::SnapshotTaken(region) => self.snapshot_taken(region, out),
             Event::DiskFull(full) => {
                 if full != self.disk_full {
                     warn!(store = self.config.store.0, full, "the disk's reserve: writes are refused while it is full");
@@ -268,6 +286,8 @@ impl StoreCore {
             // They wait for a write that is on its way already.
             self.writing.back_mut().expect("something is held back by a write").held.extend(out.held);
         }
+        let first_open = self.writing.front().map(|w| w.sequence);
+        effects.snapshots = self.snapshots.tasks(out.snapshots, self.last_sequence, first_open);
         let replicas = &self.replicas;
         effects.upkeep =
             self.upkeep.start(now, || replicas.iter().map(|(region, r)| (*region, r.applied_index())).collect());

@@ -7,7 +7,11 @@ use super::StoreCore;
 use crate::{
     clock::Instant,
     effect::{ArrivedSnapshot, SnapshotTask},
-    region::{message, outbox::Outbox, snapshot::SnapshotOrders},
+    region::{
+        message,
+        outbox::{Outbox, Removal},
+        snapshot::SnapshotOrders,
+    },
 };
 
 /// Between turns.
@@ -17,9 +21,16 @@ pub(super) struct Snapshots {
     last_number: u64,
     /// Each waits for the log write of this sequence: its driver writes to the log itself.
     waiting: Vec<(u64, SnapshotTask)>,
+    /// Replicas that are to go when their snapshot is taken: nobody may write where the driver does.
+    deferred: Vec<Removal>,
 }
 
 impl Snapshots {
+    /// Puts off the end of a replica that is taking a snapshot.
+    pub(super) fn defer(&mut self, removal: Removal) {
+        self.deferred.push(removal);
+    }
+
     /// For the replicas of a turn.
     pub(super) fn orders(&self) -> SnapshotOrders {
         let fresh = SnapshotOrders::default();
@@ -57,9 +68,16 @@ impl StoreCore {
         }
     }
 
+    /// A snapshot is a region's state now.
+    pub(super) fn snapshot_taken(&mut self, region: RegionId, out: &mut Outbox) {
+        out.removed.extend(self.snapshots.deferred.extract_if(.., |removal| removal.region == region));
+        if let Some(replica) = self.replica(region) {
+            replica.snapshot_taken();
+        }
+    }
+
     fn overlap(&self, region: &proto::Region) -> Option<String> {
-        let others = self.replicas.values().map(|replica| replica.region()).filter(|other| other.id != region.id);
-        let mut overlapping = others.filter(|other| other.range.intersect(&region.range).is_some());
-        overlapping.next().map(|other| format!("{} of this store covers some of its keys", other.id))
+        let other = self.covered_by(&region.range, Some(region.id))?;
+        Some(format!("{other} of this store covers some of its keys"))
     }
 }

@@ -1,7 +1,11 @@
 //! Three stores on real engines, joined by channels.
 
 use std::{
-    sync::{Arc, OnceLock},
+    path::Path,
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -10,10 +14,11 @@ use proto::{
     wire::{RaftFrame, RaftMessage},
 };
 use raftstore::{
-    Instant, MonotonicClock, StoreConfig, StoreCore, StoreHandle, Target, Transport, bootstrap,
+    Instant, LogBounds, MonotonicClock, StoreConfig, StoreCore, StoreHandle, Target, Transport, bootstrap,
     driver::{Drivers, RunningStore},
     engine::rocks::{RocksEngine, RocksOptions},
     log::FileLog,
+    snapshot::Outgoing,
 };
 
 struct Clock(OnceLock<std::time::Instant>);
@@ -25,17 +30,36 @@ impl MonotonicClock for Clock {
     }
 }
 
+/// The stores that run.
+#[derive(Default)]
+struct Peers {
+    handles: [Mutex<Option<StoreHandle>>; 3],
+    snapshots: AtomicUsize,
+}
+
+impl Peers {
+    fn get(&self, store: StoreId) -> Option<StoreHandle> {
+        self.handles[store.0 as usize - 1].lock().unwrap().clone()
+    }
+}
+
 /// Hands messages to the other stores' inboxes.
 struct Direct {
     from: StoreId,
-    peers: Arc<Vec<OnceLock<StoreHandle>>>,
+    peers: Arc<Peers>,
 }
 
 impl Transport for Direct {
     fn send(&self, to: StoreId, messages: Vec<RaftMessage>) {
-        if let Some(handle) = self.peers[to.0 as usize - 1].get() {
+        if let Some(handle) = self.peers.get(to) {
             handle.deliver(RaftFrame { from_store: self.from.0, to_store: to.0, messages, ..RaftFrame::default() });
         }
+    }
+
+    fn send_snapshot(&self, snapshot: Outgoing) {
+        let to = self.peers.get(snapshot.to());
+        self.peers.snapshots.fetch_add(1, Ordering::Relaxed);
+        snapshot.carry(|message| to.ok_or("it is down")?.receive_snapshot(message));
     }
 }
 
@@ -50,33 +74,69 @@ fn region(id: u64, start: &'static str, end: &'static str) -> Region {
 }
 
 struct Cluster {
-    stores: Vec<RunningStore>,
+    stores: Vec<Option<RunningStore>>,
     handles: Vec<StoreHandle>,
+    peers: Arc<Peers>,
+    clock: Arc<Clock>,
 }
 
 fn start(directories: &[tempfile::TempDir], regions: &[Region]) -> Cluster {
-    let clock = Arc::new(Clock(OnceLock::new()));
-    let peers = Arc::new(vec![OnceLock::new(), OnceLock::new(), OnceLock::new()]);
-    let mut cluster = Cluster { stores: Vec::new(), handles: Vec::new() };
+    let mut cluster = Cluster {
+        stores: Vec::new(),
+        handles: Vec::new(),
+        peers: Arc::default(),
+        clock: Arc::new(Clock(OnceLock::new())),
+    };
     for (i, directory) in directories.iter().enumerate() {
-        let store = StoreId(i as u64 + 1);
-        let options = RocksOptions { block_cache_bytes: 1 << 20, memtable_bytes: 1 << 20, background_jobs: 1 };
-        let engine = Arc::new(RocksEngine::open(&directory.path().join("state"), options).unwrap());
-        let log = Arc::new(FileLog::open(&directory.path().join("log")).unwrap());
-        bootstrap(&*engine, &*log, store, regions).unwrap();
-        let config = StoreConfig { tick: Duration::from_millis(20), ..StoreConfig::new(store, 7) };
-        let (core, handle) = StoreCore::open(config, engine.clone(), log.clone(), clock.clone()).unwrap();
-        let transport = Arc::new(Direct { from: store, peers: peers.clone() });
-        let failed = Arc::new(move |reason| panic!("store {store} failed: {reason}"));
-        let drivers = Drivers { engine, log, transport, clock: clock.clone(), disk_reserve: None, failed };
-        cluster.stores.push(RunningStore::start(core, handle.clone(), drivers).unwrap());
-        assert!(peers[i].set(handle.clone()).is_ok());
+        let (running, handle) = cluster.open(StoreId(i as u64 + 1), directory.path(), regions);
+        cluster.stores.push(Some(running));
         cluster.handles.push(handle);
     }
     cluster
 }
 
 impl Cluster {
+    fn open(&self, store: StoreId, directory: &Path, regions: &[Region]) -> (RunningStore, StoreHandle) {
+        let options = RocksOptions { block_cache_bytes: 1 << 20, memtable_bytes: 1 << 20, background_jobs: 1 };
+        let engine = Arc::new(RocksEngine::open(&directory.join("state"), options).unwrap());
+        let log = Arc::new(FileLog::open(&directory.join("log")).unwrap());
+        bootstrap(&*engine, &*log, store, regions).unwrap();
+        let config = StoreConfig {
+            tick: Duration::from_millis(20),
+            // So little that a store that is away for a moment needs a snapshot.
+            log: LogBounds { entries: 20, bytes: 1 << 20, cut_entries: 5 },
+            sync_every: Duration::from_millis(50),
+            ..StoreConfig::new(store, 7)
+        };
+        let (core, handle) = StoreCore::open(config, engine.clone(), log.clone(), self.clock.clone()).unwrap();
+        let transport = Arc::new(Direct { from: store, peers: self.peers.clone() });
+        let failed = Arc::new(move |reason| panic!("store {store} failed: {reason}"));
+        let drivers = Drivers { engine, log, transport, clock: self.clock.clone(), disk_reserve: None, failed };
+        let running = RunningStore::start(core, handle.clone(), drivers).unwrap();
+        *self.peers.handles[store.0 as usize - 1].lock().unwrap() = Some(handle.clone());
+        (running, handle)
+    }
+
+    fn stop(&mut self, store: StoreId) {
+        let at = store.0 as usize - 1;
+        *self.peers.handles[at].lock().unwrap() = None;
+        self.stores[at] = None;
+        self.handles.retain(|handle| handle.store() != store);
+    }
+
+    /// Lets a store lead the region.
+    async fn hand_over(&self, region: &Region, to: &StoreHandle) {
+        let hand_over = async {
+            while !to.watch(region.id).borrow().serves {
+                for handle in &self.handles {
+                    // Only who leads can; and a busy machine may miss the time it has for it.
+                    let _ = handle.transfer_leader(&target(region), to.store()).await;
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), hand_over).await.expect("it leads within the deadline");
+    }
+
     /// Waits until a store serves the region.
     async fn leader(&self, region: RegionId) -> StoreHandle {
         let serving = self.handles.iter().map(|handle| {
@@ -133,8 +193,60 @@ async fn leadership_is_handed_over() {
     let cluster = start(&directories, &regions);
     let old = cluster.leader(RegionId(1)).await;
     let new = cluster.handles.iter().find(|h| h.store() != old.store()).unwrap();
-    old.transfer(RegionId(1), new.store());
-    new.watch(RegionId(1)).wait_for(|l| l.serves).await.unwrap();
+    cluster.hand_over(&regions[0], new).await;
     new.propose(&target(&regions[0]), put("a", "2")).await.unwrap();
     assert!(old.propose(&target(&regions[0]), put("a", "3")).await.is_err());
+}
+
+/// Writes one key after the other, through whoever leads, until told to stop; gives back how many there are.
+async fn write_on(handles: Vec<StoreHandle>, region: Region, stop: Arc<AtomicBool>) -> usize {
+    let (target, value) = (target(&region), "v".repeat(1000));
+    let mut written = 0;
+    while !stop.load(Ordering::Relaxed) {
+        for handle in &handles {
+            if handle.propose(&target, put(&format!("k{written:06}"), &value)).await.is_ok() {
+                written += 1;
+            }
+        }
+        tokio::task::yield_now().await;
+    }
+    written
+}
+
+/// Waits for a condition on a replica's status.
+async fn wait_for(handle: &StoreHandle, condition: impl Fn(&raftstore::ReplicaStatus) -> bool) {
+    let wait = async {
+        while !handle.statuses().iter().any(&condition) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), wait).await.expect("it happens within the deadline");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_was_away_for_long_catches_up_by_a_snapshot_while_others_write() {
+    let directories = directories();
+    let regions = [region(1, "", "")];
+    let mut cluster = start(&directories, &regions);
+    let leader = cluster.leader(RegionId(1)).await;
+    let away = cluster.handles.iter().map(StoreHandle::store).find(|s| *s != leader.store()).unwrap();
+    cluster.stop(away);
+    let stop = Arc::new(AtomicBool::new(false));
+    let writing = tokio::spawn(write_on(cluster.handles.clone(), regions[0].clone(), stop.clone()));
+    wait_for(&leader, |status| status.applied.0 > 300).await;
+    let at = away.0 as usize - 1;
+    let (running, handle) = cluster.open(away, directories[at].path(), &regions);
+    cluster.stores[at] = Some(running);
+    let ahead = leader.statuses()[0].applied.0 + 200;
+    wait_for(&handle, |status| status.applied.0 > ahead).await;
+    stop.store(true, Ordering::Relaxed);
+    let written = writing.await.unwrap();
+    assert!(cluster.peers.snapshots.load(Ordering::Relaxed) > 0, "the log was too short");
+    cluster.hand_over(&regions[0], &handle).await;
+    let snapshot = handle.snapshot(&target(&regions[0])).await.unwrap();
+    for i in 0..written {
+        let key = format!("k{i:06}");
+        assert!(snapshot.engine.get(Cf::Data, key.as_bytes()).unwrap().is_some(), "{key} of {written}");
+    }
+    assert!(std::fs::read_dir(directories[at].path().join("state/snapshots")).unwrap().next().is_none());
 }

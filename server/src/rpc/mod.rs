@@ -14,6 +14,7 @@ pub mod channels;
 pub mod client;
 pub mod server;
 pub mod services;
+mod snapshots;
 pub mod streams;
 
 /// The generated stubs; their messages are `proto::wire`'s.

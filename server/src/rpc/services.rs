@@ -12,13 +12,16 @@ use proto::{
         ClusterStatusResponse, FindRegionRequest, FindRegionResponse, GetStoresRequest, GetStoresResponse,
         HeartbeatRequest, HeartbeatResponse, KvRequest, KvResponse, OperatorsRequest, OperatorsResponse, PdRequest,
         PdResponse, PlanRequest, PlanResponse, ProbeRequest, ProbeResponse, RaftFrame, RaftStreamClosed,
-        ScanRegionsRequest, ScanRegionsResponse, SchedulersRequest, SchedulersResponse, StoreChangeRequest,
-        StoreChangeResponse,
+        ScanRegionsRequest, ScanRegionsResponse, SchedulersRequest, SchedulersResponse, SnapshotChunk,
+        SnapshotReceived, StoreChangeRequest, StoreChangeResponse,
     },
 };
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
-use super::stubs::{admin_server::Admin, founding_server::Founding, kv_server::Kv, pd_server::Pd, raft_server::Raft};
+use super::{
+    snapshots,
+    stubs::{admin_server::Admin, founding_server::Founding, kv_server::Kv, pd_server::Pd, raft_server::Raft},
+};
 
 /// Regions of one answer at most; who wants more asks again from where it ended.
 const REGIONS_PAGE: u32 = 1000;
@@ -67,6 +70,11 @@ impl Raft for Services {
             }
         }
         Ok(Response::new(RaftStreamClosed { reason: "the sender ended it".into() }))
+    }
+
+    async fn snapshot(&self, chunks: Request<Streaming<SnapshotChunk>>) -> Answer<SnapshotReceived> {
+        let taken = snapshots::receive(&self.node, chunks.into_inner()).await;
+        Ok(Response::new(SnapshotReceived { refusal: taken.err().unwrap_or_default() }))
     }
 }
 

@@ -22,10 +22,11 @@ use futures::Stream;
 use kv::Clock;
 use node::FrameSender;
 use parking_lot::Mutex;
-use proto::wire::{RaftFrame, RaftMessage};
+use proto::wire::{RaftFrame, RaftMessage, SnapshotHead};
+use raftstore::snapshot::Outgoing;
 use tokio::sync::mpsc;
 
-use super::{MESSAGE_BYTES_MAX, channels::Channels, stubs::raft_client::RaftClient};
+use super::{MESSAGE_BYTES_MAX, channels::Channels, snapshots, stubs::raft_client::RaftClient};
 use crate::clock::{SystemClock, Tasks};
 
 /// Frames that may wait for a stream: a second's worth of traffic under load. What waits longer than that helps nobody.
@@ -77,6 +78,12 @@ impl FrameSender for RaftStreams {
         if let Err(mpsc::error::TrySendError::Full(lost)) = queue.try_send(frame) {
             self.dropped.fetch_add(lost.messages.len() as u64, Ordering::Relaxed);
         }
+    }
+
+    fn send_snapshot(&self, address: &str, head: SnapshotHead, snapshot: Outgoing) {
+        let transfer = snapshots::send(self.channels.clone(), address.into(), head, snapshot);
+        let _on_runtime = self.runtime.enter();
+        self.tasks.run("snapshot", transfer);
     }
 }
 
@@ -154,7 +161,7 @@ mod tests {
     use crate::rpc::stubs::raft_server::{Raft, RaftServer};
     use bytes::Bytes;
     use futures::StreamExt;
-    use proto::wire::RaftStreamClosed;
+    use proto::wire::{RaftStreamClosed, SnapshotChunk, SnapshotReceived};
     use tokio_stream::wrappers::TcpListenerStream;
     use tonic::{Request, Response, Status, Streaming};
 
@@ -173,6 +180,9 @@ mod tests {
                 }
             }
             Ok(Response::new(RaftStreamClosed::default()))
+        }
+        async fn snapshot(&self, _: Request<Streaming<SnapshotChunk>>) -> Result<Response<SnapshotReceived>, Status> {
+            Err(Status::unimplemented("frames only"))
         }
     }
 

@@ -31,4 +31,5 @@ pub mod run;
 pub mod runtime;
 pub mod store_host;
 pub mod trace;
+pub mod transfer;
 pub mod workload;

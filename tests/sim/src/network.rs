@@ -166,6 +166,13 @@ impl Network {
         }
     }
 
+    /// Whether the next piece of a bulk transfer arrives with other bytes than it was sent with, on links that lose too.
+    pub fn bends(&self) -> bool {
+        let mut links = self.links.lock();
+        let lost = links.quality.lost_per_mille;
+        hit(&mut links.rng, lost)
+    }
+
     /// Until the caller sees that the connection is gone.
     async fn notice_broken(&self, caller: NodeIndex) {
         let after = self.links.lock().rng.random_range(Duration::from_millis(1)..BROKEN_CALL_NOTICED_MAX);

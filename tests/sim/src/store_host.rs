@@ -4,21 +4,27 @@
 //!   inbox wakes ──► turn ──► answers, messages          (at once)
 //!                    │ log write ──► append ┄ sync time ┄► LogWritten      one at a time, in order
 //!                    │ apply     ┄ apply time ┄► Applied                   one at a time, in order
-//!                    └ upkeep    ┄ sync time ┄► engine synced, log purged ► UpkeepDone
+//!                    │ upkeep    ┄ sync time ┄► engine synced, log purged ► UpkeepDone
+//!                    └ snapshots ┄ made ┄► SnapshotMade; taken step by step ┄► SnapshotTaken   one at a time
 //! ```
 //!
 //! Between any two of these steps the node may crash: what was appended or applied and not synced is lost from
 //! some point on.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use proto::{LogIndex, RegionId, Term};
 use raftstore::{
-    Applier, Effects, Event, MonotonicClock, Role, StoreCore, StoreHandle, Transport,
-    effect::{ApplyTask, ApplyWork, LogWrite},
+    Applier, Effects, Event, MonotonicClock, Role, SnapshotDriver, StoreCore, StoreHandle, Transport,
+    effect::{ApplyTask, ApplyWork, LogWrite, SnapshotTask},
     engine::Engine,
     log::LogEngine,
+    snapshot::Taking,
 };
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
@@ -29,6 +35,8 @@ use crate::{check::referee::Referee, machines::Machine, runtime::World, trace::T
 const WAKE_UP_MAX: Duration = Duration::from_micros(40);
 /// Applying a round takes up to this.
 const APPLY_MAX: Duration = Duration::from_micros(300);
+/// Making a snapshot takes up to this.
+const MAKE_MAX: Duration = Duration::from_millis(30);
 
 /// What a store runs on.
 pub struct StoreDrivers {
@@ -51,9 +59,18 @@ struct Busy {
     writing: bool,
     applies: Vec<ApplyTask>,
     applying: bool,
+    /// Making and sending; taking. In order each.
+    snapshots: [Work; 2],
     /// The last term led of each region.
     led: BTreeMap<RegionId, Term>,
     rng: ChaCha8Rng,
+}
+
+/// What a thread of the snapshot driver would do.
+#[derive(Default)]
+struct Work {
+    tasks: VecDeque<SnapshotTask>,
+    busy: bool,
 }
 
 /// A store that runs in the simulator.
@@ -61,6 +78,7 @@ pub struct StoreHost {
     drivers: StoreDrivers,
     handle: StoreHandle,
     applier: Applier,
+    snapshots: SnapshotDriver,
     busy: Mutex<Busy>,
 }
 
@@ -76,10 +94,13 @@ impl StoreHost {
             writing: false,
             applies: Vec::new(),
             applying: false,
+            snapshots: Default::default(),
             led: BTreeMap::new(),
             rng,
         };
-        let host = Arc::new(StoreHost { handle, applier, busy: Mutex::new(busy), drivers });
+        let (engine, log) = (Arc::new(drivers.machine.engine.clone()), drivers.machine.log.clone());
+        let snapshots = SnapshotDriver::new(engine, log, drivers.transport.clone(), handle.clone());
+        let host = Arc::new(StoreHost { handle, applier, snapshots, busy: Mutex::new(busy), drivers });
         let waker = Arc::downgrade(&host);
         host.handle.set_waker(move || {
             if let Some(host) = waker.upgrade() {
@@ -165,9 +186,15 @@ impl StoreHost {
             let mut busy = self.busy.lock();
             busy.writes.extend(effects.log);
             busy.applies.extend(effects.apply);
+            for task in std::mem::take(&mut effects.snapshots) {
+                let taking = matches!(task, SnapshotTask::Take(_) | SnapshotTask::Refuse(_));
+                busy.snapshots[usize::from(taking)].tasks.push_back(task);
+            }
         }
         self.write();
         self.apply();
+        self.next_snapshot(0);
+        self.next_snapshot(1);
         if effects.upkeep {
             let time = self.drivers.machine.disk.sync_time();
             self.later(time, "upkeep", 0, |host| {
@@ -224,6 +251,44 @@ impl StoreHost {
             host.handle.complete(Event::Applied(applied));
             host.apply();
         });
+    }
+
+    /// Begins the next task of one of the snapshot driver's threads.
+    fn next_snapshot(self: &Arc<Self>, thread: usize) {
+        let (task, after) = {
+            let mut busy = self.busy.lock();
+            let work = &mut busy.snapshots[thread];
+            if work.busy {
+                return;
+            }
+            let Some(task) = work.tasks.pop_front() else { return };
+            work.busy = true;
+            (task, busy.rng.random_range(Duration::ZERO..MAKE_MAX))
+        };
+        self.later(after, "snapshot task", thread as u64, move |host| match host.snapshots.start(task) {
+            Some(taking) => host.take_snapshot(thread, taking),
+            None => host.snapshot_task_done(thread),
+        });
+    }
+
+    /// Every step takes a sync, and between any two the node may crash.
+    fn take_snapshot(self: &Arc<Self>, thread: usize, mut taking: Taking) {
+        let time = self.drivers.machine.disk.sync_time();
+        self.later(time, "snapshot step", taking.region().0, move |host| {
+            match taking.step().expect("memory does not fail") {
+                false => host.take_snapshot(thread, taking),
+                true => {
+                    host.drivers.world.count("snapshots", 1);
+                    host.snapshots.taken(&taking);
+                    host.snapshot_task_done(thread);
+                }
+            }
+        });
+    }
+
+    fn snapshot_task_done(self: &Arc<Self>, thread: usize) {
+        self.busy.lock().snapshots[thread].busy = false;
+        self.next_snapshot(thread);
     }
 
     fn show_entries(&self, task: &ApplyTask) {

@@ -31,21 +31,19 @@ impl DiskFiles {
         self.root.join(folder)
     }
 
-    /// Makes a folder, durable with its [`Files::sync`].
-    pub(in crate::engine) fn create(&self, folder: &str) -> Result<PathBuf, EngineError> {
-        let path = self.path(folder);
-        fs::create_dir_all(&path).map_err(|e| io(&path, e))?;
-        Ok(path)
-    }
-
     fn sync_directory(path: &Path) -> Result<(), EngineError> {
         File::open(path).and_then(|directory| directory.sync_all()).map_err(|e| io(path, e))
     }
 }
 
 impl Files for DiskFiles {
+    fn create(&self, folder: &str) -> Result<(), EngineError> {
+        let path = self.path(folder);
+        fs::create_dir_all(&path).map_err(|e| io(&path, e))
+    }
+
     fn append(&self, folder: &str, file: &str, bytes: &[u8]) -> Result<(), EngineError> {
-        let path = self.create(folder)?.join(file);
+        let path = self.path(folder).join(file);
         let opened = OpenOptions::new().create(true).append(true).open(&path);
         opened.and_then(|mut file| file.write_all(bytes)).map_err(|e| io(&path, e))
     }

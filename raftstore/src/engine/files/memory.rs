@@ -40,9 +40,14 @@ fn missing(folder: &str, file: &str) -> EngineError {
 }
 
 impl Files for MemoryFiles {
+    fn create(&self, folder: &str) -> Result<(), EngineError> {
+        self.0.lock().entry(folder.into()).or_default();
+        Ok(())
+    }
+
     fn append(&self, folder: &str, file: &str, bytes: &[u8]) -> Result<(), EngineError> {
         let mut folders = self.0.lock();
-        let folder = folders.entry(folder.into()).or_default();
+        let folder = folders.get_mut(folder).ok_or_else(|| missing(folder, file))?;
         folder.durable = false;
         folder.files.entry(file.into()).or_default().extend_from_slice(bytes);
         Ok(())

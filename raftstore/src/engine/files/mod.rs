@@ -15,7 +15,9 @@ use super::EngineError;
 
 /// The folders of a store. Implemented by files and by memory (the simulator); both pass one contract suite.
 pub trait Files: Send + Sync + 'static {
-    /// Adds to the end of a file; folder and file are made when missing.
+    /// Makes a folder, if it is not there.
+    fn create(&self, folder: &str) -> Result<(), EngineError>;
+    /// Adds to the end of a file of a folder that is there; the file is made when missing.
     fn append(&self, folder: &str, file: &str, bytes: &[u8]) -> Result<(), EngineError>;
     /// Up to `most` bytes from `offset` on; fewer only at the file's end. A missing file is an error.
     fn read(&self, folder: &str, file: &str, offset: u64, most: usize) -> Result<Bytes, EngineError>;
@@ -34,6 +36,8 @@ mod contract {
     /// Runs the suite on empty files.
     pub(super) fn check(files: &dyn Files) {
         assert!(files.folders().unwrap().is_empty());
+        assert!(files.append("one", "a", b"x").is_err(), "no folder");
+        ["one", "two", "one"].iter().for_each(|folder| files.create(folder).unwrap());
         files.append("one", "a", b"hello ").unwrap();
         files.append("one", "a", b"world").unwrap();
         files.append("one", "b", b"").unwrap();

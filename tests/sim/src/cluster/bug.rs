@@ -55,6 +55,8 @@ pub const BUGS: &[Bug] = &[
     #[cfg(feature = "planted-bugs")]
     Bug::Store(raftstore::Planted::TornApply),
     #[cfg(feature = "planted-bugs")]
+    Bug::Store(raftstore::Planted::UnmarkedSnapshot),
+    #[cfg(feature = "planted-bugs")]
     Bug::Kv(kv::planted::Planted::SkipMaxTs),
     #[cfg(feature = "planted-bugs")]
     Bug::Kv(kv::planted::Planted::DropSecondaryCommit),
@@ -64,6 +66,8 @@ pub const BUGS: &[Bug] = &[
     Bug::Kv(kv::planted::Planted::LostIsRefused),
     #[cfg(feature = "planted-bugs")]
     Bug::Pd(pd::Planted::TsoWindowNotPersisted),
+    #[cfg(feature = "planted-bugs")]
+    Bug::Pd(pd::Planted::RemovalBelowQuorum),
 ];
 
 /// How a cluster is built.

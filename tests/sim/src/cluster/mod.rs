@@ -16,7 +16,10 @@ use std::{future::Future, pin::pin, sync::Arc, time::Duration};
 use futures::future::{BoxFuture, Either, select};
 use parking_lot::Mutex;
 use proto::{StoreId, wire::RaftMessage};
-use raftstore::StoreHandle;
+use raftstore::{
+    StoreHandle,
+    snapshot::{Outgoing, Receiving},
+};
 use tokio::sync::oneshot;
 
 pub use bug::{BUGS, Bug, Settings};
@@ -30,6 +33,7 @@ use crate::{
     runtime::{NodeIndex, Owner, World},
     store_host::leads,
     trace::Trace,
+    transfer::Transfer,
 };
 
 /// What a life of a node is called with when it begins to serve: (node, life, a client that lives on it).
@@ -143,6 +147,20 @@ impl<S: Software> Cluster<S> {
             if let Some(life) = receiver.upgrade().and_then(|cluster| cluster.life(to)) {
                 deliver(life);
             }
+        });
+    }
+
+    /// Carries a snapshot; `begin` gets whichever life is there when it begins.
+    fn send_snapshot(
+        self: &Arc<Self>,
+        (from, to): (NodeIndex, NodeIndex),
+        snapshot: Outgoing,
+        begin: impl FnOnce(S::Life) -> Result<Receiving, String> + Send + 'static,
+    ) {
+        let receiver = Arc::downgrade(self);
+        let transfer = Transfer { world: self.world.clone(), network: self.network().clone(), from, to };
+        transfer.start(snapshot, move || {
+            begin(receiver.upgrade().and_then(|cluster| cluster.life(to)).ok_or("it is down")?)
         });
     }
 

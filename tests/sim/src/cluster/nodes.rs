@@ -12,16 +12,19 @@ use proto::{
     StoreId,
     wire::{
         AcceptRequest, AcceptResponse, HeartbeatRequest, HeartbeatResponse, KvRequest, KvResponse, PdRequest,
-        PdResponse, ProbeRequest, ProbeResponse, RaftFrame, RequestHeader, kv_request::Body as Asked,
+        PdResponse, ProbeRequest, ProbeResponse, RaftFrame, RequestHeader, SnapshotHead, kv_request::Body as Asked,
         kv_response::Body as Answered,
     },
 };
-use raftstore::{StoreConfig, StoreCore, StoreHandle, Transport};
+use raftstore::{StoreConfig, StoreCore, StoreHandle, Transport, snapshot::Outgoing};
 use rand::Rng;
 
-use super::{Bug, Cluster, Settings, Software};
+use super::{
+    Bug, Cluster, Settings, Software,
+    stores::{SHORT_LOG, SYNC_EVERY},
+};
 use crate::{
-    check::referee::Referee,
+    check::{referee::Referee, supervisor::Supervisor},
     machines::Machine,
     network::CallFailure,
     runtime::{NodeClock, NodeIndex, NodeSpawn, Owner, World},
@@ -75,6 +78,10 @@ impl Tenant for Bare {
 /// Nodes, each with a tenant.
 pub struct Nodes<T: Tenant> {
     tenant: T,
+    /// What their PD strives for.
+    rules: node::Rules,
+    /// Sees what PD tells stores to do.
+    supervisor: Supervisor,
 }
 
 /// One life of a node.
@@ -91,7 +98,18 @@ fn address(node: NodeIndex) -> String {
 impl<T: Tenant> Nodes<T> {
     /// A cluster of `nodes` nodes, all down.
     pub fn cluster(world: World, nodes: usize, settings: Settings, tenant: T) -> Arc<Cluster<Self>> {
-        Cluster::new(world, nodes, settings, Nodes { tenant })
+        Self::cluster_with(world, nodes, settings, tenant, node::Rules::default())
+    }
+
+    /// The same, whose PD strives for something else.
+    pub fn cluster_with(
+        world: World,
+        nodes: usize,
+        settings: Settings,
+        tenant: T,
+        rules: node::Rules,
+    ) -> Arc<Cluster<Self>> {
+        Cluster::new(world, nodes, settings, Nodes { tenant, rules, supervisor: Supervisor::default() })
     }
 
     fn config(cluster: &Cluster<Self>, index: NodeIndex, rng: &mut impl Rng) -> NodeConfig {
@@ -106,9 +124,14 @@ impl<T: Tenant> Nodes<T> {
             user_regions: USER_REGIONS,
             fresh_uuid: rng.random(),
             fresh_cluster_id: rng.random_range(1..=u64::MAX),
-            store: StoreConfig { planted: bug.of_store(), ..StoreConfig::new(StoreId(0), rng.random()) },
+            store: StoreConfig {
+                planted: bug.of_store(),
+                log: SHORT_LOG,
+                sync_every: SYNC_EVERY,
+                ..StoreConfig::new(StoreId(0), rng.random())
+            },
             client: kv::ClientConfig { seed: rng.random(), plant: bug.of_kv(), ..client },
-            rules: Default::default(),
+            rules: cluster.software.rules.clone(),
             #[cfg(feature = "planted-bugs")]
             planted: bug.of_pd(),
         }
@@ -200,6 +223,11 @@ impl<T: Tenant> FrameSender for Frames<T> {
             let _ = life.node.raft(frame.clone());
         });
     }
+
+    fn send_snapshot(&self, address: &str, head: SnapshotHead, snapshot: Outgoing) {
+        let (Some(cluster), Some(to)) = (self.cluster.upgrade(), index_of(address)) else { return };
+        cluster.send_snapshot((self.from, to), snapshot, move |life| life.node.receive_snapshot(head));
+    }
 }
 
 /// Calls to other nodes.
@@ -252,7 +280,18 @@ impl<T: Tenant> NodeRpc for Calls<T> {
         self.call(address, "pd", limit, move |node| async move { node.pd(request).await }).await
     }
     async fn heartbeat(&self, address: &str, request: HeartbeatRequest) -> Result<HeartbeatResponse, CallError> {
-        self.call(address, "heartbeat", CALL_LIMIT, move |node| async move { node.heartbeat(request).await }).await
+        let cluster = self.cluster.clone();
+        let serve = move |node: Arc<Node>| async move {
+            let answer = node.heartbeat(request.clone()).await;
+            if let (Some(cluster), Some(pd)) = (cluster.upgrade(), node.store()) {
+                let (world, supervisor) = (&cluster.world, &cluster.software.supervisor);
+                if let Err(reason) = supervisor.exchange(world, pd, &request, &answer) {
+                    world.fail(reason);
+                }
+            }
+            answer
+        };
+        self.call(address, "heartbeat", CALL_LIMIT, serve).await
     }
     async fn kv(&self, address: &str, request: KvRequest) -> Result<KvResponse, CallError> {
         let limit = limit(request.header.as_ref());

@@ -1,6 +1,9 @@
 //! Three stores with a few regions each, and sessions that propose to them and read them directly.
 
-use std::sync::{Arc, Weak};
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -9,7 +12,9 @@ use proto::{
     Batch, Cf, Epoch, KeyRange, Peer, PeerId, PeerRole, Region, RegionId, StoreId,
     wire::{RaftFrame, RaftMessage},
 };
-use raftstore::{ProposeError, StoreConfig, StoreCore, StoreHandle, Target, Transport, bootstrap};
+use raftstore::{
+    LogBounds, ProposeError, StoreConfig, StoreCore, StoreHandle, Target, Transport, bootstrap, snapshot::Outgoing,
+};
 
 use super::{Bug, Cluster, Settings, Software};
 use crate::{
@@ -18,6 +23,11 @@ use crate::{
     store_host::{StoreDrivers, StoreHost},
     workload::register::{ReadWay, Registers, WriteOutcome},
 };
+
+/// So little that a store that misses some seconds needs a snapshot.
+pub(super) const SHORT_LOG: LogBounds = LogBounds { entries: 20, bytes: 1 << 20, cut_entries: 5 };
+/// So often that logs get cut within a run.
+pub(super) const SYNC_EVERY: Duration = Duration::from_millis(400);
 
 /// Regions 1 to this, each with a register of the workload.
 const REGIONS: u64 = 4;
@@ -37,7 +47,14 @@ impl Stores {
 /// Three times as fast as the defaults: more elections in the same time, and the same proportions.
 fn config(node: NodeIndex, bug: Bug, seed: u64) -> StoreConfig {
     let defaults = StoreConfig::new(store_of(node), seed);
-    StoreConfig { planted: bug.of_store(), tick: defaults.tick / 3, clock_drift: defaults.clock_drift / 3, ..defaults }
+    StoreConfig {
+        planted: bug.of_store(),
+        tick: defaults.tick / 3,
+        clock_drift: defaults.clock_drift / 3,
+        log: SHORT_LOG,
+        sync_every: SYNC_EVERY,
+        ..defaults
+    }
 }
 
 /// Region n holds the keys that start with byte n.
@@ -105,6 +122,12 @@ impl Transport for Wire {
         cluster.send_raft((self.from, node_of(to)), &messages, move |host| {
             host.handle().deliver(frame.clone());
         });
+    }
+
+    fn send_snapshot(&self, snapshot: Outgoing) {
+        let Some(cluster) = self.cluster.upgrade() else { return };
+        let (to, message) = (node_of(snapshot.to()), snapshot.message().clone());
+        cluster.send_snapshot((self.from, to), snapshot, move |host| host.handle().receive_snapshot(message));
     }
 }
 
