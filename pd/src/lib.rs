@@ -80,6 +80,8 @@ pub struct Now {
 pub enum Planted {
     /// The timestamp window is used without being persisted first: a new PD may go backward.
     TsoWindowNotPersisted,
+    /// Where one voter is silent another one is demoted and removed, and nobody asks whether those left are a quorum.
+    RemovalBelowQuorum,
 }
 
 #[cfg(test)]

@@ -38,6 +38,9 @@ pub struct Operators {
     /// Which operator has a region, also as a merge's target.
     holders: BTreeMap<RegionId, OperatorId>,
     finished: VecDeque<Finished>,
+    /// Nobody asks whether a step is safe: `Planted::RemovalBelowQuorum`.
+    #[cfg(feature = "planted-bugs")]
+    pub(crate) reckless: bool,
 }
 
 impl Operators {
@@ -73,7 +76,7 @@ impl Operators {
             return refuse(format!("{} did not succeed on region {} just now", plan.rule, plan.region.0));
         }
         let live = |store| cluster.is_live(now, store);
-        match plan.steps.first().and_then(|step| safety::objection(step, view, &live)) {
+        match plan.steps.first().and_then(|step| self.unsafe_step(step, view, &live)) {
             Some(why) => refuse(why),
             None => Ok(replaced),
         }
@@ -147,35 +150,48 @@ impl Operators {
         count
     }
 
+    #[cfg(not(feature = "planted-bugs"))]
+    fn unsafe_step(&self, step: &Step, view: &RegionView, live: &dyn Fn(StoreId) -> bool) -> Option<String> {
+        safety::objection(step, view, live)
+    }
+    #[cfg(feature = "planted-bugs")]
+    fn unsafe_step(&self, step: &Step, view: &RegionView, live: &dyn Fn(StoreId) -> bool) -> Option<String> {
+        safety::objection(step, view, live).filter(|_| !self.reckless)
+    }
+
     /// What `store` shall do now: steps of regions it leads that were not sent lately.
     pub fn steps_for(&mut self, now: Now, store: StoreId, cluster: &Cluster) -> Vec<RegionStep> {
+        let live = |store| cluster.is_live(now, store);
         let mut steps = Vec::new();
-        for op in self.running.values_mut() {
-            let Some(view) = cluster.region(op.plan.region).filter(|v| v.is_led_by(store)) else { continue };
-            if !is_due(op, now, view) {
-                continue;
-            }
-            let live = |store| cluster.is_live(now, store);
-            match safety::objection(&op.plan.steps[op.at], view, &live) {
-                Some(why) => op.trouble = why,
-                None => {
-                    if let Some(step) = describe::for_store(op, op.at, view, cluster) {
-                        op.sent = Some((now.monotonic_ms, view.term));
-                        steps.push(step);
-                    }
-                }
+        for (id, view) in self.due(now, store, cluster) {
+            let op = &self.running[&id];
+            let (trouble, step) = match self.unsafe_step(&op.plan.steps[op.at], view, &live) {
+                Some(why) => (Some(why), None),
+                None => (None, describe::for_store(op, op.at, view, cluster)),
+            };
+            let Some(op) = self.running.get_mut(&id) else { continue };
+            op.trouble = trouble.unwrap_or_else(|| std::mem::take(&mut op.trouble));
+            if let Some(step) = step {
+                op.sent = Some((now.monotonic_ms, view.term));
+                steps.push(step);
             }
         }
         steps
     }
 
+    /// Operators whose next step should leave now, with their regions.
+    fn due<'a>(&self, now: Now, store: StoreId, cluster: &'a Cluster) -> Vec<(OperatorId, &'a RegionView)> {
+        let led = |op: &Operator| cluster.region(op.plan.region).filter(|v| v.is_led_by(store));
+        let due = |op: &Operator| led(op).filter(|view| is_due(op, now, view)).map(|view| (op.id, view));
+        self.running.values().filter_map(due).collect()
+    }
+
     /// Whether [`Operators::steps_for`] would bring any.
     pub fn has_steps_for(&self, now: Now, store: StoreId, cluster: &Cluster) -> bool {
         let live = |store| cluster.is_live(now, store);
-        self.running.values().any(|op| {
-            cluster.region(op.plan.region).filter(|v| v.is_led_by(store)).is_some_and(|view| {
-                is_due(op, now, view) && safety::objection(&op.plan.steps[op.at], view, &live).is_none()
-            })
+        self.due(now, store, cluster).into_iter().any(|(id, view)| {
+            let op = &self.running[&id];
+            self.unsafe_step(&op.plan.steps[op.at], view, &live).is_none()
         })
     }
 

@@ -65,3 +65,16 @@ fn below_quorum<'a>(
     let quorum = all / 2 + 1;
     (alive < quorum).then(|| format!("{alive} of {all} voters {when} are alive, a quorum is {quorum}"))
 }
+
+/// What `Planted::RemovalBelowQuorum` adds to a round of planning.
+#[cfg(feature = "planted-bugs")]
+pub(crate) fn removals_below_quorum(now: crate::Now, cluster: &crate::Cluster) -> Vec<super::Plan> {
+    let removal = |view: &RegionView| {
+        let dead = view.voters().any(|p| !cluster.is_live(now, p.store));
+        let alive = |p: &&Peer| cluster.is_live(now, p.store) && !view.is_led_by(p.store);
+        let store = view.voters().find(alive).filter(|_| dead && view.leader.is_some() && !view.is_joint())?.store;
+        let steps = vec![Step::Joint { promote: vec![], demote: vec![store] }, Step::Remove { store }];
+        Some(crate::placement::plan(view, super::Kind::Repair, "planted", steps, "planted".into()))
+    };
+    cluster.views().filter_map(removal).collect()
+}

@@ -52,6 +52,11 @@ impl Service {
             }
             *planned_ms = Some(now.monotonic_ms);
             let mut plans = planner::plan(&Survey::new(cluster, operators, rules, now));
+            #[cfg(feature = "planted-bugs")]
+            if self.settings.planted == Some(crate::Planted::RemovalBelowQuorum) {
+                operators.reckless = true;
+                plans.splice(0..0, crate::operator::safety::removals_below_quorum(now, cluster));
+            }
             plans.retain(|plan| operators.objection(now, plan, cluster).is_ok());
             plans
         };

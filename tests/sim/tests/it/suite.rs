@@ -84,3 +84,18 @@ fn money_is_neither_made_nor_lost() {
         ],
     );
 }
+
+#[test]
+fn money_stays_while_regions_split_and_move() {
+    suite(
+        Kind::Moving,
+        &[
+            "elections",
+            "transfers",
+            "snapshots of the bank",
+            "splits by PD",
+            "memberships changed by PD",
+            "leaders moved by PD",
+        ],
+    );
+}
