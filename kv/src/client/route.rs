@@ -76,10 +76,15 @@ impl Client {
                 return Ok(route);
             }
             let looked_up = self.inner.pd.region_of(key).await.map_err(|e| e.to_string());
-            match looked_up.and_then(|status| self.learn(status)) {
-                Ok(()) => {}
-                Err(why) => self.pause(&mut backoff, Duration::ZERO, deadline, &why).await?,
-            }
+            let why = match looked_up.and_then(|status| self.learn(status)) {
+                Ok(()) => match self.inner.regions.read().locate(key) {
+                    Some(route) => return Ok(route),
+                    // A split was heard of here before its store has told PD.
+                    None => "PD's picture of the region is older than this node's".to_string(),
+                },
+                Err(why) => why,
+            };
+            self.pause(&mut backoff, Duration::ZERO, deadline, &why).await?;
         }
     }
 

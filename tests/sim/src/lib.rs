@@ -7,6 +7,7 @@
 //!        │
 //!   runtime/     virtual time, events, tasks      network    links        disk/    what a crash takes
 //!        ▲
+//!   changes      splits, memberships, hand-overs of regions
 //!   faults       crash, torn write, slow and stalled disk, partition, loss, delay, doubling, pause, clock jump
 //! ```
 //!
@@ -20,6 +21,7 @@
 //! What it does not do: it has no sockets, no RocksDB, no raft-engine. Those pass the same contract suites as
 //! the engines in memory (`raftstore`), and a few clusters of real processes (`tests`).
 
+pub mod changes;
 pub mod check;
 pub mod cluster;
 pub mod coverage;

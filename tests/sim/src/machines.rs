@@ -81,6 +81,11 @@ impl Machines {
         &self.network
     }
 
+    /// What a node's state engine holds now.
+    pub fn engine(&self, node: NodeIndex) -> MemoryEngine {
+        self.platters.lock()[node].engine.clone()
+    }
+
     /// A node's disk.
     pub fn disk(&self, node: NodeIndex) -> &Disk {
         &self.disks[node]

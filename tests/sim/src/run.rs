@@ -11,6 +11,7 @@ use std::{
 use futures::future::BoxFuture;
 
 use crate::{
+    changes::{self, Changes},
     cluster::{
         Cluster, Settings, Software,
         nodes::{Bare, Nodes},
@@ -124,9 +125,18 @@ impl<S: Software> Play<S> {
         self.cluster
             .on_ready(Box::new(move |node, owner, client| open_sessions(&world, &workload, node, owner, client)));
         let (kinds, lasts) = self.torment.clone();
+        let changes = Changes::new(self.world.clone(), Arc::new(self.cluster.clone()));
+        let workload = self.workload.clone();
+        let border: changes::Border = Arc::new(move |rng| workload.border(rng));
+        let until = self.world.now() + lasts;
+        self.world.spawn(Owner::Harness, changes.clone().torment(border, until));
         let (network, victim) = (self.cluster.network().clone(), Arc::new(self.cluster.clone()));
         faults::torment(self.world.clone(), network, victim, kinds, self.world.now() + lasts).await;
         self.workload.stop();
+        let settled = self.insist(move |_| Box::pin(std::future::ready(changes.settled()))).await;
+        if let Err(reason) = settled {
+            self.world.fail(reason);
+        }
         let (workload, world) = (self.workload.clone(), self.world.clone());
         let verdict = self.insist(move |client| workload.clone().judge(client, world.clone())).await;
         if let Err(reason) = verdict {

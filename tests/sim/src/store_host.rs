@@ -131,7 +131,7 @@ impl StoreHost {
             let view = &status.view;
             let leads = view.role == Role::Leader;
             let lease = view.lease_until.filter(|_| leads).map(|until| self.drivers.machine.clock.true_time(until));
-            rulings.push(referee.lease(view.region.id, store, world.now(), lease));
+            rulings.push(referee.lease(&view.region, store, world.now(), lease));
             if !leads {
                 continue;
             }

@@ -2,21 +2,27 @@
 //!
 //! - Election safety: a term of a region has one leader.
 //! - Log matching: replicas apply the same entry at the same index.
-//! - One lease: no two stores hold a region's lease at one instant of true time.
+//! - One lease: no two stores hold a lease that covers one key at one instant of true time, whatever the regions are
+//!   called: a region that was split off and its parent on another store must not both serve.
 //!
 //! Clients see the harm of a broken rule only by luck and later; the referee names it when it happens.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use parking_lot::Mutex;
-use proto::{LogIndex, RegionId, StoreId, Term};
+use proto::{KeyRange, LogIndex, Region, RegionId, StoreId, Term};
 use tokio::sync::oneshot;
+
+struct Lease {
+    range: KeyRange,
+    until: Duration,
+}
 
 #[derive(Default)]
 struct Seen {
     leaders: BTreeMap<(RegionId, Term), StoreId>,
     applied: BTreeMap<(RegionId, LogIndex), (Term, u64)>,
-    leases: BTreeMap<RegionId, BTreeMap<StoreId, Duration>>,
+    leases: BTreeMap<(RegionId, StoreId), Lease>,
     curious: Vec<oneshot::Sender<StoreId>>,
 }
 
@@ -68,31 +74,32 @@ impl Referee {
     /// At `now` a store's lease of a region ends at `until`, both in true time; `None`: it has none.
     pub fn lease(
         &self,
-        region: RegionId,
+        region: &Region,
         store: StoreId,
         now: Duration,
         until: Option<Duration>,
     ) -> Result<(), String> {
         let mut seen = self.0.lock();
-        let leases = seen.leases.entry(region).or_default();
+        let key = (region.id, store);
         let Some(until) = until.filter(|until| *until > now) else {
-            leases.remove(&store);
+            seen.leases.remove(&key);
             return Ok(());
         };
-        leases.insert(store, until);
-        match leases.iter().find(|(other, ends)| **other != store && **ends > now) {
+        seen.leases.retain(|_, lease| lease.until > now);
+        seen.leases.insert(key, Lease { range: region.range.clone(), until });
+        let covers = |lease: &Lease| lease.range.intersect(&region.range).is_some();
+        match seen.leases.iter().find(|((_, other), lease)| *other != store && covers(lease)) {
             None => Ok(()),
-            Some((other, ends)) => {
-                Err(format!("{region}: {store} has the lease until {until:?}, and {other} until {ends:?}"))
-            }
+            Some(((id, other), lease)) => Err(format!(
+                "{}: {store} has the lease until {until:?}, and {other} that of {id} until {:?}",
+                region.id, lease.until
+            )),
         }
     }
 
     /// A dead store serves nobody.
     pub fn died(&self, store: StoreId) {
-        self.0.lock().leases.values_mut().for_each(|leases| {
-            leases.remove(&store);
-        });
+        self.0.lock().leases.retain(|(_, at), _| *at != store);
     }
 }
 
@@ -101,6 +108,10 @@ mod tests {
     use super::*;
 
     const REGION: RegionId = RegionId(7);
+
+    fn region(id: u64, start: &'static str, end: &'static str) -> Region {
+        Region { id: RegionId(id), range: KeyRange::new(start, end), epoch: Default::default(), peers: Vec::new() }
+    }
 
     fn ms(n: u64) -> Duration {
         Duration::from_millis(n)
@@ -127,12 +138,17 @@ mod tests {
     #[test]
     fn leases_do_not_overlap() {
         let referee = Referee::default();
-        referee.lease(REGION, StoreId(1), ms(10), Some(ms(100))).unwrap();
-        referee.lease(REGION, StoreId(2), ms(50), Some(ms(150))).unwrap_err();
-        referee.lease(REGION, StoreId(2), ms(100), Some(ms(150))).unwrap();
+        let whole = region(7, "a", "z");
+        referee.lease(&whole, StoreId(1), ms(10), Some(ms(100))).unwrap();
+        referee.lease(&whole, StoreId(2), ms(50), Some(ms(150))).unwrap_err();
+        referee.lease(&region(8, "m", "z"), StoreId(3), ms(50), Some(ms(150))).unwrap_err();
         referee.died(StoreId(2));
-        referee.lease(REGION, StoreId(3), ms(110), Some(ms(200))).unwrap();
-        referee.lease(REGION, StoreId(3), ms(120), None).unwrap();
-        referee.lease(REGION, StoreId(1), ms(130), Some(ms(300))).unwrap();
+        referee.died(StoreId(3));
+        referee.lease(&region(8, "z", ""), StoreId(3), ms(50), Some(ms(150))).unwrap();
+        referee.lease(&whole, StoreId(2), ms(100), Some(ms(150))).unwrap();
+        referee.died(StoreId(2));
+        referee.lease(&whole, StoreId(3), ms(110), Some(ms(200))).unwrap();
+        referee.lease(&whole, StoreId(3), ms(120), None).unwrap();
+        referee.lease(&whole, StoreId(1), ms(130), Some(ms(300))).unwrap();
     }
 }

@@ -18,6 +18,7 @@ use parking_lot::Mutex;
 use proto::{StoreId, wire::RaftMessage};
 use raftstore::{
     StoreHandle,
+    engine::memory::MemoryEngine,
     snapshot::{Outgoing, Receiving},
 };
 use tokio::sync::oneshot;
@@ -108,6 +109,21 @@ impl<S: Software> Cluster<S> {
             }
         }
         *self.hook.lock() = Some(hook);
+    }
+
+    /// How many nodes.
+    pub fn nodes(&self) -> usize {
+        self.machines.len()
+    }
+
+    /// The store of a node that is up.
+    pub fn store(&self, node: NodeIndex) -> Option<StoreHandle> {
+        self.life(node).and_then(|life| S::store(&life))
+    }
+
+    /// What a node's state engine holds.
+    pub fn engine(&self, node: NodeIndex) -> MemoryEngine {
+        self.machines.engine(node)
     }
 
     /// The links.

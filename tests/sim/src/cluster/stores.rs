@@ -1,6 +1,7 @@
 //! Three stores with a few regions each, and sessions that propose to them and read them directly.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -12,6 +13,8 @@ use proto::{
     Batch, Cf, Epoch, KeyRange, Peer, PeerId, PeerRole, Region, RegionId, StoreId,
     wire::{RaftFrame, RaftMessage},
 };
+use rand::Rng;
+use rand_chacha::ChaCha8Rng;
 use raftstore::{
     LogBounds, ProposeError, StoreConfig, StoreCore, StoreHandle, Target, Transport, bootstrap, snapshot::Outgoing,
 };
@@ -100,7 +103,7 @@ impl Software for Stores {
         node: NodeIndex,
         owner: Owner,
     ) -> BoxFuture<'static, Result<StoresClient, String>> {
-        Box::pin(async move { Ok(StoresClient { node, owner, cluster }) })
+        Box::pin(async move { Ok(StoresClient { node, owner, cluster, known: BTreeMap::new() }) })
     }
 
     fn store(life: &Arc<StoreHost>) -> Option<StoreHandle> {
@@ -137,6 +140,8 @@ pub struct StoresClient {
     node: NodeIndex,
     owner: Owner,
     cluster: Arc<Cluster<Stores>>,
+    /// Where each register was found last; what has changed since is found out by asking there.
+    known: BTreeMap<usize, Target>,
 }
 
 /// How often a session looks for a leader before it gives up.
@@ -146,12 +151,16 @@ const CALL_PATIENCE: std::time::Duration = std::time::Duration::from_millis(300)
 /// Between two looks.
 const RETRY_PAUSE: std::time::Duration = std::time::Duration::from_millis(60);
 
-fn target(region: u64) -> Target {
-    Target { region: RegionId(region), epoch: Epoch { conf_ver: 1, version: 1 }, term: None }
+/// Register `n` lies in what was region n + 1 at first.
+fn register_key(register: usize) -> Bytes {
+    Bytes::from(vec![(register as u64 % REGIONS) as u8 + 1, b'r'])
 }
 
-fn register_key(region: u64) -> Bytes {
-    Bytes::from(vec![region as u8, b'r'])
+/// The region of a key as a store knows it.
+fn target_here(handle: &StoreHandle, key: &[u8]) -> Option<Target> {
+    let views = handle.statuses().into_iter().map(|s| s.view).filter(|v| v.region.range.contains(key));
+    let view = views.max_by_key(|v| v.region.epoch.version)?;
+    Some(Target { region: view.region.id, epoch: view.region.epoch, term: None })
 }
 
 impl StoresClient {
@@ -172,7 +181,23 @@ impl StoresClient {
         self.cluster.call((self.node, self.owner), node, "call", CALL_PATIENCE, serve).await.ok()
     }
 
-    async fn pause(&self) {
+    /// Where a register is, as this session remembers or `node` says.
+    async fn target(&mut self, node: NodeIndex, register: usize) -> Option<Target> {
+        if let Some(known) = self.known.get(&register) {
+            return Some(*known);
+        }
+        let key = register_key(register);
+        let found = self.on(node, move |handle| async move { target_here(&handle, &key) }).await.flatten();
+        match found {
+            Some(target) => drop(self.known.insert(register, target)),
+            None => self.cluster.world.sleep(self.owner, RETRY_PAUSE).await,
+        }
+        found
+    }
+
+    /// It was not there: somebody else is asked after a while.
+    async fn look_again(&mut self, register: usize) {
+        self.known.remove(&register);
         self.cluster.world.sleep(self.owner, RETRY_PAUSE).await;
     }
 }
@@ -180,16 +205,15 @@ impl StoresClient {
 #[async_trait]
 impl Registers for StoresClient {
     async fn write(&mut self, register: usize, value: u64) -> WriteOutcome {
-        let region = register as u64 % REGIONS + 1;
         for attempt in 0..ATTEMPTS {
             let mut batch = Batch::default();
-            batch.put(Cf::Data, register_key(region), Bytes::copy_from_slice(&value.to_be_bytes()));
+            batch.put(Cf::Data, register_key(register), Bytes::copy_from_slice(&value.to_be_bytes()));
             let node = (self.node + attempt) % self.cluster.machines.len();
-            let proposed =
-                self.on(node, move |handle| async move { handle.propose(&target(region), batch).await }).await;
+            let Some(target) = self.target(node, register).await else { continue };
+            let proposed = self.on(node, move |handle| async move { handle.propose(&target, batch).await }).await;
             match proposed {
                 Some(Ok(())) => return WriteOutcome::Done,
-                Some(Err(ProposeError::Region(_))) => self.pause().await,
+                Some(Err(ProposeError::Region(_))) => self.look_again(register).await,
                 Some(Err(ProposeError::Unknown(_))) | None => return WriteOutcome::Unknown,
             }
         }
@@ -197,31 +221,35 @@ impl Registers for StoresClient {
     }
 
     async fn read(&mut self, register: usize, _: ReadWay) -> Option<u64> {
-        let region = register as u64 % REGIONS + 1;
         for attempt in 0..ATTEMPTS {
             let node = (self.node + attempt) % self.cluster.machines.len();
             let world = self.cluster.world.clone();
+            let Some(target) = self.target(node, register).await else { continue };
             let read = self.on(node, move |handle| async move {
-                match handle.try_snapshot(&target(region)) {
+                match handle.try_snapshot(&target) {
                     Some(answer) => {
                         world.count("lease reads", u64::from(answer.is_ok()));
                         answer
                     }
                     None => {
                         world.count("reads by quorum", 1);
-                        handle.snapshot(&target(region)).await
+                        handle.snapshot(&target).await
                     }
                 }
             });
             match read.await {
                 Some(Ok(snapshot)) => {
-                    let value = snapshot.engine.get(Cf::Data, &register_key(region)).expect("memory does not fail");
+                    let value = snapshot.engine.get(Cf::Data, &register_key(register)).expect("memory does not fail");
                     return Some(value.map_or(0, |v| u64::from_be_bytes(v.as_ref().try_into().expect("eight bytes"))));
                 }
-                Some(Err(_)) | None => self.pause().await,
+                Some(Err(_)) | None => self.look_again(register).await,
             }
         }
         None
+    }
+
+    fn border(register: usize, rng: &mut ChaCha8Rng) -> Option<Bytes> {
+        Some(Bytes::from(vec![register_key(register)[0], rng.random_range(b'a'..=b'z')]))
     }
 
     async fn ready(&mut self) -> bool {

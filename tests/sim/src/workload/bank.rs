@@ -9,6 +9,7 @@ use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use proto::{KeyRange, keyspace};
 use rand::Rng;
+use rand_chacha::ChaCha8Rng;
 
 use super::{Seat, Workload};
 use crate::{
@@ -63,6 +64,10 @@ pub trait Accounts: Clone + Send + 'static {
     async fn increment(&mut self, counter: u64) -> Outcome<u64>;
     /// Everything, of one snapshot.
     async fn books(&mut self) -> Result<Books, String>;
+    /// A key among accounts and records where a region may be cut; `None`: leave them whole.
+    fn border(_: &mut ChaCha8Rng) -> Option<Bytes> {
+        None
+    }
 }
 
 #[derive(Default)]
@@ -182,6 +187,10 @@ impl<C: Accounts> Workload<C> for Bank {
         })
     }
 
+    fn border(&self, rng: &mut ChaCha8Rng) -> Option<Bytes> {
+        C::border(rng)
+    }
+
     fn stop(&self) {
         self.0.lock().stopped = true;
     }
@@ -204,6 +213,11 @@ impl<C: Accounts> Workload<C> for Bank {
 
 #[async_trait]
 impl Accounts for kv::Client {
+    fn border(rng: &mut ChaCha8Rng) -> Option<Bytes> {
+        let (index, id) = if rng.random() { (1, rng.random_range(0..ACCOUNTS)) } else { (2, rng.random_range(0..200)) };
+        Some(key(rng.random_range(0..TABLES), index, id))
+    }
+
     async fn open(&mut self) -> Result<(), String> {
         let done = async {
             let txn = self.begin().await?;

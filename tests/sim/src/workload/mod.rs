@@ -8,6 +8,7 @@ pub mod register;
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures::future::BoxFuture;
 use rand_chacha::ChaCha8Rng;
 
@@ -30,6 +31,10 @@ pub trait Workload<C>: Send + Sync + 'static {
     fn prepare(self: Arc<Self>, client: C) -> BoxFuture<'static, Result<(), String>>;
     /// Works until [`Workload::stop`].
     fn session(self: Arc<Self>, client: C, seat: Seat) -> BoxFuture<'static, ()>;
+    /// A user key where a region may be cut; `None`: leave them whole.
+    fn border(&self, _: &mut ChaCha8Rng) -> Option<Bytes> {
+        None
+    }
     /// Sessions end after what they are doing.
     fn stop(&self);
     /// The verdict, when all is quiet; `client` reads what is left. The outer error: ask again.

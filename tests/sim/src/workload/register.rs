@@ -8,6 +8,7 @@ use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use proto::keyspace;
 use rand::Rng;
+use rand_chacha::ChaCha8Rng;
 
 use super::{Seat, Workload};
 use crate::{
@@ -47,6 +48,10 @@ pub trait Registers: Clone + Send + 'static {
     async fn write(&mut self, register: usize, value: u64) -> WriteOutcome;
     /// Reads a value, 0 when there is none; `None`: no answer.
     async fn read(&mut self, register: usize, way: ReadWay) -> Option<u64>;
+    /// A key around the place of a register where a region may be cut; `None`: leave them whole.
+    fn border(_: usize, _: &mut ChaCha8Rng) -> Option<Bytes> {
+        None
+    }
     /// Makes the registers, if they have to be made; whether all of them answer.
     async fn ready(&mut self) -> bool;
 }
@@ -131,6 +136,11 @@ impl<C: Registers> Workload<C> for Register {
         })
     }
 
+    fn border(&self, rng: &mut ChaCha8Rng) -> Option<Bytes> {
+        let register = rng.random_range(0..KEYS);
+        C::border(register, rng)
+    }
+
     fn stop(&self) {
         self.0.lock().stopped = true;
     }
@@ -170,6 +180,14 @@ impl Registers for kv::Client {
             ReadWay::Snapshot => self.begin().await.ok()?.get(&key).await,
         };
         value.ok().map(|value| value.map_or(0, |v| decode(&v)))
+    }
+
+    fn border(register: usize, rng: &mut ChaCha8Rng) -> Option<Bytes> {
+        let key = register_key(register);
+        let mut border = key[..keyspace::PREFIX_LEN].to_vec();
+        // One letter: a key is never a prefix of a border.
+        border.push(rng.random_range(b'a'..=b'z'));
+        Some(border.into())
     }
 
     async fn ready(&mut self) -> bool {

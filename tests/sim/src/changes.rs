@@ -1,0 +1,259 @@
+//! Regions that do not stand still: splits, memberships and hand-overs at random, beside faults and load.
+//!
+//! Whoever asks is the harness: it goes to the store that leads, as an operator's step would, and takes what comes:
+//! refused, lost, or done. What must hold is judged by the workload, by the referee, and at the end by [`Changes::settled`]:
+//! every store has the replicas it should have and no other, ranges join without gap, and replicas hold the same.
+
+use std::{
+    collections::BTreeMap,
+    hash::{DefaultHasher, Hash, Hasher},
+    pin::pin,
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::future::{BoxFuture, Either, select};
+use proto::{Cf, PD_REGION, PeerId, PeerRole, Region, RegionId, StoreId};
+use raftstore::{
+    AdminError, NewRegion, PeerChange, ReplicaStatus, StoreHandle, Target,
+    engine::{Engine, memory::MemoryEngine},
+};
+use rand::Rng;
+use rand_chacha::ChaCha8Rng;
+
+use crate::{
+    cluster::{Cluster, Software},
+    runtime::{Owner, World},
+};
+
+/// Between two changes.
+const PAUSE_MAX: Duration = Duration::from_millis(800);
+/// How long one is waited for; it may still happen later.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// Regions beyond which none is split any more: enough for borders everywhere, few enough to elect in.
+const REGIONS_AT_MOST: usize = 16;
+/// The first id that the harness gives away.
+const FIRST_ID: u64 = 10_000;
+
+/// Where a region may be cut, drawn by the workload.
+pub type Border = Arc<dyn Fn(&mut ChaCha8Rng) -> Option<Bytes> + Send + Sync>;
+
+/// The stores of a cluster, as an operator reaches them.
+pub trait Stores: Send + Sync + 'static {
+    /// How many nodes.
+    fn nodes(&self) -> usize;
+    /// The store of a node that is up.
+    fn store(&self, node: usize) -> Option<StoreHandle>;
+    /// What it holds.
+    fn engine(&self, node: usize) -> MemoryEngine;
+}
+
+impl<S: Software> Stores for Arc<Cluster<S>> {
+    fn nodes(&self) -> usize {
+        Cluster::nodes(self)
+    }
+    fn store(&self, node: usize) -> Option<StoreHandle> {
+        Cluster::store(self, node)
+    }
+    fn engine(&self, node: usize) -> MemoryEngine {
+        Cluster::engine(self, node)
+    }
+}
+
+/// Who changes regions.
+#[derive(Clone)]
+pub struct Changes {
+    world: World,
+    stores: Arc<dyn Stores>,
+}
+
+/// A region and the store that leads it, as the store sees it.
+struct Led {
+    store: StoreHandle,
+    region: Arc<Region>,
+    peer: PeerId,
+}
+
+impl Led {
+    fn target(&self) -> Target {
+        Target { region: self.region.id, epoch: self.region.epoch, term: None }
+    }
+}
+
+impl Changes {
+    /// Of this cluster.
+    pub fn new(world: World, stores: Arc<dyn Stores>) -> Self {
+        Changes { world, stores }
+    }
+
+    /// Changes regions until `until`; in some seeds none, so that those that stand still are seen too.
+    pub async fn torment(self, border: Border, until: Duration) {
+        let mut rng = self.world.rng("changes");
+        if rng.random_bool(0.3) {
+            return;
+        }
+        let mut next_id = FIRST_ID;
+        while self.world.now() < until {
+            let pause = rng.random_range(Duration::ZERO..PAUSE_MAX);
+            self.world.sleep(Owner::Harness, pause).await;
+            let led = self.led();
+            if led.is_empty() {
+                continue;
+            }
+            match rng.random_range(0..10) {
+                0..4 => self.split(&led, &border, &mut next_id, &mut rng).await,
+                4..7 => self.change_peers(&led, &mut rng).await,
+                _ => self.transfer(&led, &mut rng).await,
+            }
+        }
+    }
+
+    /// All regions but PD's, with a store that says it leads them.
+    fn led(&self) -> Vec<Led> {
+        let up = (0..self.stores.nodes()).filter_map(|node| self.stores.store(node));
+        let led = up.flat_map(|store| {
+            let serving = store.statuses().into_iter().filter(|s| s.view.serves && s.view.region.id != PD_REGION);
+            let view = |s: ReplicaStatus| (s.view.region.clone(), s.view.peer.id);
+            serving.map(view).map(|(region, peer)| Led { store: store.clone(), region, peer }).collect::<Vec<_>>()
+        });
+        led.collect()
+    }
+
+    async fn split(&self, led: &[Led], border: &Border, next_id: &mut u64, rng: &mut ChaCha8Rng) {
+        let wanted = rng.random_range(1..=3);
+        let mut keys: Vec<_> = (0..wanted).filter_map(|_| border(rng)).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        let inside = |led: &&Led, key: &Bytes| led.region.range.contains(key) && led.region.range.start != *key;
+        let Some(led) = keys.first().and_then(|key| led.iter().find(|l| inside(l, key))) else { return };
+        if self.led().len() >= REGIONS_AT_MOST {
+            return;
+        }
+        let mut id = || {
+            *next_id += 1;
+            *next_id
+        };
+        let at = keys.into_iter().filter(|key| inside(&led, key)).map(|start| NewRegion {
+            start,
+            id: RegionId(id()),
+            peers: led.region.peers.iter().map(|_| PeerId(id())).collect(),
+        });
+        let (store, target, at) = (led.store.clone(), led.target(), at.collect());
+        self.note("splits", async move { store.split(&target, at).await.map(drop) }).await;
+    }
+
+    async fn change_peers(&self, led: &[Led], rng: &mut ChaCha8Rng) {
+        let led = &led[rng.random_range(0..led.len())];
+        let mut changes = Vec::new();
+        for peer in led.region.peers.iter().filter(|p| p.id != led.peer) {
+            match (peer.role, rng.random_range(0..3)) {
+                (PeerRole::Learner, 0 | 1) => changes.push(PeerChange::Promote(peer.id)),
+                (PeerRole::Voter, 0) => changes.push(PeerChange::Demote(peer.id)),
+                _ => {}
+            }
+        }
+        let (store, target) = (led.store.clone(), led.target());
+        self.note("memberships", async move { store.change_peers(&target, changes).await.map(drop) }).await;
+    }
+
+    async fn transfer(&self, led: &[Led], rng: &mut ChaCha8Rng) {
+        let led = &led[rng.random_range(0..led.len())];
+        let to = led.region.peers[rng.random_range(0..led.region.peers.len())].store;
+        let (store, target) = (led.store.clone(), led.target());
+        self.note("hand-overs", async move { store.transfer_leader(&target, to).await }).await;
+    }
+
+    async fn note(&self, what: &'static str, change: impl Future<Output = Result<(), AdminError>> + Send + 'static) {
+        let change: BoxFuture<'static, _> = Box::pin(change);
+        let outcome = match select(change, pin!(self.world.sleep(Owner::Harness, PATIENCE))).await {
+            Either::Left((outcome, _)) => outcome,
+            Either::Right(_) => Err(AdminError::Unknown("nobody waits any more".into())),
+        };
+        tracing::debug!(now = ?self.world.now(), what, ?outcome, "a change of a region");
+        match outcome {
+            Ok(()) => self.world.count(what, 1),
+            Err(AdminError::Unknown(_)) => self.world.count("changes of unknown outcome", 1),
+            Err(_) => self.world.count("changes refused", 1),
+        }
+    }
+
+    /// When all is quiet: whether every store has what it should have. `Err`: not yet, and what is missing. The inner
+    /// error: it never will be right.
+    pub fn settled(&self) -> Result<Result<(), String>, String> {
+        let mut replicas = BTreeMap::<RegionId, BTreeMap<StoreId, ReplicaStatus>>::new();
+        for node in 0..self.stores.nodes() {
+            let store = self.stores.store(node).ok_or(format!("node {node} has no store yet"))?;
+            for status in store.statuses() {
+                replicas.entry(status.view.region.id).or_default().insert(store.store(), status);
+            }
+        }
+        let mut regions = Vec::new();
+        for (id, here) in &replicas {
+            let newest = here.values().map(|s| &s.view.region).max_by_key(|r| r.epoch).expect("one is here");
+            self.check_region(*id, newest, here)?;
+            if let Err(reason) = self.compare(newest, here) {
+                return Ok(Err(reason));
+            }
+            regions.push(newest.clone());
+        }
+        regions.sort_by(|a, b| a.range.start.cmp(&b.range.start));
+        let gap = regions.windows(2).find(|w| w[0].range.end != w[1].range.start);
+        match gap {
+            Some(w) => Err(format!("{} ends at {:?}, {} begins at {:?}", w[0].id, w[0].range.end, w[1].id, w[1].range)),
+            None => Ok(Ok(())),
+        }
+    }
+
+    fn check_region(
+        &self,
+        id: RegionId,
+        newest: &Region,
+        here: &BTreeMap<StoreId, ReplicaStatus>,
+    ) -> Result<(), String> {
+        for (store, status) in here {
+            let region = &status.view.region;
+            if region.peer_on(*store).is_none() || region.epoch != newest.epoch {
+                return Err(format!("{id} on {store} is of epoch {}, others of {}", region.epoch, newest.epoch));
+            }
+        }
+        let joint = |role| matches!(role, PeerRole::IncomingVoter | PeerRole::DemotingVoter);
+        if newest.peers.iter().any(|p| joint(p.role)) {
+            return Err(format!("{id} is in a joint state: {:?}", newest.peers));
+        }
+        match newest.peers.iter().find(|p| !here.contains_key(&p.store)) {
+            Some(peer) => Err(format!("{id} has no replica on {}", peer.store)),
+            None => Ok(()),
+        }?;
+        let applied = here.values().map(|s| s.applied).max();
+        match here.iter().find(|(_, s)| Some(s.applied) != applied || s.committed != s.applied) {
+            Some((store, s)) => Err(format!("{id} on {store} has applied {}, others {applied:?}", s.applied)),
+            None => Ok(()),
+        }
+    }
+
+    /// Replicas that have applied the same hold the same.
+    fn compare(&self, region: &Region, here: &BTreeMap<StoreId, ReplicaStatus>) -> Result<(), String> {
+        let hash = |store: &StoreId| content_hash(&self.stores.engine(crate::machines::node_of(*store)), region);
+        let hashes: BTreeMap<_, _> = here.keys().map(|store| (*store, hash(store))).collect();
+        let first = hashes.values().next();
+        match hashes.values().all(|h| Some(h) == first) {
+            true => Ok(()),
+            false => Err(format!("replicas of {} differ at one applied index: {hashes:?}", region.id)),
+        }
+    }
+}
+
+fn content_hash(engine: &MemoryEngine, region: &Region) -> u64 {
+    let snapshot = engine.snapshot();
+    let mut hasher = DefaultHasher::new();
+    for cf in [Cf::Data, Cf::Lock] {
+        let mut cursor = snapshot.cursor(cf, &region.range.start, &region.range.end);
+        let mut on = cursor.seek_to_first().expect("memory does not fail");
+        while on {
+            (cf as u8, cursor.key(), cursor.value()).hash(&mut hasher);
+            on = cursor.next().expect("memory does not fail");
+        }
+    }
+    hasher.finish()
+}
