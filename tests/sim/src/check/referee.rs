@@ -24,6 +24,7 @@ struct Seen {
     applied: BTreeMap<(RegionId, LogIndex), (Term, u64)>,
     leases: BTreeMap<(RegionId, StoreId), Lease>,
     curious: Vec<oneshot::Sender<StoreId>>,
+    hungry: Vec<oneshot::Sender<StoreId>>,
 }
 
 /// Sees all stores at once.
@@ -52,6 +53,19 @@ impl Referee {
         answer
     }
 
+    /// Tells who takes the next snapshot, of any region.
+    pub fn next_snapshot(&self) -> oneshot::Receiver<StoreId> {
+        let (asker, answer) = oneshot::channel();
+        self.0.lock().hungry.push(asker);
+        answer
+    }
+
+    /// A store begins to take a snapshot.
+    pub fn takes_snapshot(&self, store: StoreId) {
+        // Whoever asked may have gone.
+        self.0.lock().hungry.drain(..).for_each(|asker| asker.send(store).unwrap_or_default());
+    }
+
     /// A store applies an entry; `hash` is of its bytes.
     pub fn applies(
         &self,
@@ -72,13 +86,7 @@ impl Referee {
     }
 
     /// At `now` a store's lease of a region ends at `until`, both in true time; `None`: it has none.
-    pub fn lease(
-        &self,
-        region: &Region,
-        store: StoreId,
-        now: Duration,
-        until: Option<Duration>,
-    ) -> Result<(), String> {
+    pub fn lease(&self, region: &Region, store: StoreId, now: Duration, until: Option<Duration>) -> Result<(), String> {
         let mut seen = self.0.lock();
         let key = (region.id, store);
         let Some(until) = until.filter(|until| *until > now) else {
