@@ -73,6 +73,11 @@ fn removing_below_quorum_is_found() {
 }
 
 #[test]
+fn a_snapshot_half_ingested_is_found() {
+    must_be_found(Kind::Stores, 20, Bug::Store(Store::UnmarkedSnapshot));
+}
+
+#[test]
 fn skipping_max_ts_is_found() {
     must_be_found(Kind::Bank, 20, Bug::Kv(Kv::SkipMaxTs));
 }
