@@ -108,3 +108,131 @@ impl Round<'_> {
         *region = now;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proto::{Epoch, KeyRange, PeerId, PeerRole, RegionId, StoreId};
+    use raft::eraftpb::EntryType;
+
+    use super::*;
+    use crate::{
+        Applier, NewRegion, StoreConfig,
+        effect::{Applied, ApplyTask, ApplyWork, EntryOutcome},
+        engine::{Engine, memory::MemoryEngine},
+        keys::{COMMAND_FORMAT, Tombstone},
+    };
+
+    const STORE: StoreId = StoreId(1);
+
+    struct Bed {
+        engine: Arc<MemoryEngine>,
+        applier: Applier,
+    }
+
+    impl Bed {
+        fn new() -> Self {
+            let engine = Arc::new(MemoryEngine::new());
+            let applier = Applier::new(engine.clone(), &StoreConfig::new(STORE, 1));
+            Bed { engine, applier }
+        }
+        fn put(&self, cf: Cf, key: &[u8], value: &[u8]) {
+            let put = WriteOp::Put(cf, key.to_vec().into(), value.to_vec().into());
+            self.engine.write(crate::engine::WriteBatch { ops: vec![put] }).unwrap();
+        }
+        fn has(&self, cf: Cf, key: &[u8]) -> bool {
+            self.engine.snapshot().get(cf, key).unwrap().is_some()
+        }
+        fn stored(&self, region: u64) -> Option<Region> {
+            let value = self.engine.snapshot().get(Cf::Meta, &keys::region_key(RegionId(region))).unwrap()?;
+            Some(keys::decode_region(&value).unwrap())
+        }
+        /// Applies entries that the core sends with the region as it was at first.
+        fn apply(&self, entries: Vec<Entry>) -> Vec<EntryOutcome> {
+            let task = ApplyTask { region: Arc::new(region()), work: ApplyWork::Entries(entries) };
+            match self.applier.run(vec![task]).unwrap().remove(0) {
+                Applied::Entries { outcomes, .. } => outcomes,
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    fn region() -> Region {
+        let peer = |id| Peer { id: PeerId(id), store: StoreId(id), role: PeerRole::Voter };
+        Region {
+            id: RegionId(2),
+            range: KeyRange::new("b", "m"),
+            epoch: Epoch { conf_ver: 1, version: 3 },
+            peers: vec![peer(1), peer(2)],
+        }
+    }
+
+    fn split(index: u64, epoch: Epoch, start: &'static str, id: u64) -> Entry {
+        let new =
+            NewRegion { start: start.into(), id: RegionId(id), peers: vec![PeerId(id * 10), PeerId(id * 10 + 1)] };
+        let kind = Some(Kind::Split(split::to_wire(&[new])));
+        let change = Some(wire::RegionChange { epoch: Some(epoch.into()), term: 6, kind });
+        let command = wire::Command { format: COMMAND_FORMAT, proposals: vec![], change };
+        Entry { index, term: 6, data: command.encode_to_vec().into(), ..Entry::default() }
+    }
+
+    fn put(index: u64, epoch: Epoch, key: &'static str) -> Entry {
+        let mut batch = proto::Batch::default();
+        batch.put(Cf::Data, key.into(), "1".into());
+        let proposals = vec![wire::Proposal { epoch: Some(epoch.into()), term: 6, ops: batch.ops }];
+        let command = wire::Command { format: COMMAND_FORMAT, proposals, change: None };
+        Entry { index, term: 6, data: command.encode_to_vec().into(), ..Entry::default() }
+    }
+
+    #[test]
+    fn both_halves_of_a_split_are_there_at_once_and_the_next_entry_knows() {
+        let (bed, before) = (Bed::new(), region().epoch);
+        let after = Epoch { version: before.version + 1, ..before };
+        let outcomes = bed.apply(vec![split(6, before, "g", 7), put(7, before, "c"), put(8, after, "c")]);
+        assert!(matches!(&outcomes[0].change, Some(Ok(RegionChange::Split { born, .. })) if *born == [RegionId(7)]));
+        assert_eq!((outcomes[1].proposals[0].is_ok(), outcomes[2].proposals[0].is_ok()), (false, true));
+        assert_eq!(bed.stored(2).unwrap().range, KeyRange::new("b", "g"));
+        assert_eq!(bed.stored(7).unwrap().range, KeyRange::new("g", "m"));
+        let apply = bed.engine.snapshot().get(Cf::Meta, &keys::apply_key(RegionId(7))).unwrap().unwrap();
+        assert_eq!(keys::decode_apply(&apply).unwrap().applied, INITIAL);
+        // The core may not have heard yet: its next task says what the region was.
+        let outcomes = bed.apply(vec![put(9, after, "h"), split(10, before, "d", 8)]);
+        assert!(outcomes[0].proposals[0].is_err(), "outside by now");
+        assert!(matches!(outcomes[1].change, Some(Err(_))), "of an epoch that is over");
+    }
+
+    #[test]
+    fn what_was_destroyed_here_is_not_born_again() {
+        let bed = Bed::new();
+        let tombstone = Tombstone { peer: PeerId(70), epoch: Epoch { conf_ver: 5, version: 4 } };
+        bed.put(Cf::Meta, &keys::tombstone_key(RegionId(7)), &keys::encode_tombstone(tombstone));
+        bed.put(Cf::Data, b"c", b"1");
+        bed.put(Cf::Data, b"h", b"1");
+        let outcomes = bed.apply(vec![split(6, region().epoch, "g", 7)]);
+        assert!(matches!(&outcomes[0].change, Some(Ok(RegionChange::Split { born, .. })) if born.is_empty()));
+        assert_eq!((bed.stored(7), bed.has(Cf::Data, b"h"), bed.has(Cf::Data, b"c")), (None, false, true));
+    }
+
+    #[test]
+    fn a_membership_comes_with_its_epoch_and_a_replica_goes_with_its_data() {
+        let bed = Bed::new();
+        let peers: Vec<Peer> = region().peers.into_iter().filter(|p| p.id == PeerId(2)).collect();
+        let context = wire::Membership {
+            epoch: Some(region().epoch.into()),
+            term: 6,
+            peers: peers.into_iter().map(Into::into).collect(),
+        };
+        let mut entry = Entry { index: 6, term: 6, context: context.encode_to_vec().into(), ..Entry::default() };
+        entry.set_entry_type(EntryType::EntryConfChangeV2);
+        let outcomes = bed.apply(vec![entry.clone()]);
+        assert!(matches!(&outcomes[0].change, Some(Ok(RegionChange::Peers { .. }))));
+        assert_eq!(bed.stored(2).unwrap().epoch, Epoch { conf_ver: 2, version: 3 });
+        entry.index = 7;
+        assert!(matches!(bed.apply(vec![entry])[0].change, Some(Err(_))), "its epoch is over");
+        bed.put(Cf::Lock, b"c", b"1");
+        let tombstone = Tombstone { peer: PeerId(1), epoch: Epoch { conf_ver: 2, version: 3 } };
+        let task = ApplyTask { region: Arc::new(region()), work: ApplyWork::Destroy(tombstone) };
+        assert_eq!(bed.applier.run(vec![task]).unwrap(), [Applied::Destroyed(RegionId(2))]);
+        assert_eq!((bed.stored(2), bed.has(Cf::Lock, b"c")), (None, false));
+        assert!(bed.has(Cf::Meta, &keys::tombstone_key(RegionId(2))));
+    }
+}

@@ -264,8 +264,10 @@ impl Replica {
         message::check_against_log(&message, self.node.store().truncated(), self.node.raft.raft_log.last_index())?;
         let kind = message.get_msg_type();
         Self::refuse_in_frame(kind)?;
-        if self.election.silent() && matches!(kind, MessageType::MsgRequestVote | MessageType::MsgRequestPreVote) {
-            debug!(region = self.region.id.0, from = from.id.0, "no vote within an election timeout of the restart");
+        let asks_for_vote = matches!(kind, MessageType::MsgRequestVote | MessageType::MsgRequestPreVote);
+        if asks_for_vote && (self.election.silent() || !self.is_initialised()) {
+            // Without data there is no log either, and a vote that is not remembered could be given twice.
+            debug!(region = self.region.id.0, from = from.id.0, "no vote without data, or right after the restart");
             return Ok(());
         }
         let current = message.term == self.node.raft.term;

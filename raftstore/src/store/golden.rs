@@ -140,6 +140,7 @@ impl Runner for Script {
                 self.turn(id, vec![Event::DiskFull(full)])?;
             }
             "upkeep" => self.each(&mut args, Script::upkeep)?,
+            "sync-state" => self.each(&mut args, |script, id| script.set(id, |n| n.engine.sync().expect("memory")))?,
             "trace" => self.trace = args.next_pos() == Some("on"),
             "take-steps" => {
                 let steps = args.take_key("steps").unwrap_or("1000").parse()?;
@@ -186,6 +187,9 @@ impl Script {
             Some("ack-before-sync") => Planted::AckBeforeSync,
             Some("serve-expired-lease") => Planted::ServeExpiredLease,
             Some("forget-vote") => Planted::ForgetVote,
+            Some("split-resets-log") => Planted::SplitResetsLog,
+            Some("transfer-keeps-lease") => Planted::TransferKeepsLease,
+            Some("remove-below-quorum") => Planted::RemoveBelowQuorum,
             Some(other) => return Err(format!("no bug {other}").into()),
         };
         let border = |at: u64, last: u64| if at == 0 || at == last { String::new() } else { format!("{at:04}") };

@@ -14,7 +14,7 @@ use std::{
 
 use bytes::Bytes;
 use futures::future::{BoxFuture, Either, select};
-use proto::{Cf, PD_REGION, PeerId, PeerRole, Region, RegionId, StoreId};
+use proto::{Cf, PD_REGION, Peer, PeerId, PeerRole, Region, RegionId, StoreId};
 use raftstore::{
     AdminError, NewRegion, PeerChange, ReplicaStatus, StoreHandle, Target,
     engine::{Engine, memory::MemoryEngine},
@@ -103,7 +103,7 @@ impl Changes {
             }
             match rng.random_range(0..10) {
                 0..4 => self.split(&led, &border, &mut next_id, &mut rng).await,
-                4..7 => self.change_peers(&led, &mut rng).await,
+                4..7 => self.change_peers(&led, &mut next_id, &mut rng).await,
                 _ => self.transfer(&led, &mut rng).await,
             }
         }
@@ -143,13 +143,21 @@ impl Changes {
         self.note("splits", async move { store.split(&target, at).await.map(drop) }).await;
     }
 
-    async fn change_peers(&self, led: &[Led], rng: &mut ChaCha8Rng) {
+    async fn change_peers(&self, led: &[Led], next_id: &mut u64, rng: &mut ChaCha8Rng) {
         let led = &led[rng.random_range(0..led.len())];
         let mut changes = Vec::new();
-        for peer in led.region.peers.iter().filter(|p| p.id != led.peer) {
-            match (peer.role, rng.random_range(0..3)) {
-                (PeerRole::Learner, 0 | 1) => changes.push(PeerChange::Promote(peer.id)),
-                (PeerRole::Voter, 0) => changes.push(PeerChange::Demote(peer.id)),
+        for node in 0..self.stores.nodes() {
+            let store = crate::machines::store_of(node);
+            match (led.region.peer_on(store), rng.random_range(0..6)) {
+                (Some(peer), _) if peer.id == led.peer => {}
+                (Some(Peer { role: PeerRole::Learner, id, .. }), 0..4) => changes.push(PeerChange::Promote(id)),
+                (Some(Peer { role: PeerRole::Voter, id, .. }), 0) => changes.push(PeerChange::Demote(id)),
+                (Some(peer), 4) => changes.push(PeerChange::Remove(peer.id)),
+                (None, 0..4) => {
+                    *next_id += 1;
+                    let peer = Peer { id: PeerId(*next_id), store, role: PeerRole::Learner };
+                    changes.push(PeerChange::AddLearner(peer));
+                }
                 _ => {}
             }
         }

@@ -18,7 +18,8 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use proto::{LogIndex, RegionId, Term};
+use prost::Message;
+use proto::{LogIndex, Peer, PeerRole, RegionId, Term, wire};
 use raftstore::{
     Applier, Effects, Event, MonotonicClock, Role, SnapshotDriver, StoreCore, StoreHandle, Transport,
     effect::{ApplyTask, ApplyWork, LogWrite, SnapshotTask},
@@ -33,6 +34,8 @@ use crate::{check::referee::Referee, machines::Machine, runtime::World, trace::T
 
 /// A store loop wakes up within this.
 const WAKE_UP_MAX: Duration = Duration::from_micros(40);
+/// A leader hears of a death within two election timeouts; one more for clocks and links.
+const SILENT_ELECTIONS: u32 = 3;
 /// Applying a round takes up to this.
 const APPLY_MAX: Duration = Duration::from_micros(300);
 /// Making a snapshot takes up to this.
@@ -79,6 +82,8 @@ pub struct StoreHost {
     handle: StoreHandle,
     applier: Applier,
     snapshots: SnapshotDriver,
+    /// A store that did nothing for so long is dead, and every leader knows it.
+    silence: Duration,
     busy: Mutex<Busy>,
 }
 
@@ -86,6 +91,7 @@ impl StoreHost {
     /// Runs `core` until its owner's life ends.
     pub fn start(core: StoreCore, handle: StoreHandle, drivers: StoreDrivers) -> Arc<StoreHost> {
         let applier = Applier::new(Arc::new(drivers.machine.engine.clone()), core.config());
+        let silence = core.config().election_timeout() * SILENT_ELECTIONS;
         let rng = drivers.rng.clone();
         let busy = Busy {
             core,
@@ -100,7 +106,7 @@ impl StoreHost {
         };
         let (engine, log) = (Arc::new(drivers.machine.engine.clone()), drivers.machine.log.clone());
         let snapshots = SnapshotDriver::new(engine, log, drivers.transport.clone(), handle.clone());
-        let host = Arc::new(StoreHost { handle, applier, snapshots, busy: Mutex::new(busy), drivers });
+        let host = Arc::new(StoreHost { handle, applier, snapshots, silence, busy: Mutex::new(busy), drivers });
         let waker = Arc::downgrade(&host);
         host.handle.set_waker(move || {
             if let Some(host) = waker.upgrade() {
@@ -126,6 +132,7 @@ impl StoreHost {
     fn observe(&self) {
         let (world, referee, store) = (&self.drivers.world, &self.drivers.referee, self.handle.store());
         let now = self.drivers.machine.clock.now();
+        referee.stirs(store, world.now());
         let mut rulings = Vec::new();
         for status in self.handle.statuses() {
             let view = &status.view;
@@ -179,6 +186,7 @@ impl StoreHost {
         };
         self.handle.answer(&mut effects);
         self.observe();
+        effects.log.iter().for_each(|write| self.show_memberships(write));
         for (store, messages) in std::mem::take(&mut effects.sends) {
             self.drivers.transport.send(store, messages);
         }
@@ -292,6 +300,23 @@ impl StoreHost {
     fn snapshot_task_done(self: &Arc<Self>, thread: usize) {
         self.busy.lock().snapshots[thread].busy = false;
         self.next_snapshot(thread);
+    }
+
+    /// Shows the referee whom leaders want as voters. Only entries that change a membership have a context.
+    fn show_memberships(&self, write: &LogWrite) {
+        let silence = self.silence;
+        let (world, referee) = (&self.drivers.world, &self.drivers.referee);
+        for (region, change) in &write.batch.regions {
+            for entry in change.entries.iter().filter(|entry| !entry.context.is_empty()) {
+                let wanted = wire::Membership::decode(&*entry.context).expect("a store writes what it can read");
+                let peers: Vec<_> = wanted.peers.into_iter().filter_map(|p| Peer::try_from(p).ok()).collect();
+                if peers.iter().any(|p| matches!(p.role, PeerRole::IncomingVoter | PeerRole::DemotingVoter)) {
+                    let at = (*region, LogIndex(entry.index), Term(entry.term));
+                    let ruling = referee.proposes_voters(at, &peers, world.now(), silence);
+                    ruling.unwrap_or_else(|reason| world.fail(reason));
+                }
+            }
+        }
     }
 
     fn show_entries(&self, task: &ApplyTask) {

@@ -5,12 +5,17 @@
 //! - One lease: no two stores hold a lease that covers one key at one instant of true time, whatever the regions are
 //!   called: a region that was split off and its parent on another store must not both serve.
 //!
+//! - Living voters: no leader proposes voters of which too few are alive to decide anything.
+//!
 //! Clients see the harm of a broken rule only by luck and later; the referee names it when it happens.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use parking_lot::Mutex;
-use proto::{KeyRange, LogIndex, Region, RegionId, StoreId, Term};
+use proto::{KeyRange, LogIndex, Peer, PeerRole, Region, RegionId, StoreId, Term};
 use tokio::sync::oneshot;
 
 struct Lease {
@@ -23,6 +28,10 @@ struct Seen {
     leaders: BTreeMap<(RegionId, Term), StoreId>,
     applied: BTreeMap<(RegionId, LogIndex), (Term, u64)>,
     leases: BTreeMap<(RegionId, StoreId), Lease>,
+    /// When each store last did something.
+    stirred: BTreeMap<StoreId, Duration>,
+    /// Changes of voters that were proposed.
+    memberships: BTreeSet<(RegionId, LogIndex, Term)>,
     curious: Vec<oneshot::Sender<StoreId>>,
     hungry: Vec<oneshot::Sender<StoreId>>,
 }
@@ -105,6 +114,34 @@ impl Referee {
         }
     }
 
+    /// A store is alive.
+    pub fn stirs(&self, store: StoreId, now: Duration) {
+        self.0.lock().stirred.insert(store, now);
+    }
+
+    /// A leader has proposed that the region gets these peers, by way of a joint state. Voters that have not stirred for
+    /// `silence` are dead, and a leader knows it by then.
+    pub fn proposes_voters(
+        &self,
+        (region, index, term): (RegionId, LogIndex, Term),
+        peers: &[Peer],
+        now: Duration,
+        silence: Duration,
+    ) -> Result<(), String> {
+        let mut seen = self.0.lock();
+        if !seen.memberships.insert((region, index, term)) {
+            return Ok(());
+        }
+        let voters: Vec<_> =
+            peers.iter().filter(|p| matches!(p.role, PeerRole::Voter | PeerRole::IncomingVoter)).collect();
+        let alive = |p: &&&Peer| seen.stirred.get(&p.store).is_some_and(|at| now < *at + silence);
+        let living = voters.iter().filter(alive).count();
+        match living > voters.len() / 2 {
+            true => Ok(()),
+            false => Err(format!("{region}: of the voters-to-be {voters:?} only {living} live")),
+        }
+    }
+
     /// A dead store serves nobody.
     pub fn died(&self, store: StoreId) {
         self.0.lock().leases.retain(|(_, at), _| *at != store);
@@ -141,6 +178,20 @@ mod tests {
         referee.applies(REGION, LogIndex(9), Term(3), 0xaa, StoreId(2)).unwrap();
         referee.applies(REGION, LogIndex(9), Term(3), 0xbb, StoreId(3)).unwrap_err();
         referee.applies(REGION, LogIndex(9), Term(4), 0xaa, StoreId(3)).unwrap_err();
+    }
+
+    #[test]
+    fn voters_to_be_are_alive() {
+        let referee = Referee::default();
+        let peer = |id, role| Peer { id: proto::PeerId(id), store: StoreId(id), role };
+        let peers = [peer(1, PeerRole::Voter), peer(2, PeerRole::DemotingVoter), peer(3, PeerRole::IncomingVoter)];
+        (1..=3).for_each(|store| referee.stirs(StoreId(store), ms(100)));
+        let propose = |index, now| referee.proposes_voters((REGION, LogIndex(index), Term(3)), &peers, now, ms(500));
+        propose(7, ms(200)).unwrap();
+        referee.stirs(StoreId(1), ms(700));
+        referee.stirs(StoreId(2), ms(700));
+        propose(8, ms(800)).unwrap_err();
+        propose(7, ms(800)).unwrap();
     }
 
     #[test]

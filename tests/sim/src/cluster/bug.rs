@@ -57,6 +57,14 @@ pub const BUGS: &[Bug] = &[
     #[cfg(feature = "planted-bugs")]
     Bug::Store(raftstore::Planted::UnmarkedSnapshot),
     #[cfg(feature = "planted-bugs")]
+    Bug::Store(raftstore::Planted::StaleEpoch),
+    #[cfg(feature = "planted-bugs")]
+    Bug::Store(raftstore::Planted::SplitResetsLog),
+    #[cfg(feature = "planted-bugs")]
+    Bug::Store(raftstore::Planted::TransferKeepsLease),
+    #[cfg(feature = "planted-bugs")]
+    Bug::Store(raftstore::Planted::RemoveBelowQuorum),
+    #[cfg(feature = "planted-bugs")]
     Bug::Kv(kv::planted::Planted::SkipMaxTs),
     #[cfg(feature = "planted-bugs")]
     Bug::Kv(kv::planted::Planted::DropSecondaryCommit),

@@ -58,6 +58,26 @@ fn a_snapshot_half_ingested_is_found() {
 }
 
 #[test]
+fn applying_what_was_meant_for_another_epoch_is_found() {
+    must_be_found(Kind::Stores, 100, Bug::Store(Store::StaleEpoch));
+}
+
+#[test]
+fn a_split_that_resets_the_log_of_what_it_makes_is_found() {
+    must_be_found(Kind::Stores, 100, Bug::Store(Store::SplitResetsLog));
+}
+
+#[test]
+fn a_hand_over_that_keeps_the_lease_is_found() {
+    must_be_found(Kind::Stores, 50, Bug::Store(Store::TransferKeepsLease));
+}
+
+#[test]
+fn removing_below_quorum_is_found() {
+    must_be_found(Kind::Stores, 100, Bug::Store(Store::RemoveBelowQuorum));
+}
+
+#[test]
 fn skipping_max_ts_is_found() {
     must_be_found(Kind::Bank, 20, Bug::Kv(Kv::SkipMaxTs));
 }
