@@ -299,7 +299,9 @@ fn parse_epoch(text: &str) -> anyhow::Result<RegionEpoch> {
 fn unhex(text: &str) -> anyhow::Result<Bytes> {
     let digits = text.as_bytes();
     let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
-    let bytes: Option<Vec<u8>> = digits.chunks(2).map(|pair| byte(pair).filter(|_| pair.len() == 2)).collect();
+    // The parser of numbers would take a sign too.
+    let is_byte = |pair: &[u8]| pair.len() == 2 && pair.iter().all(u8::is_ascii_hexdigit);
+    let bytes: Option<Vec<u8>> = digits.chunks(2).map(|pair| byte(pair).filter(|_| is_byte(pair))).collect();
     Ok(bytes.with_context(|| format!("key {text:?} is not hexadecimal, two digits a byte"))?.into())
 }
 

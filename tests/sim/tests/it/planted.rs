@@ -53,6 +53,11 @@ fn an_apply_in_two_halves_is_found() {
 }
 
 #[test]
+fn a_snapshot_half_ingested_is_found() {
+    must_be_found(Kind::Stores, 20, Bug::Store(Store::UnmarkedSnapshot));
+}
+
+#[test]
 fn applying_what_was_meant_for_another_epoch_is_found() {
     must_be_found(Kind::Stores, 100, Bug::Store(Store::StaleEpoch));
 }
@@ -70,11 +75,6 @@ fn a_hand_over_that_keeps_the_lease_is_found() {
 #[test]
 fn removing_below_quorum_is_found() {
     must_be_found(Kind::Stores, 100, Bug::Store(Store::RemoveBelowQuorum));
-}
-
-#[test]
-fn a_snapshot_half_ingested_is_found() {
-    must_be_found(Kind::Stores, 20, Bug::Store(Store::UnmarkedSnapshot));
 }
 
 #[test]
@@ -100,9 +100,4 @@ fn calling_a_lost_answer_a_refusal_is_found() {
 #[test]
 fn using_timestamps_before_their_window_is_durable_is_found() {
     must_be_found(Kind::Bank, 100, Bug::Pd(Pd::TsoWindowNotPersisted));
-}
-
-#[test]
-fn removing_below_quorum_is_found() {
-    must_be_found(Kind::Moving, 20, Bug::Pd(Pd::RemovalBelowQuorum));
 }
