@@ -338,6 +338,11 @@ impl SqlError {
         self.0.position = Some(position);
         self
     }
+    /// The position, if there is one, this many characters further on.
+    pub fn shifted(mut self, characters: u32) -> Self {
+        self.0.position = self.0.position.map(|position| position.saturating_add(characters));
+        self
+    }
     /// Adds the place, e.g. COPY's line; an earlier one stays.
     pub fn with_place(mut self, place: impl Into<String>) -> Self {
         self.0.place.get_or_insert_with(|| place.into());

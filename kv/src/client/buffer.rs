@@ -61,14 +61,45 @@ impl Write {
     }
 }
 
+/// A place in a transaction's writes to which it can go back ([`crate::Txn::roll_back_to`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Savepoint(usize);
+
 /// Pending changes by key.
 #[derive(Debug, Default)]
 pub(crate) struct Buffer {
     writes: BTreeMap<Bytes, Write>,
     bytes: usize,
+    /// What each write since the first savepoint replaced, oldest first.
+    undo: Vec<(Bytes, Option<Write>)>,
+    undo_bytes: usize,
+    has_savepoint: bool,
 }
 
 impl Buffer {
+    /// From now on every write can be taken back. Costs the memory of what is overwritten, until the buffer is empty again.
+    pub(crate) fn savepoint(&mut self) -> Savepoint {
+        self.has_savepoint = true;
+        Savepoint(self.undo.len())
+    }
+
+    /// Takes back the writes since `savepoint`, and with them the savepoints since then.
+    pub(crate) fn roll_back_to(&mut self, savepoint: Savepoint) {
+        while self.undo.len() > savepoint.0 {
+            let Some((key, old)) = self.undo.pop() else { return };
+            self.undo_bytes -= undo_bytes(&key, old.as_ref());
+            let key_bytes = key.len();
+            let new = match old {
+                Some(old) => {
+                    self.bytes += key_bytes + old.bytes();
+                    self.writes.insert(key, old)
+                }
+                None => self.writes.remove(&key),
+            };
+            self.bytes -= new.map_or(0, |new| key_bytes + new.bytes());
+        }
+    }
+
     pub(crate) fn put(&mut self, key: Bytes, value: Bytes) -> Result<(), Error> {
         let write = match self.writes.get(&key) {
             Some(Write::Insert(_) | Write::Undone) => Write::Insert(value),
@@ -106,16 +137,21 @@ impl Buffer {
         if added > MAX_ROW_BYTES {
             return Err(Error::TooLarge(format!("a key with its value has at most {MAX_ROW_BYTES} bytes")));
         }
-        if self.bytes + added > MAX_BYTES {
+        if self.bytes + self.undo_bytes + added > MAX_BYTES {
             return Err(Error::TooLarge(format!("a transaction writes at most {MAX_BYTES} bytes")));
         }
-        if self.writes.len() >= MAX_WRITES && !self.writes.contains_key(&key) {
+        let known = self.writes.contains_key(&key);
+        if (self.writes.len() >= MAX_WRITES && !known) || self.undo.len() >= MAX_WRITES {
             return Err(Error::TooLarge(format!("a transaction writes at most {MAX_WRITES} keys")));
         }
         let key_bytes = key.len();
         self.bytes += added;
-        if let Some(old) = self.writes.insert(key, write) {
-            self.bytes -= key_bytes + old.bytes();
+        let undone = self.has_savepoint.then(|| key.clone());
+        let old = self.writes.insert(key, write);
+        self.bytes -= old.as_ref().map_or(0, |old| key_bytes + old.bytes());
+        if let Some(key) = undone {
+            self.undo_bytes += undo_bytes(&key, old.as_ref());
+            self.undo.push((key, old));
         }
         Ok(())
     }
@@ -141,8 +177,7 @@ impl Buffer {
 
     /// The changes as they are prewritten, in key order; the buffer is empty afterwards.
     pub(crate) fn take(&mut self) -> Vec<Mutation> {
-        self.bytes = 0;
-        let writes = std::mem::take(&mut self.writes);
+        let Buffer { writes, .. } = std::mem::take(self);
         let mutation = |(key, write)| {
             let (kind, value) = match write {
                 Write::Put(value) => (MutationKind::Put, value),
@@ -154,6 +189,10 @@ impl Buffer {
         };
         writes.into_iter().map(mutation).collect()
     }
+}
+
+fn undo_bytes(key: &Bytes, old: Option<&Write>) -> usize {
+    key.len() + old.map_or(0, Write::bytes)
 }
 
 #[cfg(test)]
@@ -177,6 +216,31 @@ mod tests {
         let kinds: Vec<_> = buffer.take().iter().map(|m| m.kind()).collect();
         assert_eq!(kinds, [MutationKind::Insert, MutationKind::Lock]);
         assert_eq!((buffer.len(), buffer.bytes()), (0, 0));
+    }
+
+    #[test]
+    fn going_back_to_a_savepoint_leaves_the_buffer_as_it_was() {
+        let mut buffer = Buffer::default();
+        buffer.put(b("a"), b("1")).unwrap();
+        let before = (buffer.writes.clone(), buffer.bytes());
+        let first = buffer.savepoint();
+        buffer.put(b("a"), b("22")).unwrap();
+        buffer.insert(b("b"), b("1")).unwrap();
+        let middle = (buffer.writes.clone(), buffer.bytes());
+        let second = buffer.savepoint();
+        buffer.delete(b("b")).unwrap();
+        buffer.delete(b("a")).unwrap();
+        buffer.lock(b("c")).unwrap();
+        buffer.put(b("a"), b("333")).unwrap();
+        buffer.roll_back_to(second);
+        assert_eq!((buffer.writes.clone(), buffer.bytes()), middle);
+        // A savepoint stays when it is gone back to.
+        buffer.put(b("d"), b("4")).unwrap();
+        buffer.roll_back_to(second);
+        assert_eq!((buffer.writes.clone(), buffer.bytes()), middle);
+        buffer.roll_back_to(first);
+        assert_eq!((buffer.writes.clone(), buffer.bytes()), before);
+        assert_eq!((buffer.undo.len(), buffer.undo_bytes), (0, 0));
     }
 
     #[test]

@@ -33,6 +33,7 @@ use crate::{Clock, Error, Pd, Rpc, Spawn, planted::Plant};
 use backoff::Jitter;
 use region_map::RegionMap;
 
+pub use buffer::Savepoint;
 pub use region_map::Route;
 pub use scan::{Page, Scan, ScanOptions};
 pub use txn::{CommitOptions, Floor, Txn};

@@ -11,7 +11,7 @@ use crate::Error;
 
 use super::{
     Client,
-    buffer::{Buffer, Own},
+    buffer::{Buffer, Own, Savepoint},
     commit::{self, CommitJob},
     scan::{Scan, ScanOptions},
 };
@@ -153,6 +153,16 @@ impl Txn {
             return Err(Error::Aborted);
         }
         change(&mut state.buffer)
+    }
+
+    /// A place to which [`Txn::roll_back_to`] goes back.
+    pub fn savepoint(&self) -> Savepoint {
+        self.inner.state.lock().buffer.savepoint()
+    }
+
+    /// Takes back the writes since `savepoint`, which stays; later ones are gone. Reads keep their snapshot.
+    pub fn roll_back_to(&self, savepoint: Savepoint) {
+        self.inner.state.lock().buffer.roll_back_to(savepoint);
     }
 
     /// Keys written so far.

@@ -36,6 +36,12 @@ pub async fn run(planned: &Planned, work: &Work<'_>, values: &RunValues<'_>) -> 
     let txn = work.reader.txn(target.table.storage_id).clone();
     let mut source = planned.plan.start(work.reader.clone(), values).await?;
     let rows = match change {
+        Change::Insert { conflict: Some(conflict), .. } => {
+            let rows = new_rows(&mut source, &target, work).await?;
+            let met = super::conflict::meet(&target, conflict, &txn, rows).await?;
+            let resolved = met.resolve(&source, &target, conflict)?;
+            resolved.write(&target, &txn).await?
+        }
         Change::Insert { .. } => {
             let rows = new_rows(&mut source, &target, work).await?;
             target.insert(&txn, &rows, work.eager).await?;

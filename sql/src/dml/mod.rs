@@ -4,6 +4,7 @@
 //! puts them into the transaction's buffer. Where the rows come from (a key plan, a query, COPY's lines) is not its affair.
 
 pub mod bulk;
+pub mod conflict;
 pub mod general;
 pub mod returning;
 pub mod target;

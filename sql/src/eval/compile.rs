@@ -366,5 +366,12 @@ fn number(digits: &str) -> Compiled {
     if let Ok(value) = digits.parse::<i64>() {
         return Ok(typed(Scalar::Literal(Datum::Int8(value)), PgType::Int8));
     }
-    Ok(typed(Scalar::Literal(Datum::Numeric(Decimal::parse(digits)?)), PgType::Numeric))
+    match Decimal::parse(digits) {
+        Ok(value) => Ok(typed(Scalar::Literal(Datum::Numeric(value)), PgType::Numeric)),
+        // Beyond what our numeric holds, a float is nearer to the value than an error.
+        Err(error) => match digits.parse::<f64>() {
+            Ok(value) if value.is_finite() => Ok(typed(Scalar::Literal(Datum::Float8(value)), PgType::Float8)),
+            _ => Err(error.into()),
+        },
+    }
 }

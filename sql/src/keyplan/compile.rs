@@ -205,9 +205,6 @@ pub fn insert_table(insert: &Insert, catalog: &CatalogSnapshot) -> SqlResult<Tab
 
 /// 0A000 for what an INSERT may say beside columns, source and RETURNING.
 pub fn check_insert(insert: &Insert) -> SqlResult<()> {
-    if insert.on.is_some() {
-        return Err(SqlError::unsupported("INSERT … ON CONFLICT"));
-    }
     let foreign = insert.or.is_some()
         || insert.ignore
         || insert.overwrite
@@ -229,6 +226,9 @@ pub fn default_scalar(table: &Table, at: usize) -> SqlResult<Scalar> {
 
 fn insert_values(insert: &Insert, catalog: &CatalogSnapshot, params: ParamTypes) -> Result<Compiled> {
     check_insert(insert)?;
+    if insert.on.is_some() {
+        return Err(Refusal::Unknown);
+    }
     let table = insert_table(insert, catalog)?;
     let columns = insert_columns(&table, &insert.columns)?;
     let mut compiler = Compiler::new(params);

@@ -14,7 +14,8 @@ use crate::{
     codec::TableCodec,
     dml::{Projection, target::Change},
     error::{SqlError, SqlResult, SqlState},
-    eval::Env,
+    eval::{Env, Scalar},
+    query::scan::bounds::Spans,
     types::{Datum, FormatSettings},
     work::Work,
 };
@@ -63,6 +64,31 @@ pub fn single_key(plan: &ReadPlan, env: &Env<'_>) -> SqlResult<Option<Vec<Bytes>
         }
         _ => Ok(None),
     }
+}
+
+/// The keys that a run touches, for EXPLAIN; `None` when they are row ids that are not dealt out yet.
+pub fn spans(plan: &KeyPlan, env: &Env<'_>) -> SqlResult<Option<Spans>> {
+    let codec = &plan.target().codec;
+    let selection = match plan {
+        KeyPlan::Read(plan) => &plan.selection,
+        KeyPlan::Modify(plan) => &plan.selection,
+        KeyPlan::Insert(insert) => {
+            let key = &insert.target.table.key;
+            if insert.target.table.row_id().is_some() {
+                return Ok(None);
+            }
+            let key_of = |row: &Vec<Scalar>| {
+                codec.key_of(&key.iter().map(|at| row[*at].eval(env)).collect::<SqlResult<Vec<Datum>>>()?)
+            };
+            return Ok(Some(Spans::Points(insert.rows.iter().map(key_of).collect::<SqlResult<_>>()?)));
+        }
+    };
+    Ok(Some(match &selection.access {
+        Access::Points(points) => Spans::Points(point_keys(points, codec, env)?),
+        Access::Range { prefix, low, high } => {
+            Spans::Ranges(key_range(codec, prefix, low.as_ref(), high.as_ref(), env)?.into_iter().collect())
+        }
+    }))
 }
 
 /// Appends the projection of a stored row, if the filter lets it through.

@@ -65,19 +65,16 @@ impl Engine {
             .into_iter()
             .map(|function| (function.name().to_owned(), function))
             .collect();
-        // Physical plans hold their functions themselves: a run needs no registry.
-        let task = TaskContext::new(
-            None,
-            "flaredb".to_owned(),
-            config,
-            HashMap::new(),
-            HashMap::new(),
-            HashMap::new(),
-            HashMap::new(),
-            Arc::clone(&runtime),
-        );
-        Engine { state, runtime, table_functions, task: Arc::new(task) }
+        let task = Arc::new(task(config, &runtime));
+        Engine { state, runtime, table_functions, task }
     }
+}
+
+/// Physical plans hold their functions themselves: a run needs no registry.
+fn task(config: SessionConfig, runtime: &Arc<RuntimeEnv>) -> TaskContext {
+    let runtime = Arc::clone(runtime);
+    let (scalar, higher, aggregate, window) = (HashMap::new(), HashMap::new(), HashMap::new(), HashMap::new());
+    TaskContext::new(None, "flaredb".to_owned(), config, scalar, higher, aggregate, window, runtime)
 }
 
 /// DataFusion's settings for PostgreSQL's behaviour.
@@ -150,6 +147,10 @@ fn state_with(slot: &Slot) -> SessionState {
 
 /// What running plans share: settings, memory, no registries.
 pub fn task_context() -> Arc<TaskContext> {
-    debug_assert!(Arc::strong_count(&ENGINE.runtime) > 0);
     Arc::clone(&ENGINE.task)
+}
+
+/// The same for a plan with functions that wait: they find their run's slot here.
+pub fn task_context_with(slot: &Slot) -> Arc<TaskContext> {
+    Arc::new(task(state_with(slot).config().clone(), &ENGINE.runtime))
 }

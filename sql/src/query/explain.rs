@@ -5,6 +5,10 @@
 //! Access path of accounts: region scan
 //!   Point: (7)
 //!   Region 4 on store 2: 1 point
+//!
+//! Key plan: Update on accounts          a statement that meets no planner when it runs
+//!   Point: (7)
+//!   Region 4 on store 2: 1 point
 //! ```
 
 use std::{fmt, sync::Arc};
@@ -28,6 +32,8 @@ use crate::{
     catalog::{Table, TableDescriptor},
     codec::key::{self, KeyColumn},
     error::SqlResult,
+    eval::Env,
+    keyplan::{self, KeyPlan},
     types::{Datum, FormatSettings, text},
 };
 
@@ -66,6 +72,23 @@ pub async fn explain(plan: &QueryPlan, reader: Reader, values: &RunValues<'_>) -
     Ok(lines)
 }
 
+/// The lines of `EXPLAIN statement` for a statement that runs by key.
+pub async fn explain_key(plan: &KeyPlan, client: &kv::Client, env: &Env<'_>) -> SqlResult<Vec<String>> {
+    let table = &plan.target().table;
+    let verb = match plan {
+        KeyPlan::Read(_) => "Select from",
+        KeyPlan::Insert(_) => "Insert on",
+        KeyPlan::Modify(plan) if plan.assignments.is_some() => "Update on",
+        KeyPlan::Modify(_) => "Delete on",
+    };
+    let mut lines = vec![format!("Key plan: {verb} {}", table.shown_name())];
+    match keyplan::run::spans(plan, env)? {
+        Some(spans) => lines.extend(access_lines(client, table, &spans).await?),
+        None => lines.push("  A new row id for each row".to_owned()),
+    }
+    Ok(lines)
+}
+
 /// The scans of a plan; without spans where they change with an outer query's rows.
 fn collect(node: &Arc<dyn ExecutionPlan>, into: &mut Vec<(Table, Option<SqlResult<Spans>>)>) {
     if let Some(scan) = node.downcast_ref::<RegionScan>() {
@@ -75,7 +98,7 @@ fn collect(node: &Arc<dyn ExecutionPlan>, into: &mut Vec<(Table, Option<SqlResul
     node.children().into_iter().for_each(|child| collect(child, into));
 }
 
-/// The keys of an access path and the regions that hold them, one line each. Key plans show theirs with it too.
+/// The keys of an access path and the regions that hold them, one line each.
 pub async fn access_lines(client: &kv::Client, table: &TableDescriptor, spans: &Spans) -> SqlResult<Vec<String>> {
     let (noun, ranges) = match spans {
         Spans::Points(keys) => {

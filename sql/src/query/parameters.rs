@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// `datum` as a value of `field`'s type. A text goes through the type's input function.
-pub fn scalar(datum: Datum, field: &FieldRef) -> SqlResult<ScalarValue> {
+pub fn scalar(datum: Datum, field: &FieldRef, settings: &FormatSettings) -> SqlResult<ScalarValue> {
     if datum.is_null() {
         return ScalarValue::try_from(field.data_type()).map_err(from_datafusion);
     }
@@ -25,7 +25,7 @@ pub fn scalar(datum: Datum, field: &FieldRef) -> SqlResult<ScalarValue> {
     }
     let to = target(field)?;
     let from = datum.pg_type().plain();
-    let cast = cast_datum(datum, from, to, Strength::Assignment, &FormatSettings::default())?;
+    let cast = cast_datum(datum, from, to, Strength::Assignment, settings)?;
     let mut builder = ColumnBuilder::new(to, 1);
     builder.push(&cast)?;
     ScalarValue::try_from_array(&builder.finish(), 0).map_err(from_datafusion)

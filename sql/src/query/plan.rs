@@ -20,13 +20,13 @@ use std::{
 use arrow::record_batch::RecordBatch;
 use datafusion::{
     common::{
-        ScalarValue,
+        DFSchemaRef, ScalarValue,
         tree_node::{Transformed, TreeNode, TreeNodeRecursion},
     },
-    execution::SendableRecordBatchStream,
+    execution::{SendableRecordBatchStream, TaskContext},
     logical_expr::{Expr, FetchType, LogicalPlan, SkipType},
     physical_expr::PhysicalExpr,
-    physical_plan::{ExecutionPlan, execute_stream},
+    physical_plan::{ExecutionPlan, async_func::AsyncFuncExec, execute_stream},
 };
 use futures::{Stream, StreamExt};
 use parking_lot::Mutex;
@@ -42,14 +42,14 @@ use super::{
 use crate::{
     Reader,
     error::{SqlError, SqlResult},
-    types::{ColumnType, Datum},
+    types::{ColumnType, Datum, FormatSettings},
 };
 
 /// Physical plans of one statement kept for later runs; more concurrent runs than that plan afresh.
 pub const MAX_IDLE_INSTANCES: usize = 16;
 
 /// What a run needs besides the plan.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct RunValues<'a> {
     /// The client's parameters, of the types [`QueryPlan::parameters`] says, or text for the types' input functions.
     pub parameters: &'a [Datum],
@@ -61,6 +61,10 @@ pub struct RunValues<'a> {
     pub user: &'a str,
     /// The session's database.
     pub database: &'a str,
+    /// How the session reads and shows values.
+    pub settings: &'a FormatSettings,
+    /// What the run waits by, where it is asked to.
+    pub clock: &'a Arc<dyn kv::Clock>,
 }
 
 /// A planned statement. Shared by all sessions of a gateway.
@@ -69,6 +73,7 @@ pub struct QueryPlan {
     logical: LogicalPlan,
     cut: LogicalPlan,
     returning: Vec<Expr>,
+    conflict: Vec<Expr>,
     columns: Vec<OutputColumn>,
     change: Option<Change>,
     parameters: Vec<ColumnType>,
@@ -86,6 +91,8 @@ pub struct QueryPlan {
 struct Instance {
     plan: Arc<dyn ExecutionPlan>,
     returning: Vec<Arc<dyn PhysicalExpr>>,
+    conflict: Vec<Arc<dyn PhysicalExpr>>,
+    context: Arc<TaskContext>,
     slot: Slot,
 }
 
@@ -95,17 +102,18 @@ impl QueryPlan {
         let logical = engine::optimise(&bound.plan).map_err(from_datafusion)?;
         let mut holes = Vec::new();
         let cut = run::cut(logical.clone(), &mut holes).map_err(from_datafusion)?;
-        let returning = match bound.change.as_ref().and_then(Change::returning) {
-            Some(returning) => {
-                let cut = returning.exprs.iter().map(|expr| Ok(run::cut_expr(expr.clone(), &mut holes)?.data));
-                cut.collect::<datafusion::common::Result<_>>().map_err(from_datafusion)?
-            }
-            None => Vec::new(),
+        let mut cut_all = |exprs: &[Expr]| {
+            let cut = exprs.iter().map(|expr| Ok(run::cut_expr(expr.clone(), &mut holes)?.data));
+            cut.collect::<datafusion::common::Result<Vec<Expr>>>().map_err(from_datafusion)
         };
+        let change = bound.change.as_ref();
+        let returning = cut_all(change.and_then(Change::returning).map_or(&[][..], |returning| &returning.exprs))?;
+        let conflict = cut_all(change.and_then(Change::conflict_update).map_or(&[][..], |update| &update.exprs))?;
         Ok(QueryPlan {
             custom: has_parameter_limit(&logical).map_err(from_datafusion)?,
             cut,
             returning,
+            conflict,
             columns: output_columns(&logical, &bound.columns)?,
             logical,
             change: bound.change,
@@ -118,7 +126,7 @@ impl QueryPlan {
     }
 
     /// The optimised logical plan. Parameters are placeholders `$1`…; lifted literals follow the client's own;
-    /// `$now`, `$user` and `$database` are the transaction's and session's.
+    /// `$now`, `$user` and their kin are the transaction's and session's.
     pub fn logical(&self) -> &LogicalPlan {
         &self.logical
     }
@@ -155,10 +163,12 @@ impl QueryPlan {
 
     /// Starts a run that reads through `reader`.
     pub async fn start(self: &Arc<Self>, reader: Reader, values: &RunValues<'_>) -> SqlResult<Rows> {
-        let run = Arc::new(Run { values: self.values(values)?, source: Arc::new(Source::new(reader)) });
+        let source = Arc::new(Source::new(reader, Arc::clone(values.clock)));
+        let run = Arc::new(Run { values: self.values(values)?, source });
         let instance = self.instance(values).await?;
         instance.slot.fill(run);
-        let stream = execute_stream(Arc::clone(&instance.plan), engine::task_context()).map_err(from_datafusion)?;
+        let (plan, context) = (Arc::clone(&instance.plan), Arc::clone(&instance.context));
+        let stream = execute_stream(plan, context).map_err(from_datafusion)?;
         Ok(Rows { plan: Arc::clone(self), instance: Some(instance), stream: Some(stream) })
     }
 
@@ -175,18 +185,24 @@ impl QueryPlan {
         };
         let plan = plan.map_err(from_datafusion)?;
         let plan = engine::physical(&plan, &slot).await.map_err(from_datafusion)?;
-        let returning = match self.change.as_ref().and_then(Change::returning) {
-            Some(returning) => {
-                let compile = |expr: &Expr| engine::physical_expr(expr.clone(), &returning.schema, &slot);
-                self.returning.iter().map(compile).collect::<Result<_, _>>().map_err(from_datafusion)?
+        let compiled = |exprs: &[Expr], schema: Option<&DFSchemaRef>| match schema {
+            Some(schema) => {
+                let compile = |expr: &Expr| engine::physical_expr(expr.clone(), schema, &slot);
+                exprs.iter().map(compile).collect::<Result<Vec<_>, _>>().map_err(from_datafusion)
             }
-            None => Vec::new(),
+            None => Ok(Vec::new()),
         };
-        Ok(Instance { plan, returning, slot })
+        let change = self.change.as_ref();
+        let returning =
+            compiled(&self.returning, change.and_then(Change::returning).map(|returning| &returning.schema))?;
+        let conflict = compiled(&self.conflict, change.and_then(Change::conflict_update).map(|update| &update.schema))?;
+        let context = if waits(&plan) { engine::task_context_with(&slot) } else { engine::task_context() };
+        Ok(Instance { plan, returning, conflict, context, slot })
     }
 
     fn values(&self, values: &RunValues<'_>) -> SqlResult<Vec<ScalarValue>> {
-        let value = |hole: &Hole| parameters::scalar(self.source_value(hole.source, values)?, &hole.field);
+        let value =
+            |hole: &Hole| parameters::scalar(self.source_value(hole.source, values)?, &hole.field, values.settings);
         self.holes.iter().map(value).collect()
     }
 
@@ -200,6 +216,8 @@ impl QueryPlan {
             HoleSource::TransactionTime => Datum::TimestampTz(values.transaction_time),
             HoleSource::User => Datum::text(values.user),
             HoleSource::Database => Datum::text(values.database),
+            HoleSource::Settings => Datum::text(values.settings.encode()),
+            HoleSource::TimeZone => Datum::text(values.settings.time_zone.name()),
             HoleSource::Outer(_) => return Err(SqlError::unsupported("a LIMIT that depends on an outer query")),
         })
     }
@@ -211,7 +229,8 @@ impl QueryPlan {
         values: &RunValues<'_>,
         show: impl FnOnce(&Arc<dyn ExecutionPlan>) -> T,
     ) -> SqlResult<T> {
-        let run = Arc::new(Run { values: self.values(values)?, source: Arc::new(Source::new(reader)) });
+        let source = Arc::new(Source::new(reader, Arc::clone(values.clock)));
+        let run = Arc::new(Run { values: self.values(values)?, source });
         let instance = self.instance(values).await?;
         instance.slot.fill(run);
         let shown = show(&instance.plan);
@@ -236,7 +255,7 @@ impl QueryPlan {
 /// The bound names with the types that coercion made.
 fn output_columns(plan: &LogicalPlan, bound: &[OutputColumn]) -> SqlResult<Vec<OutputColumn>> {
     let column = |(field, bound): (&arrow::datatypes::FieldRef, &OutputColumn)| {
-        Ok(OutputColumn { name: bound.name.clone(), column_type: crate::types::arrow::column_type(field)? })
+        Ok(OutputColumn { column_type: crate::types::arrow::column_type(field)?, ..bound.clone() })
     };
     plan.schema().fields().iter().zip(bound).map(column).collect()
 }
@@ -247,11 +266,16 @@ fn missing(at: usize) -> SqlError {
 
 /// A literal's value of the type its look gives it; a string is text until its hole parses it.
 pub fn literal_datum(text: &str, taken: &Taken) -> SqlResult<Datum> {
-    use crate::types::{FormatSettings, PgType, Text, text};
+    use crate::types::{PgType, Text, text};
     match taken.pg_type {
         PgType::Unknown => Ok(Datum::text(text)),
         pg_type => text::parse_plain(&Text::from(text), pg_type, &FormatSettings::default()),
     }
+}
+
+/// Some function of the plan is asynchronous.
+fn waits(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    plan.downcast_ref::<AsyncFuncExec>().is_some() || plan.children().into_iter().any(waits)
 }
 
 /// The same plan with nothing remembered of an earlier run.
@@ -281,7 +305,8 @@ fn with_limits(plan: LogicalPlan, value_of: impl Fn(HoleSource) -> SqlResult<Dat
                     return Ok(Transformed::no(expr));
                 };
                 let datum = value_of(source).map_err(super::failure::external)?;
-                let value = parameters::scalar(datum, field).map_err(super::failure::external)?;
+                let value = parameters::scalar(datum, field, &FormatSettings::default());
+                let value = value.map_err(super::failure::external)?;
                 Ok(Transformed::yes(Expr::Literal(value, None)))
             }
             _ => Ok(Transformed::no(expr)),
@@ -314,11 +339,24 @@ impl Rows {
 
     /// RETURNING over rows of the changed table (all its columns, in the table's order).
     pub fn returning(&self, rows: &RecordBatch) -> SqlResult<Vec<arrow::array::ArrayRef>> {
+        self.evaluated(rows, |instance| &instance.returning)
+    }
+
+    /// DO UPDATE's expressions ([`super::bind::ConflictUpdate::exprs`]) over pairs of rows.
+    pub fn conflict(&self, rows: &RecordBatch) -> SqlResult<Vec<arrow::array::ArrayRef>> {
+        self.evaluated(rows, |instance| &instance.conflict)
+    }
+
+    fn evaluated(
+        &self,
+        rows: &RecordBatch,
+        exprs: impl Fn(&Instance) -> &Vec<Arc<dyn PhysicalExpr>>,
+    ) -> SqlResult<Vec<arrow::array::ArrayRef>> {
         let Some(instance) = &self.instance else { return Err(SqlError::internal("the run has ended")) };
         let value = |expr: &Arc<dyn PhysicalExpr>| {
             expr.evaluate(rows).and_then(|value| value.into_array(rows.num_rows())).map_err(from_datafusion)
         };
-        instance.returning.iter().map(value).collect()
+        exprs(instance).iter().map(value).collect()
     }
 }
 

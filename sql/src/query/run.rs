@@ -51,6 +51,10 @@ pub enum HoleSource {
     User,
     /// The database.
     Database,
+    /// How the session shows values, encoded.
+    Settings,
+    /// The session's time zone.
+    TimeZone,
     /// A column of the outer query's row that a subquery is looked up for, by its number in the statement.
     Outer(usize),
 }
@@ -63,6 +67,8 @@ impl HoleSource {
             HoleSource::TransactionTime => "$now".to_owned(),
             HoleSource::User => "$user".to_owned(),
             HoleSource::Database => "$database".to_owned(),
+            HoleSource::Settings => "$settings".to_owned(),
+            HoleSource::TimeZone => "$zone".to_owned(),
             HoleSource::Outer(at) => format!("{OUTER}{at}"),
         };
         Expr::Placeholder(Placeholder::new_with_field(id, Some(field)))
@@ -74,6 +80,8 @@ impl HoleSource {
             "$now" => Some(HoleSource::TransactionTime),
             "$user" => Some(HoleSource::User),
             "$database" => Some(HoleSource::Database),
+            "$settings" => Some(HoleSource::Settings),
+            "$zone" => Some(HoleSource::TimeZone),
             _ => match id.strip_prefix(OUTER) {
                 Some(at) => at.parse().ok().map(HoleSource::Outer),
                 None => id.strip_prefix('$')?.parse::<usize>().ok()?.checked_sub(1).map(HoleSource::Parameter),

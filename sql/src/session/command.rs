@@ -34,15 +34,19 @@ impl Session {
             Statement::StartTransaction { modes, .. } => self.begin(modes),
             Statement::Commit { chain, .. } => self.end_block(true, *chain).await,
             Statement::Rollback { chain, savepoint: None } => self.end_block(false, *chain).await,
-            Statement::Rollback { .. } | Statement::Savepoint { .. } | Statement::ReleaseSavepoint { .. } => {
-                Err(SqlError::unsupported("a savepoint"))
-            }
+            Statement::Rollback { savepoint: Some(name), .. } => self.roll_back_to(&folded(name)),
+            Statement::Savepoint { name } => self.savepoint(folded(name)).await,
+            Statement::ReleaseSavepoint { name } => self.release(&folded(name)),
             Statement::Set(set) => self.set(set),
             Statement::Reset(reset) => {
                 let changes = match &reset.reset {
                     Reset::ALL => self.settings.reset_all(),
                     Reset::ConfigurationParameter(name) => {
-                        self.settings.reset(&name.to_string())?.into_iter().collect()
+                        let name = name.to_string();
+                        self.before_setting();
+                        let changes = self.settings.reset(&name)?.into_iter().collect();
+                        self.after_setting(&name);
+                        changes
                     }
                 };
                 self.changes.extend(changes);
@@ -117,12 +121,10 @@ impl Session {
     fn set(&mut self, set: &Set) -> SqlResult<Running> {
         match set {
             Set::SingleAssignment { scope, variable, values, .. } => {
-                if matches!(scope, Some(datafusion::sql::sqlparser::ast::ContextModifier::Local)) {
-                    return Err(SqlError::unsupported("SET LOCAL"));
-                }
-                self.set_one(&variable.to_string(), values)?;
+                let local = matches!(scope, Some(datafusion::sql::sqlparser::ast::ContextModifier::Local));
+                self.set_one(&variable.to_string(), values, local)?;
             }
-            Set::SetTimeZone { local: false, value } => self.set_one("TimeZone", std::slice::from_ref(value))?,
+            Set::SetTimeZone { local, value } => self.set_one("TimeZone", std::slice::from_ref(value), *local)?,
             Set::SetNames { charset_name, .. } => {
                 let change = self.settings.set("client_encoding", &charset_name.value)?;
                 self.changes.extend(change);
@@ -150,12 +152,22 @@ impl Session {
         Ok(Running::done("SET"))
     }
 
-    fn set_one(&mut self, name: &str, values: &[Expr]) -> SqlResult<()> {
+    /// SET, or with `local` SET LOCAL: until the transaction ends.
+    fn set_one(&mut self, name: &str, values: &[Expr], local: bool) -> SqlResult<()> {
+        if local && !self.in_block() {
+            let message = "SET LOCAL can only be used in transaction blocks";
+            self.notices.push(SqlError::notice(Severity::Warning, SqlState::NO_ACTIVE_SQL_TRANSACTION, message));
+            return Ok(());
+        }
         let words: Vec<String> = values.iter().map(setting_text).collect::<SqlResult<_>>()?;
         let is_default = matches!(values, [Expr::Identifier(word)] if word.value.eq_ignore_ascii_case("default"));
+        self.before_setting();
         let change =
             if is_default { self.settings.reset(name)? } else { self.settings.set(name, &words.join(", "))? };
         self.changes.extend(change);
+        if !local {
+            self.after_setting(name);
+        }
         Ok(())
     }
 
@@ -249,21 +261,38 @@ impl Session {
         }
         let single = matches!(self.transaction.state, State::Idle);
         let snapshot = self.snapshot();
+        let now_us = self.open(false)?.now_us;
+        let settings = self.settings.format.clone();
+        if let Some(plan) = self.gateway.planner().explained_key(statement, &snapshot)? {
+            let env = crate::eval::Env { row: &[], params: &[], now_us, settings: &settings };
+            let lines = explain::explain_key(&plan, self.gateway.client(), &env).await?;
+            if single {
+                self.rollback();
+            }
+            return Ok(self.lines(lines));
+        }
         let planned = self.gateway.planner().explained(statement, &snapshot)?;
         let (reader, _) = self.reader().await?;
-        let now_us = self.open(false)?.now_us;
+        let clock = Arc::clone(&self.gateway.config().clock);
         let values = RunValues {
             parameters: &[],
             lifted: &planned.lifted,
             transaction_time: now_us,
             user: &self.startup.user,
             database: &self.startup.database,
+            settings: &settings,
+            clock: &clock,
         };
         let lines = explain::explain(&planned.plan, reader, &values).await?;
         if single {
             self.rollback();
         }
-        Ok(self.text_rows("EXPLAIN", lines.into_iter().map(|line| vec![Datum::text(line)]).collect()))
+        Ok(self.lines(lines))
+    }
+
+    /// EXPLAIN's result.
+    fn lines(&self, lines: Vec<String>) -> Running {
+        self.text_rows("EXPLAIN", lines.into_iter().map(|line| vec![Datum::text(line)]).collect())
     }
 
     /// CREATE, DROP, TRUNCATE, ALTER. One on its own is committed here, and run again after a conflict.
@@ -294,6 +323,7 @@ impl Session {
     }
 
     async fn change_schema(&mut self, statement: &Statement, single: bool) -> SqlResult<&'static str> {
+        self.no_savepoint()?;
         self.catalog.held().await?;
         let base = self.catalog.current();
         let open = self.open(false)?;

@@ -76,12 +76,16 @@ impl Session {
         self.enter_tables(&tables)?;
         let (reader, _) = self.reader().await?;
         let now_us = self.open(false)?.now_us;
+        let settings = self.settings.format.clone();
+        let clock = Arc::clone(&self.gateway.config().clock);
         let values = RunValues {
             parameters: &[],
             lifted: &planned.lifted,
             transaction_time: now_us,
             user: &self.startup.user,
             database: &self.startup.database,
+            settings: &settings,
+            clock: &clock,
         };
         let rows = planned.plan.start(reader, &values).await?;
         let mut running = Running::with_tag(Tag::Fixed("COPY".to_owned()));

@@ -24,6 +24,7 @@ mod extended;
 pub mod plan;
 mod portal;
 mod run;
+mod savepoint;
 pub mod settings;
 mod simple;
 pub mod step;

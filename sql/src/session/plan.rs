@@ -13,7 +13,7 @@ use crate::{
     eval::Refusal,
     keyplan::{KeyPlan, compile},
     query::{self, PlanCache, normalise, plan::tables_read},
-    statement::{Command, CopyStatement, parse_one},
+    statement::{Command, CopyStatement, locate::locate, parse_one},
     types::{ColumnType, Datum, FormatSettings, PgType, Text, text},
 };
 
@@ -72,7 +72,10 @@ impl StatementPlan {
 
     fn general(planned: query::Planned, version: u64) -> Self {
         let plan = &planned.plan;
-        let column = |column: &query::OutputColumn| Field::computed(column.name.clone(), column.column_type);
+        let column = |column: &query::OutputColumn| {
+            let (table_oid, column_id) = column.origin.unwrap_or_default();
+            Field { table_oid, column_id, ..Field::computed(column.name.clone(), column.column_type) }
+        };
         let mut tables: Vec<u32> = tables_read(plan.logical()).into_iter().collect();
         let fields: Option<Vec<Field>> = match plan.change() {
             None => Some(plan.columns().iter().map(column).collect()),
@@ -101,7 +104,7 @@ impl StatementPlan {
         types(self) == types(other)
     }
 
-    /// COMMIT and ROLLBACK: allowed in a failed transaction.
+    /// COMMIT and ROLLBACK, also to a savepoint: allowed in a failed transaction.
     pub fn ends_transaction(&self) -> bool {
         matches!(&self.kind, PlanKind::Command(statement)
             if matches!(**statement, Statement::Commit { .. } | Statement::Rollback { .. }))
@@ -219,7 +222,7 @@ impl StatementPlanner {
         };
         match &**statement {
             Statement::Query(_) | Statement::Insert(_) | Statement::Update(_) | Statement::Delete(_) => {
-                self.data(sql, statement, catalog, declared)
+                self.data(sql, statement, catalog, declared).map_err(|error| locate(error, sql))
             }
             other => {
                 let mut plan = StatementPlan::plain(PlanKind::Command(Arc::clone(statement)));
@@ -237,7 +240,16 @@ impl StatementPlanner {
         }
     }
 
-    /// Plans a statement for EXPLAIN: always the general way, whose access paths key plans share.
+    /// The key plan that a statement runs by, for EXPLAIN; `None` when it goes the general way.
+    pub fn explained_key(&self, statement: &Statement, catalog: &CatalogSnapshot) -> SqlResult<Option<KeyPlan>> {
+        match compile::compile(statement, catalog, &[]) {
+            Ok(compiled) if compiled.params.is_empty() => Ok(Some(compiled.plan)),
+            Ok(_) | Err(Refusal::Unknown) => Ok(None),
+            Err(Refusal::Error(error)) => Err(error),
+        }
+    }
+
+    /// Plans a statement for EXPLAIN the general way.
     pub fn explained(&self, statement: &Statement, catalog: &Arc<CatalogSnapshot>) -> SqlResult<query::Planned> {
         self.queries.plan(&statement.to_string(), statement.clone(), catalog, &[])
     }

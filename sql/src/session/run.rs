@@ -257,12 +257,15 @@ impl Session {
                 keyrun::Read::Range(range) => stream(shape, Source::Range(range)),
             },
             PlanKind::General(planned) => {
+                let clock = Arc::clone(&self.gateway.config().clock);
                 let values = RunValues {
                     parameters: params,
                     lifted: &planned.lifted,
                     transaction_time: now_us,
                     user: &self.startup.user,
                     database: &self.startup.database,
+                    settings: &settings,
+                    clock: &clock,
                 };
                 match planned.plan.change() {
                     None => {

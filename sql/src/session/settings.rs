@@ -95,6 +95,19 @@ pub struct Settings {
     pub format: FormatSettings,
 }
 
+/// The values of all settings at one time.
+#[derive(Clone, Debug)]
+pub struct Values(Vec<String>);
+
+impl Values {
+    /// Takes one value over from `settings`.
+    pub fn take_over(&mut self, name: &str, settings: &Settings) {
+        if let Ok(at) = position(name) {
+            self.0[at].clone_from(&settings.values[at]);
+        }
+    }
+}
+
 fn position(name: &str) -> SqlResult<usize> {
     // SET TIME ZONE and old clients' spelling.
     let name = if name.eq_ignore_ascii_case("timezone") { "TimeZone" } else { name };
@@ -147,6 +160,14 @@ impl Settings {
     /// RESET ALL: the changes to report.
     pub fn reset_all(&mut self) -> Vec<(String, String)> {
         (0..ROWS.len()).filter_map(|at| self.store(at, self.start[at].clone())).collect()
+    }
+    /// All values, to come back to with [`Settings::restore`].
+    pub fn values(&self) -> Values {
+        Values(self.values.clone())
+    }
+    /// The values of an earlier time: the changes to report.
+    pub fn restore(&mut self, values: &Values) -> Vec<(String, String)> {
+        values.0.iter().enumerate().filter_map(|(at, value)| self.store(at, value.clone())).collect()
     }
     /// A duration setting in milliseconds; 0 is "none".
     pub fn milliseconds(&self, name: &str) -> u64 {

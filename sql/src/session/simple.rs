@@ -17,12 +17,20 @@ use crate::{
 /// What is left of a Query message.
 pub(super) struct Queue {
     /// Statements that have not started.
-    rest: VecDeque<(String, Command)>,
+    rest: VecDeque<Parsed>,
     /// There was only one: outside a transaction it is one of its own.
     single: bool,
     running: Option<Portal>,
     /// The row description of `running` has been sent.
     described: bool,
+}
+
+/// One statement of a Query message.
+struct Parsed {
+    sql: String,
+    command: Command,
+    /// Characters of the message before it.
+    before: u32,
 }
 
 impl Queue {
@@ -78,10 +86,14 @@ impl Session {
         let texts = split(sql);
         let mut rest = VecDeque::with_capacity(texts.len());
         for text in &texts {
-            rest.push_back(((*text).to_owned(), parse_one(text)?));
+            // The client counts from where its message began.
+            let before = sql[..text.as_ptr() as usize - sql.as_ptr() as usize].chars().count();
+            let before = u32::try_from(before).unwrap_or(0);
+            let command = parse_one(text).map_err(|error| error.shifted(before))?;
+            rest.push_back(Parsed { sql: (*text).to_owned(), command, before });
         }
         if rest.is_empty() {
-            rest.push_back((String::new(), Command::Empty));
+            rest.push_back(Parsed { sql: String::new(), command: Command::Empty, before: 0 });
         }
         let single = rest.len() == 1;
         Ok(Queue { rest, single, running: None, described: false })
@@ -128,7 +140,7 @@ impl Session {
 
     /// Plans the next statement; `false` when there is none, and the implicit transaction has been committed.
     async fn next_statement(&mut self, queue: &mut Queue) -> SqlResult<bool> {
-        let Some((sql, command)) = queue.rest.pop_front() else {
+        let Some(Parsed { sql, command, before }) = queue.rest.pop_front() else {
             if !self.in_block() {
                 self.portals.clear(); // They end with the transaction they were made in.
                 self.commit().await?;
@@ -140,7 +152,7 @@ impl Session {
             Ok(prepared) => Arc::new(prepared),
             Err(error) => {
                 self.fail(queue.single);
-                return Err(error);
+                return Err(error.shifted(before));
             }
         };
         let plan = Arc::clone(&prepared.plan);
@@ -154,7 +166,7 @@ impl Session {
         match &self.transaction.state {
             State::Idle => false,
             State::Open(open) => open.explicit,
-            State::Failed { explicit } => *explicit,
+            State::Failed { explicit, .. } => *explicit,
         }
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use kv::{CommitOptions, Floor, Txn};
 
-use super::{Session, TransactionStatus};
+use super::{Session, TransactionStatus, settings::Values};
 use crate::{
     catalog::{CatalogSnapshot, Fence, store},
     ddl::Pending,
@@ -25,14 +25,37 @@ pub(super) struct Open {
     pub pending: Option<Pending>,
     /// It must not write.
     pub read_only: bool,
+    /// Oldest first; names may repeat, the last one counts.
+    pub savepoints: Vec<Savepoint>,
+    /// What SET and SET LOCAL changed in it; `None` when nothing.
+    pub settings: Option<ChangedSettings>,
+}
+
+/// What the settings will be when the transaction has ended.
+#[derive(Clone)]
+pub(super) struct ChangedSettings {
+    /// After ROLLBACK.
+    pub rolled_back: Values,
+    /// After COMMIT: without what SET LOCAL changed.
+    pub committed: Values,
+}
+
+/// A place that ROLLBACK TO goes back to.
+pub(super) struct Savepoint {
+    pub name: String,
+    pub place: kv::Savepoint,
+    /// The settings at that time.
+    pub settings: (Values, Option<ChangedSettings>),
 }
 
 pub(super) enum State {
     Idle,
     Open(Box<Open>),
-    /// A statement failed; nothing is open any more, but the client has to say ROLLBACK (or, in an implicit one, Sync).
+    /// A statement failed; the client has to say ROLLBACK (or, in an implicit one, Sync). Nothing is open any more, but for what
+    /// ROLLBACK TO may bring back.
     Failed {
         explicit: bool,
+        kept: Option<Box<Open>>,
     },
 }
 
@@ -53,7 +76,7 @@ impl Transaction {
     pub(super) fn status(&self) -> TransactionStatus {
         match &self.state {
             State::Open(open) if open.explicit => TransactionStatus::InTransaction,
-            State::Failed { explicit: true } => TransactionStatus::Failed,
+            State::Failed { explicit: true, .. } => TransactionStatus::Failed,
             _ => TransactionStatus::Idle,
         }
     }
@@ -94,6 +117,8 @@ impl Session {
                 now_us: self.gateway.config().clock.wall_ms() as i64 * 1000,
                 pending: None,
                 read_only: self.settings.is_on("default_transaction_read_only"),
+                savepoints: Vec::new(),
+                settings: None,
             };
             self.transaction.state = State::Open(Box::new(open));
         }
@@ -170,13 +195,13 @@ impl Session {
             (None, None) => None,
         };
         let Some(txn) = txn else {
-            self.end();
+            self.end(true);
             return Ok(());
         };
         let result = self.commit_txn(&txn, pending.as_ref(), explicit).await;
         match result {
             Ok(version) => {
-                self.end();
+                self.end(true);
                 match (version, pending) {
                     (Some(version), Some(pending)) => self.published(version, pending).await,
                     (None, Some(pending)) => self.gateway.collect(pending.discarded),
@@ -229,7 +254,7 @@ impl Session {
     /// Rolls back what is open.
     pub(super) fn rollback(&mut self) {
         let pending = match &mut self.transaction.state {
-            State::Open(open) => {
+            State::Open(open) | State::Failed { kept: Some(open), .. } => {
                 if let Some(txn) = &open.txn {
                     txn.rollback();
                 }
@@ -244,12 +269,18 @@ impl Session {
     pub(super) fn fail(&mut self, single: bool) {
         let explicit = match &self.transaction.state {
             State::Open(open) => open.explicit,
-            State::Failed { explicit } => *explicit,
-            State::Idle => return,
+            State::Failed { .. } | State::Idle => return,
         };
+        match std::mem::replace(&mut self.transaction.state, State::Idle) {
+            State::Open(open) if !open.savepoints.is_empty() => {
+                self.transaction.state = State::Failed { explicit, kept: Some(open) };
+                return;
+            }
+            state => self.transaction.state = state,
+        }
         self.rollback();
         if explicit || !single {
-            self.transaction.state = State::Failed { explicit };
+            self.transaction.state = State::Failed { explicit, kept: None };
         }
     }
 
@@ -257,11 +288,37 @@ impl Session {
         if let Some(pending) = pending {
             self.gateway.collect([pending.unpublished, pending.discarded].concat());
         }
-        self.end();
+        self.end(false);
     }
 
-    fn end(&mut self) {
-        self.transaction.state = State::Idle;
+    fn end(&mut self, committed: bool) {
+        let state = std::mem::replace(&mut self.transaction.state, State::Idle);
+        if let State::Open(open) | State::Failed { kept: Some(open), .. } = state
+            && let Some(settings) = open.settings
+        {
+            let values = if committed { &settings.committed } else { &settings.rolled_back };
+            let changes = self.settings.restore(values);
+            self.changes.extend(changes);
+        }
         self.transaction.fence.end();
+    }
+
+    /// A setting is about to change; a transaction's end may change it back.
+    pub(super) fn before_setting(&mut self) {
+        if let State::Open(open) = &mut self.transaction.state
+            && open.settings.is_none()
+        {
+            let values = self.settings.values();
+            open.settings = Some(ChangedSettings { rolled_back: values.clone(), committed: values });
+        }
+    }
+
+    /// A setting has changed for more than the transaction.
+    pub(super) fn after_setting(&mut self, name: &str) {
+        if let State::Open(open) = &mut self.transaction.state
+            && let Some(settings) = &mut open.settings
+        {
+            settings.committed.take_over(name, &self.settings);
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! From a client's text to statements. PURE.
 
 pub mod copy;
+pub mod locate;
 pub mod parse;
 pub mod split;
 

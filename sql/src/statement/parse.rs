@@ -77,9 +77,28 @@ fn statement(parsed: &str, sql: &str) -> SqlResult<Command> {
     let mut statements = statements.into_iter();
     match (statements.next(), statements.next()) {
         (None, _) => Ok(Command::Empty),
-        (Some(one), None) => Ok(Command::Sql(Arc::new(one))),
+        (Some(mut one), None) => {
+            if let ast::Statement::Update(update) = &mut one {
+                update.assignments = single_assignments(std::mem::take(&mut update.assignments));
+            }
+            Ok(Command::Sql(Arc::new(one)))
+        }
         (Some(_), Some(_)) => Err(SqlError::syntax("cannot insert multiple commands into a prepared statement")),
     }
+}
+
+/// `SET (a, b) = (x, y)` is `SET a = x, b = y`; what has no such form stays.
+fn single_assignments(assignments: Vec<ast::Assignment>) -> Vec<ast::Assignment> {
+    let single = |assignment: ast::Assignment| match (assignment.target, assignment.value) {
+        (ast::AssignmentTarget::Tuple(names), ast::Expr::Tuple(values)) if names.len() == values.len() => {
+            let pairs = names.into_iter().zip(values);
+            pairs
+                .map(|(name, value)| ast::Assignment { target: ast::AssignmentTarget::ColumnName(name), value })
+                .collect()
+        }
+        (target, value) => vec![ast::Assignment { target, value }],
+    };
+    assignments.into_iter().flat_map(single).collect()
 }
 
 /// 54001 for an expression that is too long, by a count of operators between commas that errs on the high side.
@@ -130,7 +149,11 @@ pub fn syntax(error: ParserError, sql: &str) -> SqlError {
 /// `3, Column: 7` as characters from 1.
 fn position(place: &str, sql: &str) -> Option<u32> {
     let (line, column) = place.split_once(", Column: ")?;
-    let (line, column): (usize, usize) = (line.trim().parse().ok()?, column.trim().parse().ok()?);
+    characters(sql, line.trim().parse().ok()?, column.trim().parse().ok()?)
+}
+
+/// A line and a column, both from 1, as characters from 1.
+pub fn characters(sql: &str, line: usize, column: usize) -> Option<u32> {
     let before: usize = sql.split('\n').take(line.checked_sub(1)?).map(|line| line.chars().count() + 1).sum();
     u32::try_from(before + column).ok()
 }

@@ -6,7 +6,7 @@
 //! | smallint, integer, bigint | Int16, Int32, Int64 |
 //! | real, double precision | Float32, Float64 |
 //! | numeric(p,s) | Decimal128(p, s); without modifier Decimal128(38, 16) |
-//! | text, varchar, char, name, "char", unknown | Utf8 |
+//! | text, varchar, char, name, "char", unknown, void (an empty text) | Utf8 |
 //! | bytea | Binary |
 //! | date | Date32 |
 //! | timestamp, timestamptz | Timestamp(µs), Timestamp(µs, "UTC") |
@@ -21,7 +21,7 @@ use std::{collections::HashMap, sync::Arc};
 use arrow::{
     array::{
         Array, ArrayRef, AsArray, BinaryBuilder, BooleanBuilder, Date32Builder, Decimal128Builder,
-        FixedSizeBinaryBuilder, Float32Builder, Float64Builder, Int16Builder, Int32Builder, Int64Builder, NullArray,
+        FixedSizeBinaryBuilder, Float32Builder, Float64Builder, Int16Builder, Int32Builder, Int64Builder,
         StringBuilder, TimestampMicrosecondBuilder, UInt32Builder,
     },
     datatypes::{
@@ -55,16 +55,19 @@ pub fn data_type(column_type: ColumnType) -> DataType {
             Some((precision, scale)) => DataType::Decimal128(precision, scale as i8),
             None => DataType::Decimal128(numeric::MAX_PRECISION, DEFAULT_NUMERIC_SCALE),
         },
-        PgType::Text | PgType::Varchar | PgType::Bpchar | PgType::Name | PgType::Char | PgType::Unknown => {
-            DataType::Utf8
-        }
+        PgType::Text
+        | PgType::Varchar
+        | PgType::Bpchar
+        | PgType::Name
+        | PgType::Char
+        | PgType::Unknown
+        | PgType::Void => DataType::Utf8,
         PgType::Bytea => DataType::Binary,
         PgType::Date => DataType::Date32,
         PgType::Timestamp => DataType::Timestamp(TimeUnit::Microsecond, None),
         PgType::TimestampTz => DataType::Timestamp(TimeUnit::Microsecond, Some(UTC.into())),
         PgType::Uuid => DataType::FixedSizeBinary(16),
         PgType::Oid | PgType::Regclass | PgType::Regtype => DataType::UInt32,
-        PgType::Void => DataType::Null,
     }
 }
 
@@ -205,8 +208,6 @@ pub enum ColumnBuilder {
     Uuid(FixedSizeBinaryBuilder),
     /// oid, regclass, regtype
     Oid(UInt32Builder),
-    /// void: how many
-    Void(usize),
 }
 
 impl ColumnBuilder {
@@ -233,14 +234,12 @@ impl ColumnBuilder {
             PgType::Oid | PgType::Regclass | PgType::Regtype => {
                 ColumnBuilder::Oid(UInt32Builder::with_capacity(capacity))
             }
-            PgType::Void => ColumnBuilder::Void(0),
             _ => ColumnBuilder::Text(StringBuilder::new()),
         }
     }
     /// Appends a value; XX000 when it is not of the column's type, 22003 when a numeric does not fit its scale.
     pub fn push(&mut self, datum: &Datum) -> SqlResult<()> {
         match (self, datum) {
-            (ColumnBuilder::Void(count), _) => *count += 1,
             (builder, Datum::Null) => builder.push_null(),
             (ColumnBuilder::Bool(b), Datum::Bool(v)) => b.append_value(*v),
             (ColumnBuilder::Int2(b), Datum::Int2(v)) => b.append_value(*v),
@@ -279,7 +278,6 @@ impl ColumnBuilder {
             ColumnBuilder::Timestamp(b) => b.append_null(),
             ColumnBuilder::Uuid(b) => b.append_null(),
             ColumnBuilder::Oid(b) => b.append_null(),
-            ColumnBuilder::Void(count) => *count += 1,
         }
     }
     /// The array; the builder is empty again.
@@ -298,7 +296,6 @@ impl ColumnBuilder {
             ColumnBuilder::Timestamp(b) => Arc::new(b.finish()),
             ColumnBuilder::Uuid(b) => Arc::new(b.finish()),
             ColumnBuilder::Oid(b) => Arc::new(b.finish()),
-            ColumnBuilder::Void(count) => Arc::new(NullArray::new(std::mem::take(count))),
         }
     }
 }

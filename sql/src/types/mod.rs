@@ -313,6 +313,20 @@ pub struct FormatSettings {
     pub bytea_escape: bool,
 }
 
+impl FormatSettings {
+    /// As a text without blanks, for plans that are told them when they run.
+    pub fn encode(&self) -> String {
+        format!("{},{},{}", self.time_zone.name(), u8::from(self.shortest_floats), u8::from(self.bytea_escape))
+    }
+    /// The reverse of [`FormatSettings::encode`]; `None` for any other text.
+    pub fn decode(text: &str) -> Option<Self> {
+        let mut parts = text.split(',');
+        let time_zone = parts.next()?.parse().ok()?;
+        let mut flag = || parts.next().map(|flag| flag == "1");
+        Some(FormatSettings { time_zone, shortest_floats: flag()?, bytea_escape: flag()? })
+    }
+}
+
 impl Default for FormatSettings {
     fn default() -> Self {
         FormatSettings { time_zone: chrono_tz::Tz::UTC, shortest_floats: true, bytea_escape: false }
@@ -329,6 +343,15 @@ mod tests {
             assert_eq!(row.pg_type as usize, at, "{}", row.name);
             assert_eq!(PgType::from_oid(row.oid), Some(row.pg_type));
         }
+    }
+
+    #[test]
+    fn settings_come_back() {
+        let zone = chrono_tz::Tz::Europe__Berlin;
+        let settings = FormatSettings { time_zone: zone, shortest_floats: false, bytea_escape: true };
+        let back = FormatSettings::decode(&settings.encode()).unwrap();
+        assert_eq!((back.time_zone, back.shortest_floats, back.bytea_escape), (zone, false, true));
+        assert!(FormatSettings::decode("nowhere").is_none());
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! A gateway's query side without sessions: tables in memory, one transaction a statement.
 
-use std::{fmt::Write, sync::Arc};
+use std::{
+    fmt::Write,
+    sync::{Arc, LazyLock},
+};
 
 use arrow::record_batch::RecordBatch;
 use datafusion::sql::sqlparser::{
@@ -78,7 +81,8 @@ impl Harness {
         }
         let (planned, values) = self.plan(sql, parameters)?;
         let txn = self.local.client.begin().await?;
-        let mut rows = planned.plan.start(Reader::new(txn.clone()), &run_values(&planned, &values)).await?;
+        let mut rows =
+            planned.plan.start(Reader::new(txn.clone()), &run_values(&planned, &values, &self.local.clock)).await?;
         let mut out = String::new();
         match planned.plan.change() {
             Some(Change::Insert { table, .. }) => {
@@ -104,7 +108,9 @@ impl Harness {
     pub async fn explain(&mut self, sql: &str, parameters: &[String]) -> SqlResult<String> {
         let (planned, values) = self.plan(sql, parameters)?;
         let txn = self.local.client.begin().await?;
-        let lines = explain::explain(&planned.plan, Reader::new(txn), &run_values(&planned, &values)).await?;
+        let lines =
+            explain::explain(&planned.plan, Reader::new(txn), &run_values(&planned, &values, &self.local.clock))
+                .await?;
         Ok(lines.join("\n"))
     }
 
@@ -174,8 +180,10 @@ fn push_column(table: &mut TableDescriptor, name: String, column_type: ColumnTyp
     table.next_column_id += 1;
 }
 
-fn run_values<'a>(planned: &'a Planned, parameters: &'a [Datum]) -> RunValues<'a> {
-    RunValues { parameters, lifted: &planned.lifted, transaction_time: NOW, user: USER, database: USER }
+fn run_values<'a>(planned: &'a Planned, parameters: &'a [Datum], clock: &'a Arc<dyn kv::Clock>) -> RunValues<'a> {
+    static SETTINGS: LazyLock<FormatSettings> = LazyLock::new(FormatSettings::default);
+    let lifted = &planned.lifted;
+    RunValues { parameters, lifted, transaction_time: NOW, user: USER, database: USER, settings: &SETTINGS, clock }
 }
 
 fn parse(sql: &str) -> SqlResult<Statement> {

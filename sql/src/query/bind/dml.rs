@@ -28,7 +28,10 @@ use datafusion::{
     },
 };
 
-use super::{Binder, Literals, OutputColumn, folded, legalise, names, parser_options, provider::Provider};
+use super::{
+    Binder, Conflict, ConflictUpdate, Literals, OutputColumn, conflict, folded, legalise, names, parser_options,
+    provider::Provider,
+};
 use crate::{
     catalog::{Table, TableDescriptor, descriptor::PUBLIC_SCHEMA},
     error::{SqlError, SqlResult, SqlState},
@@ -43,6 +46,8 @@ pub enum Change {
     Insert {
         /// To this table.
         table: Table,
+        /// ON CONFLICT; without it a key that exists is an error.
+        conflict: Option<Conflict>,
         /// RETURNING.
         returning: Option<Returning>,
     },
@@ -71,6 +76,13 @@ impl Change {
             Change::Insert { table, .. } | Change::Update { table, .. } | Change::Delete { table, .. } => table,
         }
     }
+    /// DO UPDATE of ON CONFLICT.
+    pub fn conflict_update(&self) -> Option<&ConflictUpdate> {
+        match self {
+            Change::Insert { conflict: Some(Conflict::Update(update)), .. } => Some(update),
+            _ => None,
+        }
+    }
     /// RETURNING.
     pub fn returning(&self) -> Option<&Returning> {
         match self {
@@ -94,9 +106,7 @@ pub struct Returning {
 
 /// Refuses clauses that have to wait, before anything else looks at the statement.
 pub fn check(statement: &Statement) -> SqlResult<()> {
-    let waits = |feature: &str| Err(SqlError::unsupported(feature));
     match statement {
-        Statement::Insert(insert) if insert.on.is_some() => waits("INSERT ... ON CONFLICT"),
         Statement::Insert(insert) if insert.overwrite || insert.replace_into || insert.ignore => {
             Err(SqlError::syntax("syntax error in INSERT"))
         }
@@ -143,8 +153,9 @@ pub fn insert(binder: &Binder<'_>, insert: Insert) -> SqlResult<Source> {
         exprs.push(value.alias(&column.name));
     }
     let plan = project(source, exprs).map_err(from_datafusion)?;
+    let conflict = insert.on.map(|on| conflict::bind(binder, on, &table, alias.as_ref())).transpose()?;
     let returning = binder.returning(insert.returning, &table, alias)?;
-    Ok((plan, Some(Change::Insert { table, returning })))
+    Ok((plan, Some(Change::Insert { table, conflict, returning })))
 }
 
 fn insert_targets(table: &Table, columns: &[ObjectName]) -> SqlResult<Vec<usize>> {
@@ -166,7 +177,7 @@ fn insert_targets(table: &Table, columns: &[ObjectName]) -> SqlResult<Vec<usize>
     Ok(targets)
 }
 
-fn visible_position(table: &TableDescriptor, name: &str) -> SqlResult<usize> {
+pub(super) fn visible_position(table: &TableDescriptor, name: &str) -> SqlResult<usize> {
     let found = table.position(name).filter(|at| !table.columns[*at].hidden);
     found.ok_or_else(|| SqlError::undefined_column(name, &table.name))
 }
@@ -235,7 +246,7 @@ fn target_of(relation: &TableFactor) -> SqlResult<(ObjectName, Option<TableAlias
     }
 }
 
-fn is_default(value: &Ast) -> bool {
+pub(super) fn is_default(value: &Ast) -> bool {
     matches!(value, Ast::Identifier(ident) if ident.quote_style.is_none() && ident.value.eq_ignore_ascii_case("default"))
 }
 
@@ -260,7 +271,7 @@ fn select(from: Vec<TableWithJoins>, selection: Option<Ast>, projection: Vec<Sel
     Ok(query)
 }
 
-fn parsed_query(sql: &str) -> SqlResult<Query> {
+pub(super) fn parsed_query(sql: &str) -> SqlResult<Query> {
     let parsed = Parser::new(&PostgreSqlDialect {}).try_with_sql(sql).and_then(|mut parser| parser.parse_query());
     parsed.map(|query| *query).map_err(|error| SqlError::syntax(error.to_string()))
 }
@@ -326,7 +337,7 @@ impl Binder<'_> {
     }
 
     /// `value` as column `at` takes it; 42804 when it never can.
-    fn assigned(&self, value: Expr, table: &Table, at: usize, schema: &DFSchema) -> SqlResult<Expr> {
+    pub(super) fn assigned(&self, value: Expr, table: &Table, at: usize, schema: &DFSchema) -> SqlResult<Expr> {
         let column = &table.columns[at];
         let field = value.to_field(schema).map_err(from_datafusion)?.1;
         let from = mapping::column_type(&field).unwrap_or(types::text_type());
@@ -349,7 +360,7 @@ impl Binder<'_> {
             )
             .with_hint("You will need to rewrite or cast the expression."));
         }
-        Ok(cast::assign(value, column.column_type))
+        Ok(cast::assign(value, field.data_type(), column.column_type))
     }
 
     /// The source of an INSERT; literals and parameters of unknown type take their column's.
@@ -408,7 +419,7 @@ impl Binder<'_> {
     }
 
     /// A value for column `at`: what has no type yet is cast to the column's, DEFAULT is replaced.
-    fn typed(&self, value: Ast, table: &Table, at: usize) -> SqlResult<Ast> {
+    pub(super) fn typed(&self, value: Ast, table: &Table, at: usize) -> SqlResult<Ast> {
         let column = &table.columns[at];
         let value = match value {
             value if is_default(&value) => match &column.default {
@@ -435,7 +446,7 @@ impl Binder<'_> {
     }
 
     /// DEFAULT of a column.
-    fn default(&self, table: &Table, at: usize) -> SqlResult<Expr> {
+    pub(super) fn default(&self, table: &Table, at: usize) -> SqlResult<Expr> {
         let column = &table.columns[at];
         let empty = DFSchema::empty();
         let Some(text) = &column.default else {

@@ -13,19 +13,22 @@ use datafusion::{
         tree_node::{Transformed, TreeNode, TreeNodeRecursion},
     },
     logical_expr::{
-        Expr, ExprSchemable, LogicalPlan, expr::Placeholder, expr_rewriter::NamePreserver, utils::merge_schema,
+        Expr, ExprSchemable, LogicalPlan,
+        expr::{InList, Placeholder, ScalarFunction},
+        expr_rewriter::NamePreserver,
+        utils::merge_schema,
     },
 };
 
 use super::{
     literals::{self, Literals},
-    operators::{assign, comparable, plain},
+    operators::{assign, beside, comparable, plain},
 };
 use crate::{
     error::{SqlError, SqlState},
     query::{
         failure::external,
-        functions::{arithmetic, cast, session},
+        functions::{arithmetic, cast, fields, session, standard},
         run::HoleSource,
         types::{self, Family},
         values::ValueRows,
@@ -83,6 +86,7 @@ fn settle(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
             for item in &list.list {
                 check_comparable(known.data_type(), &item.get_type(schema)?)?;
             }
+            beside_floats(&mut list, schema)?;
             Transformed::yes(Expr::InList(list))
         }
         Expr::Like(mut like) => {
@@ -111,6 +115,20 @@ fn settle(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
     })
 }
 
+/// A list of numbers of which one is a float is one of double precision.
+fn beside_floats(list: &mut InList, schema: &DFSchema) -> Result<()> {
+    let mut types = vec![list.expr.get_type(schema)?];
+    for item in &list.list {
+        types.push(item.get_type(schema)?);
+    }
+    let Some(float) = types.iter().find(|data_type| types::family(data_type) == Family::Float) else { return Ok(()) };
+    *list.expr = beside(std::mem::take(list.expr.as_mut()), &types[0], float);
+    for (item, data_type) in list.list.iter_mut().zip(&types[1..]) {
+        *item = beside(std::mem::take(item), data_type, float);
+    }
+    Ok(())
+}
+
 fn check_comparable(left: &DataType, right: &DataType) -> Result<()> {
     if comparable(left, right) {
         return Ok(());
@@ -130,19 +148,53 @@ fn node(expr: Expr, schema: &DFSchema, literals: &Literals) -> Result<Transforme
         Expr::Negative(inner) => {
             let data_type = inner.get_type(schema)?;
             match types::family(&data_type) {
+                // A float has no other sign to overflow to, and zero has two.
+                Family::Float => Transformed::no(Expr::Negative(inner)),
                 family if family.is_number() => Transformed::yes(arithmetic::negate(*inner, &data_type)?),
                 _ => Transformed::no(Expr::Negative(inner)),
             }
         }
         Expr::ScalarFunction(function) => match session::replacement(&function.func) {
             Some(replaced) => Transformed::yes(replaced),
-            None => Transformed::no(Expr::ScalarFunction(function)),
+            None => in_zone(function, schema)?,
         },
         Expr::Cast(inner) if inner.field.metadata().contains_key(mapping::TYPE_KEY) => {
             Transformed::yes(own_cast(*inner.expr, &inner.field, schema)?)
         }
         other => Transformed::no(other),
     })
+}
+
+/// Fields of a timestamptz are those of the session's wall clock.
+fn in_zone(mut function: ScalarFunction, schema: &DFSchema) -> Result<Transformed<Expr>> {
+    let truncated = match function.name() {
+        fields::EXTRACT => false,
+        fields::TRUNCATE => true,
+        _ => return Ok(Transformed::no(Expr::ScalarFunction(function))),
+    };
+    let epoch = matches!(function.args.first(), Some(Expr::Literal(ScalarValue::Utf8(Some(field)), _))
+        if field.eq_ignore_ascii_case("epoch"));
+    let family = function.args.last().map(|time| Ok::<_, DataFusionError>(types::family(&time.get_type(schema)?)));
+    match family.transpose()? {
+        Some(Family::TimestampTz) if !epoch => {}
+        // A date is truncated as an instant.
+        Some(Family::Date) if truncated => {
+            let date = function.args.pop().unwrap_or_default();
+            function.args.push(cast::call(date, &DataType::Date32, PgType::TimestampTz.plain()));
+        }
+        Some(Family::Date) => {
+            let date = function.args.pop().unwrap_or_default();
+            function.args.push(cast::call(date, &DataType::Date32, PgType::Timestamp.plain()));
+            return Ok(Transformed::yes(Expr::ScalarFunction(function)));
+        }
+        _ => return Ok(Transformed::no(Expr::ScalarFunction(function))),
+    }
+    let zone = || HoleSource::TimeZone.placeholder(types::text_field());
+    let timezone = standard::function("timezone")?;
+    let time = function.args.pop().unwrap_or_default();
+    function.args.push(timezone.call(vec![zone(), time]));
+    let local = Expr::ScalarFunction(function);
+    Ok(Transformed::yes(if truncated { timezone.call(vec![zone(), local]) } else { local }))
 }
 
 /// A taken literal comes back; a parameter that nothing typed is text.
@@ -153,6 +205,11 @@ fn filled(placeholder: Placeholder, literals: &Literals) -> Result<Expr> {
     let field = placeholder.field.unwrap_or_else(types::text_field);
     match literals.fixed(at) {
         Some(taken) => {
+            let to = mapping::column_type(&field).map_err(external)?;
+            if taken.pg_type == PgType::Unknown && cast::asks_settings(&DataType::Utf8, to) {
+                let text = Expr::Literal(ScalarValue::Utf8(Some(taken.text.clone())), None);
+                return Ok(cast::call(text, &DataType::Utf8, to));
+            }
             let value = literals::scalar(&taken.text, taken.pg_type, &field).map_err(external)?;
             Ok(Expr::Literal(value, None))
         }
@@ -177,7 +234,7 @@ fn own_cast(inner: Expr, field: &FieldRef, schema: &DFSchema) -> Result<Expr> {
     }
     cast::check(&from, to).map_err(external)?;
     let bare_numeric = to == ColumnType::from(PgType::Numeric) && types::family(&from) != Family::Unknown;
-    Ok(if bare_numeric { cast::to_numeric(inner, &from) } else { cast::call(inner, to) })
+    Ok(if bare_numeric { cast::to_numeric(inner, &from) } else { cast::call(inner, &from, to) })
 }
 
 /// The types that the plan gives to parameters, by their number from 0.

@@ -31,7 +31,7 @@ use crate::{
         normalise::{Literal, LiteralKind, Shape, Slot, integer_type},
         types,
     },
-    types::{ColumnType, Datum, Decimal, PgType, arrow as mapping},
+    types::{ColumnType, Datum, Decimal, FormatSettings, PgType, arrow as mapping},
 };
 
 /// A literal that became a parameter.
@@ -94,7 +94,7 @@ pub fn scalar(text: &str, pg_type: PgType, field: &FieldRef) -> SqlResult<Scalar
         PgType::Numeric => Datum::Numeric(Decimal::parse(text)?),
         _ => Datum::text(text),
     };
-    crate::query::parameters::scalar(from, field)
+    crate::query::parameters::scalar(from, field, &FormatSettings::default())
 }
 
 /// The type a literal of `text` has by its look.

@@ -10,6 +10,7 @@
 //! casts and the names of columns are PostgreSQL's. What DataFusion can't plan is 0A000 with its words.
 
 pub mod arrays;
+pub mod conflict;
 pub mod dml;
 pub mod emptied;
 pub mod lateral;
@@ -18,9 +19,12 @@ pub mod literals;
 pub mod lookups;
 pub mod names;
 pub mod operators;
+pub mod origin;
 pub mod predicates;
 pub mod provider;
 pub mod rewrite;
+pub mod rows;
+pub mod series;
 pub mod type_names;
 
 use std::{cell::RefCell, collections::BTreeMap, sync::Arc};
@@ -34,6 +38,7 @@ use datafusion::{
     },
 };
 
+pub use conflict::{Conflict, ConflictUpdate};
 pub use dml::{Change, Returning};
 pub use literals::Literals;
 
@@ -68,6 +73,8 @@ pub struct OutputColumn {
     pub name: String,
     /// Its type.
     pub column_type: ColumnType,
+    /// The table and the number in it, of a plain column of a table.
+    pub origin: Option<(u32, i16)>,
 }
 
 /// A bound statement.
@@ -149,10 +156,11 @@ fn parser_options() -> ParserOptions {
 }
 
 fn output_columns(plan: &LogicalPlan) -> SqlResult<Vec<OutputColumn>> {
-    let column = |field: &arrow::datatypes::FieldRef| {
-        Ok(OutputColumn { name: names::shown(field.name()).to_owned(), column_type: mapping::column_type(field)? })
+    let column = |(at, field): (usize, &arrow::datatypes::FieldRef)| {
+        let name = names::shown(field.name()).to_owned();
+        Ok(OutputColumn { name, column_type: mapping::column_type(field)?, origin: origin::of(plan, at) })
     };
-    plan.schema().fields().iter().map(column).collect()
+    plan.schema().fields().iter().enumerate().map(column).collect()
 }
 
 /// The client's parameters: what it said, otherwise what the plan wants, otherwise text.
@@ -164,10 +172,10 @@ fn parameters(
 ) -> SqlResult<Vec<ColumnType>> {
     let mut found = BTreeMap::new();
     legalise::parameter_types(plan, &mut found).map_err(from_datafusion)?;
-    if let Some(returning) = change.and_then(Change::returning) {
-        for expr in &returning.exprs {
-            legalise::expression_parameters(expr, &mut found).map_err(from_datafusion)?;
-        }
+    let returning = change.and_then(Change::returning).map(|returning| &returning.exprs);
+    let conflict = change.and_then(Change::conflict_update).map(|update| &update.exprs);
+    for expr in returning.into_iter().chain(conflict).flatten() {
+        legalise::expression_parameters(expr, &mut found).map_err(from_datafusion)?;
     }
     let of = |at: usize| match (said.get(at).copied().flatten(), found.get(&at)) {
         (Some(said), _) if said.pg_type != crate::types::PgType::Unknown => Ok(said),

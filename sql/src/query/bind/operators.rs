@@ -25,7 +25,7 @@ use crate::{
     error::{SqlError, SqlState},
     query::{
         failure::external,
-        functions::{arithmetic, temporal},
+        functions::{arithmetic, cast, fields, standard, temporal},
         types::{self, Family},
     },
     types::{PgType, arrow as mapping},
@@ -41,19 +41,8 @@ impl ExprPlanner for PgOperators {
         plan(operator, expr.left, expr.right, schema).map(PlannerResult::Planned)
     }
 
-    /// EXTRACT gives a numeric: whole, but for seconds and their kin.
     fn plan_extract(&self, arguments: Vec<Expr>) -> Result<PlannerResult<Vec<Expr>>> {
-        let field = match arguments.first() {
-            Some(Expr::Literal(ScalarValue::Utf8(Some(field)), _)) => field.to_lowercase(),
-            _ => return Ok(PlannerResult::Original(arguments)),
-        };
-        let scale = match field.as_str() {
-            "epoch" | "second" | "seconds" => 6,
-            "millisecond" | "milliseconds" => 3,
-            _ => 0,
-        };
-        let part = datafusion::functions::datetime::date_part().call(arguments);
-        Ok(PlannerResult::Planned(datafusion::logical_expr::cast(part, DataType::Decimal128(38, scale))))
+        Ok(PlannerResult::Planned(standard::function(fields::EXTRACT)?.call(arguments)))
     }
 }
 
@@ -106,7 +95,7 @@ pub fn plan(op: Operator, left: Expr, right: Expr, schema: &DFSchema) -> Result<
         Operator::StringConcat => concat(left, right, &left_type, &right_type),
         op if op.supports_propagation() || is_comparison(op) => {
             if comparable(&left_type, &right_type) {
-                Ok(binary(left, op, right))
+                Ok(binary(beside(left, &left_type, &right_type), op, beside(right, &right_type, &left_type)))
             } else {
                 Err(no_operator(op, &left_type, &right_type))
             }
@@ -123,6 +112,20 @@ pub fn plan(op: Operator, left: Expr, right: Expr, schema: &DFSchema) -> Result<
 
 fn binary(left: Expr, op: Operator, right: Expr) -> Expr {
     Expr::BinaryExpr(BinaryExpr::new(Box::new(left), op, Box::new(right)))
+}
+
+/// An operand as it meets one of type `other` in a comparison: a number beside a float is double precision, a date or
+/// time beside a wider one becomes that.
+pub fn beside(expr: Expr, data_type: &DataType, other: &DataType) -> Expr {
+    let (own, other) = (types::family(data_type), types::family(other));
+    match (own, other) {
+        (Family::Integer | Family::Decimal, Family::Float) => cast::call(expr, data_type, PgType::Float8.plain()),
+        (Family::Date, Family::Timestamp) => cast::call(expr, data_type, PgType::Timestamp.plain()),
+        (Family::Date | Family::Timestamp, Family::TimestampTz) => {
+            cast::call(expr, data_type, PgType::TimestampTz.plain())
+        }
+        _ => expr,
+    }
 }
 
 fn is_comparison(op: Operator) -> bool {
@@ -170,6 +173,7 @@ fn settle(op: Operator, left: Expr, right: Expr, schema: &DFSchema) -> Result<(E
 fn for_unknown(op: Operator, other: &FieldRef) -> FieldRef {
     match (op, types::family(other.data_type())) {
         (Operator::And | Operator::Or, _) => types::field(DataType::Boolean),
+        (Operator::StringConcat, Family::Bytes) => types::field(DataType::Binary),
         (Operator::StringConcat, _) => types::text_field(),
         // now() - '1 day': PostgreSQL resolves an unknown beside a date or time to an interval for + only when
         // nothing else fits; timestamp - unknown prefers the same type, + can only be an interval.
@@ -233,6 +237,9 @@ fn arithmetic_expr(
 
 /// `||`: text on both sides, NULL when one is.
 fn concat(left: Expr, right: Expr, left_type: &DataType, right_type: &DataType) -> Result<Expr> {
+    if [left_type, right_type].iter().all(|t| types::family(t) == Family::Bytes) {
+        return Ok(standard::function("byteacat")?.call(vec![left, right]));
+    }
     let one_is_text = [left_type, right_type].iter().any(|t| types::family(t) == Family::Text);
     let lists = [left_type, right_type].iter().any(|t| types::family(t) == Family::Other);
     if !one_is_text || lists {
@@ -240,7 +247,7 @@ fn concat(left: Expr, right: Expr, left_type: &DataType, right_type: &DataType) 
     }
     let as_text = |expr: Expr, data_type: &DataType| match types::family(data_type) {
         Family::Text => expr,
-        _ => crate::query::functions::cast::call(expr, types::text_type()),
+        _ => cast::call(expr, data_type, types::text_type()),
     };
     Ok(binary(as_text(left, left_type), Operator::StringConcat, as_text(right, right_type)))
 }

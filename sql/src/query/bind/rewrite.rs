@@ -9,18 +9,21 @@
 //! | `x::regclass`, `x::regtype` | the object's name |
 //! | `x = ANY (ARRAY[a, b])` | `x IN (a, b)` |
 //! | `x BETWEEN a AND b` | `x >= a AND x <= b`, so that the operators' typing rules hold |
+//! | `(a, b) < (c, d)`, `(a, b) IN ((1, 2), …)` | comparisons of their columns: see [`super::rows`] |
+//! | `a SIMILAR TO p` | `a ~ similar_to_escape(p)` |
 //! | `FROM a, LATERAL (SELECT f(a.x)) AS o(n)` | `FROM (SELECT *, f(x) …)`: see [`super::lateral`] |
+//! | `FROM f(x) AS g` | `FROM f(x) AS g(g)`: see [`super::series`] |
 //! | select items without a name | named as PostgreSQL names them |
 
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, DataType, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments,
-    Ident, LimitClause, ObjectName, ObjectNamePart, Query, Select, SetExpr, Statement, UnaryOperator, Value, VisitMut,
-    VisitorMut,
+    BinaryOperator, DataType, DateTimeField, Expr, ExtractSyntax, Function, FunctionArg, FunctionArgExpr,
+    FunctionArgumentList, FunctionArguments, Ident, LimitClause, ObjectName, ObjectNamePart, Query, Select, SetExpr,
+    Statement, TableFactor, UnaryOperator, Value, ValueWithSpan, VisitMut, VisitorMut,
 };
 
-use super::{arrays, folded, names, type_names};
+use super::{arrays, folded, names, rows, series, type_names};
 use crate::{
     catalog::CatalogSnapshot,
     error::{SqlError, SqlResult, SqlState},
@@ -71,6 +74,11 @@ impl VisitorMut for Rewriter<'_> {
         ControlFlow::Continue(())
     }
 
+    fn post_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<SqlError> {
+        series::name(factor);
+        ControlFlow::Continue(())
+    }
+
     fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<SqlError> {
         match self.expr(expr) {
             Ok(()) => ControlFlow::Continue(()),
@@ -112,6 +120,14 @@ impl Rewriter<'_> {
     fn expr(&self, expr: &mut Expr) -> SqlResult<()> {
         match expr {
             Expr::BinaryOp { op: op @ BinaryOperator::PGCustomBinaryOperator(_), .. } => *op = custom_operator(op)?,
+            Expr::BinaryOp { .. } | Expr::InList { .. } => {
+                if let Some(compared) = rows::comparison(expr)? {
+                    *expr = compared;
+                }
+            }
+            Expr::Identifier(name) if name.quote_style.is_none() && folded(name) == "current_schema" => {
+                *expr = call("current_schema", Vec::new());
+            }
             Expr::Collate { expr: inner, collation } => {
                 check_collation(collation)?;
                 *expr = std::mem::replace(inner.as_mut(), null());
@@ -149,6 +165,15 @@ impl Rewriter<'_> {
                 if let Some(list) = array_elements(right) {
                     *expr = Expr::InList { expr: left.clone(), list, negated: true };
                 }
+            }
+            Expr::SimilarTo { negated, expr: value, pattern, escape_char } => {
+                let mut arguments = vec![take(pattern)];
+                arguments.extend(escape_char.take().map(Expr::Value));
+                *expr = Expr::BinaryOp {
+                    left: Box::new(take(value)),
+                    op: if *negated { BinaryOperator::PGRegexNotMatch } else { BinaryOperator::PGRegexMatch },
+                    right: Box::new(call("similar_to_escape", arguments)),
+                };
             }
             Expr::AtTimeZone { timestamp, time_zone } => {
                 *expr = call("timezone", vec![take(time_zone), take(timestamp)]);
@@ -255,7 +280,14 @@ fn renamed(function: &Function) -> Option<Expr> {
             op: BinaryOperator::Modulo,
             right: Box::new(second.clone()),
         }))),
-        "date_part" => Some(cast_to(Expr::Function(function.clone()), "float8")),
+        "date_part" => match first {
+            Expr::Value(ValueWithSpan { value: Value::SingleQuotedString(field), .. }) => {
+                let field = DateTimeField::Custom(Ident::new(field));
+                let expr = Box::new(second.clone());
+                Some(cast_to(Expr::Extract { field, syntax: ExtractSyntax::From, expr }, "float8"))
+            }
+            _ => None,
+        },
         _ => None,
     }
 }

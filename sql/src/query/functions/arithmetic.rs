@@ -24,6 +24,7 @@ use datafusion::{
 use crate::{
     error::SqlError,
     query::{failure::external, types},
+    types::PgType,
 };
 
 /// Digits behind the point of a numeric quotient, unless an operand has more: PostgreSQL gives at least 16 significant ones.
@@ -39,7 +40,12 @@ pub struct Arithmetic {
 /// `left op right` for two numbers.
 pub fn call(op: Operator, left: Expr, right: Expr, left_type: &DataType, right_type: &DataType) -> Result<Expr> {
     let (to_left, to_right) = operand_types(left_type, right_type);
-    let to = |expr: Expr, from: &DataType, to: &DataType| if from == to { expr } else { cast(expr, to.clone()) };
+    let to = |expr: Expr, from: &DataType, to: &DataType| match (from, to) {
+        (from, to) if from == to => expr,
+        // Arrow divides two floats, which rounds twice.
+        (DataType::Decimal128(..), DataType::Float64) => super::cast::call(expr, from, PgType::Float8.plain()),
+        _ => cast(expr, to.clone()),
+    };
     let arguments = vec![to(left, left_type, &to_left), to(right, right_type, &to_right)];
     let function = Arithmetic { op, signature: Signature::any(2, Volatility::Immutable) };
     Ok(ScalarUDF::new_from_impl(function).call(arguments))

@@ -12,7 +12,7 @@
 //! | any → numeric(p,s) | rounded to s, 22003 beyond p |
 
 use arrow::{
-    array::{Array, ArrayRef},
+    array::{Array, ArrayRef, AsArray},
     datatypes::{DataType, FieldRef},
 };
 use datafusion::{
@@ -24,7 +24,7 @@ use datafusion::{
 
 use crate::{
     error::{SqlError, SqlResult, SqlState},
-    query::{failure::external, types as families},
+    query::{failure::external, run::HoleSource, types as families},
     types::{
         ColumnType, Datum, Decimal, FormatSettings, PgType, Text,
         arrow::{self as mapping, ColumnBuilder},
@@ -57,14 +57,26 @@ pub struct Cast {
     signature: Signature,
 }
 
-/// `expr::to`.
-pub fn call(expr: Expr, to: ColumnType) -> Expr {
-    build(expr, to, mapping::data_type(to), Strength::Explicit)
+/// `expr::to`, for an expression of type `from`.
+pub fn call(expr: Expr, from: &DataType, to: ColumnType) -> Expr {
+    build(expr, from, to, mapping::data_type(to), Strength::Explicit)
 }
 
-/// `expr` as the value for a column of type `to`.
-pub fn assign(expr: Expr, to: ColumnType) -> Expr {
-    build(expr, to, mapping::data_type(to), Strength::Assignment)
+/// `expr`, of type `from`, as the value for a column of type `to`.
+pub fn assign(expr: Expr, from: &DataType, to: ColumnType) -> Expr {
+    build(expr, from, to, mapping::data_type(to), Strength::Assignment)
+}
+
+/// The cast's result depends on the session's settings: its time zone, how it shows floats and bytes.
+pub fn asks_settings(from: &DataType, to: ColumnType) -> bool {
+    use families::Family as F;
+    match (families::family(from), families::family(&mapping::data_type(to))) {
+        (F::TimestampTz, F::TimestampTz) => false,
+        (F::TimestampTz, _) => true,
+        (F::Unknown | F::Text | F::Date | F::Timestamp, F::TimestampTz) => true,
+        (F::Float | F::Bytes, F::Text) => true,
+        _ => false,
+    }
 }
 
 /// `expr::numeric` without modifier, keeping the scale of `from`.
@@ -74,12 +86,17 @@ pub fn to_numeric(expr: Expr, from: &DataType) -> Expr {
         DataType::Int16 | DataType::Int32 | DataType::Int64 | DataType::UInt32 => DataType::Decimal128(38, 0),
         _ => mapping::data_type(PgType::Numeric.plain()),
     };
-    build(expr, PgType::Numeric.plain(), data_type, Strength::Explicit)
+    build(expr, from, PgType::Numeric.plain(), data_type, Strength::Explicit)
 }
 
-fn build(expr: Expr, to: ColumnType, data_type: DataType, strength: Strength) -> Expr {
-    let cast = Cast { to, data_type, strength, signature: Signature::any(1, Volatility::Immutable) };
-    ScalarUDF::new_from_impl(cast).call(vec![expr])
+/// Settings that matter are a second argument: a placeholder, so that nothing is computed before the plan runs.
+fn build(expr: Expr, from: &DataType, to: ColumnType, data_type: DataType, strength: Strength) -> Expr {
+    let mut arguments = vec![expr];
+    if asks_settings(from, to) {
+        arguments.push(HoleSource::Settings.placeholder(families::text_field()));
+    }
+    let cast = Cast { to, data_type, strength, signature: Signature::any(arguments.len(), Volatility::Immutable) };
+    ScalarUDF::new_from_impl(cast).call(arguments)
 }
 
 impl Cast {
@@ -108,10 +125,21 @@ impl ScalarUDFImpl for Cast {
     }
     fn invoke_with_args(&self, arguments: ScalarFunctionArgs) -> Result<ColumnarValue> {
         let from = mapping::column_type(&arguments.arg_fields[0]).map_err(external)?;
+        // The same for all rows, whichever way it comes.
+        let settings = match arguments.args.get(1) {
+            Some(ColumnarValue::Scalar(ScalarValue::Utf8(Some(text)))) => FormatSettings::decode(text),
+            Some(ColumnarValue::Array(texts)) if !texts.is_empty() => {
+                FormatSettings::decode(texts.as_string::<i32>().value(0))
+            }
+            _ => None,
+        };
+        let settings = settings.unwrap_or_default();
         match &arguments.args[0] {
-            ColumnarValue::Array(array) => self.cast_array(array, from).map(ColumnarValue::Array).map_err(external),
+            ColumnarValue::Array(array) => {
+                self.cast_array(array, from, &settings).map(ColumnarValue::Array).map_err(external)
+            }
             ColumnarValue::Scalar(scalar) => {
-                let array = self.cast_array(&scalar.to_array()?, from).map_err(external)?;
+                let array = self.cast_array(&scalar.to_array()?, from, &settings).map_err(external)?;
                 Ok(ColumnarValue::Scalar(ScalarValue::try_from_array(&array, 0)?))
             }
         }
@@ -119,16 +147,15 @@ impl ScalarUDFImpl for Cast {
 }
 
 impl Cast {
-    fn cast_array(&self, array: &ArrayRef, from: ColumnType) -> SqlResult<ArrayRef> {
+    fn cast_array(&self, array: &ArrayRef, from: ColumnType, settings: &FormatSettings) -> SqlResult<ArrayRef> {
         if array.data_type() == &self.data_type && self.to.max_characters().is_none() && from.pg_type == self.to.pg_type
         {
             return Ok(array.clone());
         }
-        let settings = FormatSettings::default();
         let mut builder = ColumnBuilder::new(self.builder_type(), array.len());
         for row in 0..array.len() {
             let datum = mapping::datum_at(array, row)?;
-            builder.push(&cast_datum(datum, from, self.to, self.strength, &settings)?)?;
+            builder.push(&cast_datum(datum, from, self.to, self.strength, settings)?)?;
         }
         Ok(builder.finish())
     }

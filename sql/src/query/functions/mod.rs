@@ -3,10 +3,12 @@
 pub mod aggregates;
 pub mod arithmetic;
 pub mod cast;
+pub mod fields;
 pub mod registry;
 pub mod rounding;
 pub mod scalar;
 pub mod session;
+pub mod sleep;
 pub mod standard;
 pub mod temporal;
 pub mod type_of;

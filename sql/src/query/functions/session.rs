@@ -17,7 +17,7 @@ use super::cast;
 use crate::{
     query::{
         run::HoleSource,
-        types::{pg_field, text_field},
+        types::{pg_field, text_field, timestamptz},
     },
     types::{ColumnType, NO_TYPE_MOD, PgType, arrow as mapping},
 };
@@ -77,12 +77,15 @@ pub fn replacement(function: &ScalarUDF) -> Option<Expr> {
     let function = (function.inner().as_ref() as &dyn std::any::Any).downcast_ref::<SessionFunction>()?;
     let to = function.column_type;
     Some(match function.source {
-        None => cast::call(Expr::Literal(datafusion::common::ScalarValue::Utf8(Some("public".into())), None), to),
+        None => {
+            let public = Expr::Literal(datafusion::common::ScalarValue::Utf8(Some("public".into())), None);
+            cast::call(public, &DataType::Utf8, to)
+        }
         Some(HoleSource::TransactionTime) => {
             let time = HoleSource::TransactionTime.placeholder(pg_field(PgType::TimestampTz.plain()));
-            if to.pg_type == PgType::TimestampTz { time } else { cast::call(time, to) }
+            if to.pg_type == PgType::TimestampTz { time } else { cast::call(time, &timestamptz(), to) }
         }
-        Some(source) => cast::call(source.placeholder(text_field()), to),
+        Some(source) => cast::call(source.placeholder(text_field()), &DataType::Utf8, to),
     })
 }
 

@@ -1,7 +1,7 @@
 //! PostgreSQL's functions that depend on their arguments alone and that DataFusion lacks or gives another result.
 
 use crate::{
-    error::SqlResult,
+    error::{SqlError, SqlResult, SqlState},
     types::{ColumnType, Datum, NO_TYPE_MOD, PgType},
 };
 
@@ -11,6 +11,7 @@ const TEXT: ColumnType = ColumnType { pg_type: PgType::Text, type_mod: NO_TYPE_M
 const BOOL: ColumnType = ColumnType { pg_type: PgType::Bool, type_mod: NO_TYPE_MOD };
 const INT4: ColumnType = ColumnType { pg_type: PgType::Int4, type_mod: NO_TYPE_MOD };
 const INT8: ColumnType = ColumnType { pg_type: PgType::Int8, type_mod: NO_TYPE_MOD };
+const BYTEA: ColumnType = ColumnType { pg_type: PgType::Bytea, type_mod: NO_TYPE_MOD };
 const NAME: ColumnType = ColumnType { pg_type: PgType::Name, type_mod: NO_TYPE_MOD };
 
 /// The PostgreSQL whose behaviour this is, as `server_version` says it.
@@ -88,10 +89,19 @@ pub const DECLARATIONS: &[Declaration<()>] = &[
     declare("pg_get_function_result", (1, 1), TEXT, |_, _| Ok(Datum::Null)),
     declare("pg_get_function_arguments", (1, 1), TEXT, |_, _| Ok(Datum::Null)),
     declare("pg_get_statisticsobjdef_columns", (1, 1), TEXT, |_, _| Ok(Datum::Null)),
+    declare("length", (1, 1), INT4, |_, a| length(&a[0])),
+    declare("byteacat", (2, 2), BYTEA, |_, a| Ok(byteacat(&a[0], &a[1]))),
+    declare("similar_to_escape", (1, 2), TEXT, |_, a| similar_to_escape(text(&a[0]), a.get(1).map(text))),
     loose("num_nulls", (1, 8), INT4, |_, a| {
         Ok(Datum::Int4(a.iter().filter(|argument| argument.is_null()).count() as i32))
     }),
 ];
+
+/// The function of that name.
+pub fn function(name: &str) -> datafusion::common::Result<std::sync::Arc<datafusion::logical_expr::ScalarUDF>> {
+    let found = super::registry::functions().scalar(name);
+    found.ok_or_else(|| datafusion::common::DataFusionError::Internal(format!("there is no function {name}")))
+}
 
 /// PostgreSQL's number for UTF8 in `pg_database.encoding`.
 pub const UTF8_ENCODING: i64 = 6;
@@ -154,4 +164,63 @@ fn size_pretty(bytes: i64) -> String {
         unit += 1;
     }
     format!("{value} {}", units[unit])
+}
+
+/// Characters of a text, bytes of a bytea.
+fn length(value: &Datum) -> SqlResult<Datum> {
+    match value {
+        Datum::Text(text) => Ok(Datum::Int4(text.as_str().chars().count() as i32)),
+        Datum::Bytea(bytes) => Ok(Datum::Int4(bytes.len() as i32)),
+        other => Err(SqlError::new(
+            SqlState::UNDEFINED_FUNCTION,
+            format!("function length({}) does not exist", other.pg_type().sql_name()),
+        )),
+    }
+}
+
+fn byteacat(left: &Datum, right: &Datum) -> Datum {
+    match (left, right) {
+        (Datum::Bytea(left), Datum::Bytea(right)) => Datum::Bytea([left.as_ref(), right.as_ref()].concat().into()),
+        _ => Datum::Null,
+    }
+}
+
+/// A pattern of SIMILAR TO as a regular expression.
+fn similar_to_escape(pattern: &str, escape: Option<&str>) -> SqlResult<Datum> {
+    let mut characters = escape.unwrap_or("\\").chars();
+    let (escape, more) = (characters.next(), characters.next());
+    if more.is_some() {
+        return Err(SqlError::new(SqlState("22025"), "invalid escape string")
+            .with_hint("Escape string must be empty or one character."));
+    }
+    let (mut out, mut escaped, mut class) = (String::from("^(?:"), false, false);
+    for character in pattern.chars() {
+        match character {
+            character if escaped => {
+                out.push('\\');
+                out.push(character);
+                escaped = false;
+            }
+            character if Some(character) == escape => escaped = true,
+            '\\' => out.push_str("\\\\"),
+            character if class => {
+                class = character != ']';
+                out.push(character);
+            }
+            '[' => {
+                class = true;
+                out.push('[');
+            }
+            '%' => out.push_str("(?s:.*)"),
+            '_' => out.push_str("(?s:.)"),
+            '(' => out.push_str("(?:"),
+            '.' | '^' | '$' => {
+                out.push('\\');
+                out.push(character);
+            }
+            other => out.push(other),
+        }
+    }
+    out.push_str(")$");
+    Ok(Datum::text(out))
 }

@@ -47,14 +47,19 @@ const POINTS_PER_BATCH: usize = 256;
 /// What the leaves of one run read through.
 pub struct Source {
     reader: Reader,
+    clock: Arc<dyn kv::Clock>,
     /// The spans of each scan, cut for its partitions: computed once, or partitions could disagree after a split.
     spans: DashMap<u64, Arc<OnceCell<Arc<Spans>>>>,
 }
 
 impl Source {
     /// For one run of a plan.
-    pub fn new(reader: Reader) -> Self {
-        Source { reader, spans: DashMap::new() }
+    pub fn new(reader: Reader, clock: Arc<dyn kv::Clock>) -> Self {
+        Source { reader, clock, spans: DashMap::new() }
+    }
+    /// The gateway's clock.
+    pub fn clock(&self) -> &Arc<dyn kv::Clock> {
+        &self.clock
     }
     /// The transactions.
     pub fn reader(&self) -> &Reader {

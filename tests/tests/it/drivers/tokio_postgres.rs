@@ -5,7 +5,10 @@ use std::{pin::pin, time::Duration};
 use bytes::Bytes;
 use futures::{SinkExt, TryStreamExt};
 use tests::{cluster::Cluster, wait};
-use tokio_postgres::{Client, error::SqlState};
+use tokio_postgres::{
+    Client,
+    error::{ErrorPosition, SqlState},
+};
 
 async fn cluster_and_client() -> (Cluster, Client) {
     let cluster = Cluster::start_ready(3).await;
@@ -80,6 +83,71 @@ async fn errors_carry_their_fields() {
     let error = client.batch_execute("INSERT INTO t VALUES (1, NULL)").await.expect_err("NOT NULL");
     let error = error.as_db_error().expect("from the server").clone();
     assert_eq!((error.code(), error.table(), error.column()), (&SqlState::NOT_NULL_VIOLATION, Some("t"), Some("b")));
+    // Positions count from the beginning of the message, as PostgreSQL's do.
+    for (sql, at) in [
+        ("SELECT a, missing FROM t", 11),
+        ("SELECT 1;\nSELECT t.missing FROM t", 18),
+        ("SELECT * FROM t JOIN missing m ON true", 22),
+        ("INSERT INTO t (a, missing) VALUES (1, 2)", 19),
+        ("SELECT a FROM t WHERE a = 1 AND é.b = 2", 33),
+    ] {
+        let error = client.batch_execute(sql).await.expect_err(sql);
+        let position = error.as_db_error().and_then(|error| error.position().cloned());
+        assert_eq!(position, Some(ErrorPosition::Original(at)), "{sql}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn columns_name_their_tables() {
+    let (_cluster, client) = cluster_and_client().await;
+    client.batch_execute("CREATE TABLE t (a int PRIMARY KEY, b text)").await.expect("a table");
+    let oid: u32 = client.query_one("SELECT 't'::regclass::oid", &[]).await.expect("an oid").get(0);
+    let sql =
+        "SELECT x.b, count(*), x.a + 1 FROM (SELECT * FROM t WHERE b > '') x JOIN t ON t.a = x.a GROUP BY x.a, x.b";
+    let statement = client.prepare(sql).await.expect("prepared");
+    let origins: Vec<_> = statement.columns().iter().map(|column| (column.table_oid(), column.column_id())).collect();
+    assert_eq!(origins, [(Some(oid), Some(2)), (None, None), (None, None)]);
+    let statement = client.prepare("SELECT b, a FROM t WHERE a = 1").await.expect("prepared");
+    assert!(statement.columns().iter().all(|column| column.table_oid() == Some(oid)), "by key");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn savepoints_nest() {
+    let (_cluster, mut client) = cluster_and_client().await;
+    client.batch_execute("CREATE TABLE t (a int PRIMARY KEY)").await.expect("a table");
+    let mut outer = client.transaction().await.expect("begun");
+    outer.execute("INSERT INTO t VALUES (1)", &[]).await.expect("a row");
+    let inner = outer.transaction().await.expect("a savepoint");
+    inner.execute("INSERT INTO t VALUES (2)", &[]).await.expect("a row");
+    let duplicate = inner.execute("INSERT INTO t VALUES (1)", &[]).await.expect_err("a duplicate");
+    assert_eq!(duplicate.code(), Some(&SqlState::UNIQUE_VIOLATION));
+    inner.rollback().await.expect("back");
+    let inner = outer.transaction().await.expect("a savepoint");
+    inner.execute("INSERT INTO t VALUES (3)", &[]).await.expect("a row");
+    inner.commit().await.expect("released");
+    outer.commit().await.expect("committed");
+    let rows = client.query("SELECT a FROM t ORDER BY a", &[]).await.expect("rows");
+    assert_eq!(rows.iter().map(|row| row.get(0)).collect::<Vec<i32>>(), [1, 3]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sleep_lasts_and_is_cancelled() {
+    let (_cluster, client) = cluster_and_client().await;
+    let watch = wait::Stopwatch::start();
+    client.batch_execute("SELECT pg_sleep(0.2)").await.expect("slept");
+    assert!(watch.elapsed() >= Duration::from_millis(200));
+    let cancel = client.cancel_token();
+    let cancelling = async {
+        loop {
+            cancel.cancel_query(tokio_postgres::NoTls).await.expect("sent");
+            tokio::task::yield_now().await;
+        }
+    };
+    let error = tokio::select! {
+        done = client.batch_execute("SELECT pg_sleep(3600)") => done.expect_err("cancelled"),
+        () = cancelling => unreachable!("it goes on until the statement ends"),
+    };
+    assert_eq!(error.code(), Some(&SqlState::QUERY_CANCELED));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
