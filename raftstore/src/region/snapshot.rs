@@ -14,7 +14,7 @@ use proto::{LogIndex, PeerId, RegionId, StoreId, wire};
 use raft::eraftpb::HardState;
 
 use crate::{
-    effect::{SnapshotId, SnapshotTask},
+    effect::{SendTask, SnapshotId, SnapshotTask},
     log::Position,
     snapshot::{Content, KEPT_AT_MOST, TakeTask},
 };
@@ -135,7 +135,7 @@ impl Snapshots {
     ) -> bool {
         let Some(kept) = self.kept.as_mut().filter(|kept| kept.offered) else { return false };
         kept.sending.insert(peer);
-        orders.tasks.push(SnapshotTask::Send { id: kept.id, to, peer, message });
+        orders.tasks.push(SnapshotTask::Send(Box::new(SendTask { id: kept.id, to, peer, message })));
         true
     }
 

@@ -97,10 +97,21 @@ pub(super) fn replicas(
     })?;
     let (regions, left): (Vec<_>, Vec<_>) = regions.into_iter().partition(|r| r.peer_on(config.store).is_some());
     bury(engine, &left, &mut tombstones)?;
+    check_borders(&regions)?;
     mend_logs(&**log, &*snapshot, &regions, &tombstones)?;
     let cache_bytes = cache_share(regions.len());
     let replicas = regions.into_iter().map(|region| replica(config, &*snapshot, log, Arc::new(region), cache_bytes));
     Ok((replicas.collect::<Result<_, _>>()?, tombstones))
+}
+
+/// One key, one region: with two, the end of one replica would take the other's data along.
+fn check_borders(regions: &[Region]) -> Result<(), BootError> {
+    let mut sorted: Vec<_> = regions.iter().collect();
+    sorted.sort_by(|a, b| a.range.start.cmp(&b.range.start));
+    match sorted.windows(2).find(|w| w[0].range.end.is_empty() || w[0].range.end > w[1].range.start) {
+        Some(w) => Err(BootError::Damaged { region: w[1].id, why: format!("{} covers some of its keys", w[0].id) }),
+        None => Ok(()),
+    }
 }
 
 fn each(

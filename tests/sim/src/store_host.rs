@@ -274,7 +274,10 @@ impl StoreHost {
             (task, busy.rng.random_range(Duration::ZERO..MAKE_MAX))
         };
         self.later(after, "snapshot task", thread as u64, move |host| match host.snapshots.start(task) {
-            Some(taking) => host.take_snapshot(thread, taking),
+            Some(taking) => {
+                host.drivers.referee.takes_snapshot(host.handle.store());
+                host.take_snapshot(thread, taking);
+            }
             None => host.snapshot_task_done(thread),
         });
     }

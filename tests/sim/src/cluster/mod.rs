@@ -248,6 +248,10 @@ impl<S: Software> Victim for Arc<Cluster<S>> {
         self.referee.next_election()
     }
 
+    fn next_snapshot(&self) -> oneshot::Receiver<StoreId> {
+        self.referee.next_snapshot()
+    }
+
     fn jump_clock(&self, node: NodeIndex, by_ms: i64) {
         self.machines.jump_clock(node, by_ms);
     }

@@ -53,6 +53,11 @@ fn an_apply_in_two_halves_is_found() {
 }
 
 #[test]
+fn a_snapshot_half_ingested_is_found() {
+    must_be_found(Kind::Stores, 20, Bug::Store(Store::UnmarkedSnapshot));
+}
+
+#[test]
 fn applying_what_was_meant_for_another_epoch_is_found() {
     must_be_found(Kind::Stores, 100, Bug::Store(Store::StaleEpoch));
 }

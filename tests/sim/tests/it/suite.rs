@@ -55,6 +55,8 @@ fn registers_in_stores_are_linearizable() {
             "elections",
             "lease expiries",
             "lease reads",
+            "snapshots",
+            "relapses",
             "reads by quorum",
             "registers written",
             "writes of unknown outcome",
