@@ -86,7 +86,8 @@ async fn state_of(client: &mut Client, id: u64) -> anyhow::Result<StoreState> {
 
 async fn drain(client: &mut Client, id: u64, patience: Patience) -> anyhow::Result<StoreChangeResponse> {
     let started = SystemClock.now();
-    let mut now = change(client, id, StoreChange::Drain).await;
+    // What PD refuses it refuses at once; later it may only be elsewhere.
+    let mut now = Ok(change(client, id, StoreChange::Drain).await?);
     loop {
         let left = match now {
             Ok(now) => match (now.replicas, now.store.as_ref().map_or(0, |s| s.leaders)) {
@@ -94,8 +95,6 @@ async fn drain(client: &mut Client, id: u64, patience: Patience) -> anyhow::Resu
                 _ if patience.no_wait => return Ok(now),
                 (replicas, leaders) => format!("{replicas} replicas and {leaders} leaderships are left"),
             },
-            // PD may move meanwhile; what it refuses it refuses at once.
-            Err(error) if SystemClock.now().since(started) < LOOK_AGAIN_AFTER => return Err(error),
             Err(error) => format!("{error:#}"),
         };
         if SystemClock.now().since(started) >= patience.limit() {
