@@ -51,7 +51,12 @@ pub fn bootstrap(
     let mut state = WriteBatch::default();
     let mut first = LogBatch::default();
     for region in regions.iter().filter(|r| r.peer_on(store).is_some()) {
-        if snapshot.get(Cf::Meta, &keys::region_key(region.id))?.is_some() {
+        // It is here, it was destroyed, or a snapshot of it is being taken.
+        let mut known = false;
+        for key in [keys::region_key(region.id), keys::tombstone_key(region.id), keys::snapshot_key(region.id)] {
+            known |= snapshot.get(Cf::Meta, &key)?.is_some();
+        }
+        if known {
             continue;
         }
         match log.load(region.id)? {
