@@ -19,7 +19,7 @@ use proto::{
     },
 };
 use raftstore::Instant;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use super::role::{MAX_WAIT_MS, PdRole};
 use crate::{AddressBook, CallError, NodeRpc};
@@ -63,6 +63,8 @@ struct Inner {
     local: RwLock<Option<(StoreId, Arc<PdRole>)>>,
     target: Mutex<Target>,
     timestamps: Mutex<Queue>,
+    /// Wakes whoever waits for an answer, in order, when this node sees another leader of region 1.
+    moved: Notify,
 }
 
 /// Whom to ask.
@@ -94,8 +96,8 @@ struct Queue {
 impl PdClient {
     /// A client of the cluster whose region 1 has (or had) these peers.
     pub fn new(cluster: ClusterId, doors: Doors, pd_region: &Region) -> Self {
-        let inner =
-            Inner { cluster, doors, local: RwLock::new(None), target: Mutex::default(), timestamps: Mutex::default() };
+        let (local, target, timestamps) = (RwLock::new(None), Mutex::default(), Mutex::default());
+        let inner = Inner { cluster, doors, local, target, timestamps, moved: Notify::new() };
         let client = PdClient { inner: Arc::new(inner) };
         client.set_pd_region(pd_region);
         client
@@ -103,7 +105,18 @@ impl PdClient {
 
     /// From now on this node, as `store`, may be PD itself.
     pub fn set_local(&self, store: StoreId, role: Arc<PdRole>) {
+        let mut leadership = role.leadership();
         *self.inner.local.write() = Some((store, role));
+        // Nobody but this task follows region 1: a watch wakes its receivers in no order, and what woke up would go on in
+        // none (the simulator repeats its runs).
+        let inner = Arc::downgrade(&self.inner);
+        self.inner.doors.spawn.spawn(Box::pin(async move {
+            while leadership.changed().await.is_ok() {
+                let Some(inner) = inner.upgrade() else { return };
+                leadership.mark_unchanged();
+                inner.moved.notify_waiters();
+            }
+        }));
     }
 
     /// Region 1 has these peers; whether that is new.
@@ -197,16 +210,16 @@ impl PdClient {
 
     /// Completes when this node's replica of region 1 (if it has one) learns that another store than `asked` leads.
     async fn moved_from(&self, asked: StoreId) -> StoreId {
-        let leadership = self.inner.local.read().as_ref().map(|(_, role)| role.leadership());
-        if let Some(mut leadership) = leadership {
-            while leadership.changed().await.is_ok() {
-                let leader = leadership.borrow_and_update().leader;
-                if let Some(new) = leader.map(|l| l.store).filter(|l| *l != asked) {
-                    return new;
-                }
+        let Some(role) = self.inner.local.read().as_ref().map(|(_, role)| role.clone()) else {
+            return std::future::pending().await;
+        };
+        loop {
+            self.inner.moved.notified().await;
+            let leader = role.leadership().borrow().leader;
+            if let Some(new) = leader.map(|l| l.store).filter(|l| *l != asked) {
+                return new;
             }
         }
-        std::future::pending().await
     }
 
     async fn within<T>(&self, limit: Duration, call: impl Future<Output = T>) -> Option<T> {

@@ -39,8 +39,9 @@ pub enum BootError {
     },
 }
 
-/// Writes the first records of those `regions` that have a peer on `store`; what is there already stays. Durable
-/// when it returns. A crash in the middle only means that it has to be called again.
+/// Writes the first records of those `regions` that have a peer on `store`; what is there already stays, and what was
+/// destroyed stays away: its peer is no member any more, and would elect itself out of the past. Durable when it
+/// returns. A crash in the middle only means that it has to be called again.
 pub fn bootstrap(
     engine: &dyn Engine,
     log: &dyn LogEngine,
@@ -52,11 +53,9 @@ pub fn bootstrap(
     let mut first = LogBatch::default();
     for region in regions.iter().filter(|r| r.peer_on(store).is_some()) {
         // It is here, it was destroyed, or a snapshot of it is being taken.
-        let mut known = false;
-        for key in [keys::region_key(region.id), keys::tombstone_key(region.id), keys::snapshot_key(region.id)] {
-            known |= snapshot.get(Cf::Meta, &key)?.is_some();
-        }
-        if known {
+        let known = |key: Bytes| Ok::<_, EngineError>(snapshot.get(Cf::Meta, &key)?.is_some());
+        let (here, destroyed) = (known(keys::region_key(region.id))?, known(keys::tombstone_key(region.id))?);
+        if here || destroyed || known(keys::snapshot_key(region.id))? {
             continue;
         }
         match log.load(region.id)? {
@@ -100,10 +99,21 @@ pub(super) fn replicas(
     })?;
     let (regions, left): (Vec<_>, Vec<_>) = regions.into_iter().partition(|r| r.peer_on(config.store).is_some());
     bury(engine, &left, &mut tombstones)?;
+    check_borders(&regions)?;
     mend_logs(&**log, &*snapshot, &regions, &tombstones)?;
     let cache_bytes = cache_share(regions.len());
     let replicas = regions.into_iter().map(|region| replica(config, &*snapshot, log, Arc::new(region), cache_bytes));
     Ok((replicas.collect::<Result<_, _>>()?, tombstones))
+}
+
+/// One key, one region: with two, the end of one replica would take the other's data along.
+fn check_borders(regions: &[Region]) -> Result<(), BootError> {
+    let mut sorted: Vec<_> = regions.iter().collect();
+    sorted.sort_by(|a, b| a.range.start.cmp(&b.range.start));
+    match sorted.windows(2).find(|w| w[0].range.end.is_empty() || w[0].range.end > w[1].range.start) {
+        Some(w) => Err(BootError::Damaged { region: w[1].id, why: format!("{} covers some of its keys", w[0].id) }),
+        None => Ok(()),
+    }
 }
 
 fn each(
@@ -209,4 +219,27 @@ fn check_log(log: &LogState, apply: &ApplyState) -> Result<LogIndex, String> {
         return Err(format!("{commit} is committed but the log ends at {}", log.last.index.0));
     }
     Ok(LogIndex(commit))
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::{Epoch, KeyRange, Peer, PeerId, PeerRole};
+
+    use super::*;
+    use crate::{engine::memory::MemoryEngine, log::memory::MemoryLog};
+
+    #[test]
+    fn a_region_that_has_left_is_not_founded_again() {
+        let (engine, log) = (MemoryEngine::default(), MemoryLog::default());
+        let peer = Peer { id: PeerId(1), store: StoreId(1), role: PeerRole::Voter };
+        let epoch = Epoch { conf_ver: 1, version: 1 };
+        let region = Region { id: RegionId(7), range: KeyRange::default(), epoch, peers: vec![peer] };
+        let found = || bootstrap(&engine, &log, StoreId(1), std::slice::from_ref(&region)).unwrap();
+        let is_there = || engine.snapshot().get(Cf::Meta, &keys::region_key(region.id)).unwrap().is_some();
+        found();
+        assert!(is_there());
+        engine.write(WriteBatch { ops: destruction(&region, Tombstone { peer: peer.id, epoch }) }).unwrap();
+        found();
+        assert!(!is_there());
+    }
 }

@@ -14,16 +14,18 @@ use std::{
 
 use bytes::Bytes;
 use futures::future::{BoxFuture, Either, select};
-use proto::{Cf, PD_REGION, Peer, PeerId, PeerRole, Region, RegionId, StoreId};
+use proto::{Cf, LogIndex, PD_REGION, Peer, PeerId, PeerRole, Region, RegionId, StoreId};
 use raftstore::{
     AdminError, NewRegion, PeerChange, ReplicaStatus, StoreHandle, Target,
     engine::{Engine, memory::MemoryEngine},
+    keys,
 };
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
 use crate::{
     cluster::{Cluster, Software},
+    machines::{node_of, store_of},
     runtime::{Owner, World},
 };
 
@@ -147,7 +149,7 @@ impl Changes {
         let led = &led[rng.random_range(0..led.len())];
         let mut changes = Vec::new();
         for node in 0..self.stores.nodes() {
-            let store = crate::machines::store_of(node);
+            let store = store_of(node);
             match (led.region.peer_on(store), rng.random_range(0..6)) {
                 (Some(peer), _) if peer.id == led.peer => {}
                 (Some(Peer { role: PeerRole::Learner, id, .. }), 0..4) => changes.push(PeerChange::Promote(id)),
@@ -200,7 +202,7 @@ impl Changes {
         for (id, here) in &replicas {
             let newest = here.values().map(|s| &s.view.region).max_by_key(|r| r.epoch).expect("one is here");
             self.check_region(*id, newest, here)?;
-            if let Err(reason) = self.compare(newest, here) {
+            if let Err(reason) = self.compare(newest, here)? {
                 return Ok(Err(reason));
             }
             regions.push(newest.clone());
@@ -233,23 +235,34 @@ impl Changes {
             Some(peer) => Err(format!("{id} has no replica on {}", peer.store)),
             None => Ok(()),
         }?;
-        let applied = here.values().map(|s| s.applied).max();
-        match here.iter().find(|(_, s)| Some(s.applied) != applied || s.committed != s.applied) {
-            Some((store, s)) => Err(format!("{id} on {store} has applied {}, others {applied:?}", s.applied)),
-            None => Ok(()),
-        }
+        Ok(())
     }
 
-    /// Replicas that have applied the same hold the same.
-    fn compare(&self, region: &Region, here: &BTreeMap<StoreId, ReplicaStatus>) -> Result<(), String> {
-        let hash = |store: &StoreId| content_hash(&self.stores.engine(crate::machines::node_of(*store)), region);
-        let hashes: BTreeMap<_, _> = here.keys().map(|store| (*store, hash(store))).collect();
-        let first = hashes.values().next();
-        match hashes.values().all(|h| Some(h) == first) {
-            true => Ok(()),
-            false => Err(format!("replicas of {} differ at one applied index: {hashes:?}", region.id)),
+    /// Replicas that have applied the same hold the same. `Err`: they have not applied the same yet.
+    fn compare(&self, region: &Region, here: &BTreeMap<StoreId, ReplicaStatus>) -> Result<Result<(), String>, String> {
+        let look = |store: &StoreId| {
+            let engine = self.stores.engine(node_of(*store));
+            (*store, (applied(&engine, region.id), content_hash(&engine, region)))
+        };
+        let seen: BTreeMap<_, _> = here.keys().map(look).collect();
+        let all_equal = |of: fn(&(Option<LogIndex>, u64)) -> u64| {
+            let mut all = seen.values().map(of);
+            all.next().is_none_or(|first| all.all(|other| other == first))
+        };
+        if !all_equal(|(applied, _)| applied.unwrap_or_default().0) {
+            return Err(format!("replicas of {} have not applied the same yet: {seen:?}", region.id));
+        }
+        match all_equal(|(_, hash)| *hash) {
+            true => Ok(Ok(())),
+            false => Ok(Err(format!("replicas of {} differ at one applied index: {seen:?}", region.id))),
         }
     }
+}
+
+/// How far the state is, which may be further than its store has noticed.
+fn applied(engine: &MemoryEngine, region: RegionId) -> Option<LogIndex> {
+    let value = engine.snapshot().get(Cf::Meta, &keys::apply_key(region)).expect("memory does not fail")?;
+    Some(keys::decode_apply(&value).expect("a store writes what it can read").applied.index)
 }
 
 fn content_hash(engine: &MemoryEngine, region: &Region) -> u64 {
