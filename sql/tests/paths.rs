@@ -17,7 +17,7 @@ use sql::{Gateway, Session, Step};
 use support::{connect, gateway, local};
 
 /// Generated expressions a run compares.
-const GENERATED: u32 = 400;
+const GENERATED: u32 = 200;
 
 const TABLE: &str = "CREATE TABLE one (k int4 PRIMARY KEY, i2 int2, i4 int4, i8 int8, f4 float4, f8 float8, n numeric(12,3), \
      t text, v varchar(5), c char(4), b bool, d date, ts timestamp, tz timestamptz, u uuid, y bytea)";
@@ -71,16 +71,17 @@ async fn listed_expressions_agree() {
     let expressions: Vec<&str> = LISTED.split([';', '\n']).map(str::trim).filter(|expr| !expr.is_empty()).collect();
     for zone in ZONES {
         ask(&mut session, &format!("SET timezone = '{zone}'")).await.expect("a zone");
-        for expr in &expressions {
+        let timed = |expr: &&str| ["ts", "tz", "timestamp", "now", "current"].iter().any(|part| expr.contains(part));
+        for expr in expressions.iter().copied().filter(|expr| zone == ZONES[0] || timed(expr)) {
             let explained = ask(&mut session, &format!("EXPLAIN SELECT {expr} FROM one WHERE k = 1")).await;
-            general += usize::from(!explained.is_ok_and(|plan| plan.contains("Key plan")));
+            general += usize::from(zone == ZONES[0] && !explained.is_ok_and(|plan| plan.contains("Key plan")));
             for row in 1..=ROWS.len() {
                 differ.extend(difference(&mut session, expr, row).await);
             }
         }
     }
     assert!(differ.is_empty(), "{} differ:\n{}", differ.len(), differ.join("\n"));
-    assert!(general <= MAX_GENERAL * ZONES.len(), "{general} of {} expressions have no key plan", expressions.len());
+    assert!(general <= MAX_GENERAL, "{general} expressions have no key plan");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 
 mod arrows;
 mod documents;
+mod features;
 mod purity;
 mod sizes;
 mod words;
