@@ -103,6 +103,6 @@ fn using_timestamps_before_their_window_is_durable_is_found() {
 }
 
 #[test]
-fn removing_below_quorum_is_found() {
+fn pd_planning_a_removal_below_quorum_is_found() {
     must_be_found(Kind::Moving, 20, Bug::Pd(Pd::RemovalBelowQuorum));
 }
