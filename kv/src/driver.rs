@@ -66,8 +66,6 @@ pub trait Pd: Send + Sync + 'static {
     async fn stores(&self) -> Result<Vec<StoreStatus>, PdError>;
     /// What PD is doing with regions; with `finished` also what it has done lately.
     async fn operators(&self, finished: bool) -> Result<Vec<OperatorStatus>, PdError>;
-    /// Cuts the regions that hold `keys` at them; returns when that is done. Keys that are borders already are fine.
-    async fn split_at(&self, keys: Vec<Bytes>) -> Result<(), PdError>;
     /// Acknowledges a catalog version and renews the gateway's lease: (published version, the lease's end).
     /// Waits up to `wait` for a version newer than `acknowledged`.
     async fn catalog_lease(&self, gateway: u64, acknowledged: u64, wait: Duration)

@@ -276,10 +276,6 @@ impl Pd for LocalPd {
         Ok(vec![])
     }
 
-    async fn split_at(&self, _keys: Vec<Bytes>) -> Result<(), PdError> {
-        Err(PdError::Refused("the regions of a lone store stay as they are".into()))
-    }
-
     async fn catalog_lease(
         &self,
         gateway: u64,

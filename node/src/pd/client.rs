@@ -39,11 +39,6 @@ const PUBLISH_WAIT_MS: u64 = 5_000;
 /// How long a DDL may take to become known everywhere: any lease has run out long before.
 const PUBLISH_DEADLINE: Duration = Duration::from_secs(60);
 
-/// How long an operator is waited for: longer than a step may take.
-const OPERATOR_DEADLINE: Duration = Duration::from_secs(90);
-/// Between looks at it.
-const OPERATOR_POLL: Duration = Duration::from_millis(20);
-
 /// Doors and clocks of a [`PdClient`].
 #[derive(Clone)]
 pub struct Doors {
@@ -315,23 +310,6 @@ impl PdClient {
         }
     }
 
-    /// Waits until an operator has ended; the reason when it did not succeed.
-    async fn operator_ended(&self, id: u64) -> Result<(), PdError> {
-        let clock = &self.inner.doors.clock;
-        let deadline = clock.now() + OPERATOR_DEADLINE;
-        loop {
-            let request = OperatorsRequest { id, finished: true, region_id: 0 };
-            let found = PdClient::operators(self, request).await?.operators.into_iter().next();
-            let lost = || PdError::Unavailable(format!("PD has changed and does not know operator {id}"));
-            let op = found.ok_or_else(lost)?;
-            match op.state() {
-                wire::OperatorState::Done => return Ok(()),
-                wire::OperatorState::Running if clock.now() < deadline => clock.sleep(OPERATOR_POLL).await,
-                _ => return Err(PdError::Refused(format!("operator {id} on region {}: {}", op.region_id, op.outcome))),
-            }
-        }
-    }
-
     /// Ends an operator.
     pub async fn cancel_operator(&self, id: u64) -> Result<CancelOperatorResponse, PdError> {
         match self.call(Body::CancelOperator(CancelOperatorRequest { id }), self.deadline()).await? {
@@ -458,15 +436,6 @@ impl kv::Pd for PdClient {
     async fn operators(&self, finished: bool) -> Result<Vec<wire::OperatorStatus>, PdError> {
         let request = OperatorsRequest { finished, ..OperatorsRequest::default() };
         Ok(PdClient::operators(self, request).await?.operators)
-    }
-
-    async fn split_at(&self, keys: Vec<bytes::Bytes>) -> Result<(), PdError> {
-        let split = wire::SplitRegionRequest { region_id: 0, keys };
-        let request = PlanRequest { kind: Some(wire::plan_request::Kind::Split(split)), epoch: None };
-        for id in self.plan(request).await?.operator_ids {
-            self.operator_ended(id).await?;
-        }
-        Ok(())
     }
 
     async fn catalog_lease(
