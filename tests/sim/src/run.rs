@@ -10,6 +10,8 @@ use std::{
 
 use futures::future::BoxFuture;
 
+#[cfg(feature = "sql")]
+use crate::sql::{Gateways, Schema};
 use crate::{
     cluster::{
         Cluster, Settings, Software,
@@ -28,6 +30,9 @@ const NODES: usize = 3;
 const SESSIONS: usize = 3;
 /// How long faults go on: some ten of them.
 const TORMENT: Duration = Duration::from_secs(25);
+/// Where leases of gateways shall run out: each time takes half as long as [`TORMENT`].
+#[cfg(feature = "sql")]
+const LONG_TORMENT: Duration = Duration::from_secs(40);
 /// Before the first and after the last fault everything must settle within this: elections, expired locks.
 const SETTLE: Duration = Duration::from_secs(60);
 /// Between two attempts of the harness to prepare or to judge.
@@ -42,16 +47,39 @@ pub enum Kind {
     Register,
     /// Nodes, transfers between accounts, sums.
     Bank,
+    /// Gateways, [`Kind::Register`] in SQL.
+    #[cfg(feature = "sql")]
+    SqlRegister,
+    /// Gateways, [`Kind::Bank`] in SQL.
+    #[cfg(feature = "sql")]
+    SqlBank,
+    /// Gateways, tables that are emptied and made anew while others fill them.
+    #[cfg(feature = "sql")]
+    Schema,
 }
 
 /// All that this build has.
-pub const KINDS: &[Kind] = &[Kind::Stores, Kind::Register, Kind::Bank];
+pub const KINDS: &[Kind] = &[
+    Kind::Stores,
+    Kind::Register,
+    Kind::Bank,
+    #[cfg(feature = "sql")]
+    Kind::SqlRegister,
+    #[cfg(feature = "sql")]
+    Kind::SqlBank,
+    #[cfg(feature = "sql")]
+    Kind::Schema,
+];
 
 impl Kind {
     /// What goes wrong, and for how long.
     fn torment(self) -> (Vec<Fault>, Duration) {
         match self {
             Kind::Stores | Kind::Register | Kind::Bank => (faults::USUAL.to_vec(), TORMENT),
+            #[cfg(feature = "sql")]
+            Kind::SqlRegister | Kind::SqlBank | Kind::Schema => {
+                ([faults::USUAL, &[Fault::Exile]].concat(), LONG_TORMENT)
+            }
         }
     }
 }
@@ -75,10 +103,18 @@ pub fn run(seed: u64, kind: Kind, settings: &Settings) -> Report {
     let world = World::new(seed.wrapping_add((kind as u64 + 1) << 48), NODES);
     let stores = |world: &World| Stores::cluster(world.clone(), NODES, settings.clone());
     let nodes = |world: &World| Nodes::cluster(world.clone(), NODES, settings.clone(), Bare);
+    #[cfg(feature = "sql")]
+    let gateways = |world: &World| Nodes::cluster(world.clone(), NODES, settings.clone(), Gateways);
     match kind {
         Kind::Stores => perform(kind, world.clone(), stores(&world), Arc::new(Register::default())),
         Kind::Register => perform(kind, world.clone(), nodes(&world), Arc::new(Register::default())),
         Kind::Bank => perform(kind, world.clone(), nodes(&world), Arc::new(Bank::default())),
+        #[cfg(feature = "sql")]
+        Kind::SqlRegister => perform(kind, world.clone(), gateways(&world), Arc::new(Register::default())),
+        #[cfg(feature = "sql")]
+        Kind::SqlBank => perform(kind, world.clone(), gateways(&world), Arc::new(Bank::default())),
+        #[cfg(feature = "sql")]
+        Kind::Schema => perform(kind, world.clone(), gateways(&world), Arc::new(Schema::default())),
     }
 }
 
