@@ -48,7 +48,9 @@ pub mod service;
 pub mod store;
 pub mod txn;
 
-pub use client::{Client, ClientConfig, CommitOptions, Floor, Page, RegionRoute, Savepoint, Scan, ScanOptions, Txn};
+pub use client::{
+    COMMIT_MEMORY, Client, ClientConfig, CommitOptions, Floor, Page, RegionRoute, Savepoint, Scan, ScanOptions, Txn,
+};
 pub use driver::{Clock, Pd, PdError, Reply, Rpc, RpcError, ScanChunk, ScanSink, Spawn, StoreScan};
 pub use error::Error;
 /// Of a monotonic clock; `sql` measures its leases and time-outs with it.

@@ -10,6 +10,7 @@ use futures::FutureExt;
 use crate::{
     catalog::{LeasedCatalog, store},
     error::{SqlError, SqlResult, SqlState},
+    planted::{Plant, Planted},
     session::{Session, Startup, plan::StatementPlanner},
     work::RowIds,
 };
@@ -18,6 +19,9 @@ use crate::{
 const PUBLISH_PATIENCE: Duration = Duration::from_secs(60);
 /// Pause between attempts to publish.
 const PUBLISH_PAUSE: Duration = Duration::from_millis(100);
+/// How old garbage is when it is deleted: [`kv::COMMIT_MEMORY`], and time for clocks that run at different speeds and for
+/// requests on their way.
+const GARBAGE_AGE: Duration = kv::COMMIT_MEMORY.saturating_add(Duration::from_secs(3));
 /// The one database, until there are several.
 pub const DATABASE: &str = "postgres";
 
@@ -41,11 +45,17 @@ pub struct Gateway {
     planner: StatementPlanner,
     row_ids: RowIds,
     id: OnceLock<u64>,
+    plant: Plant,
 }
 
 impl Gateway {
     /// A gateway that has not started yet.
     pub fn new(config: GatewayConfig) -> Arc<Self> {
+        Self::with_plant(config, Plant::default())
+    }
+
+    /// A gateway with a bug, for tests of the tests.
+    pub fn with_plant(config: GatewayConfig, plant: Plant) -> Arc<Self> {
         let row_ids = RowIds::new(Arc::clone(&config.pd));
         Arc::new(Gateway {
             config,
@@ -53,6 +63,7 @@ impl Gateway {
             planner: StatementPlanner::default(),
             row_ids,
             id: OnceLock::new(),
+            plant,
         })
     }
 
@@ -62,7 +73,7 @@ impl Gateway {
         let id = self.config.pd.alloc_ids(1).await?;
         store::bootstrap(&self.config.client).await?;
         let GatewayConfig { client, pd, clock, .. } = self.config.clone();
-        let catalog = Arc::new(LeasedCatalog::open(client, pd, clock, id).await?);
+        let catalog = Arc::new(LeasedCatalog::open(client, pd, clock, id, self.plant).await?);
         if self.id.set(id).is_err() || self.catalog.set(Arc::clone(&catalog)).is_err() {
             return Err(SqlError::internal("the gateway was started twice"));
         }
@@ -92,6 +103,14 @@ impl Gateway {
         self.planner.runs()
     }
 
+    /// How often a statement went to DataFusion instead of a key plan.
+    pub fn general_plans(&self) -> u64 {
+        self.planner.general()
+    }
+
+    pub(crate) fn plant(&self) -> Plant {
+        self.plant
+    }
     pub(crate) fn config(&self) -> &GatewayConfig {
         &self.config
     }
@@ -138,10 +157,16 @@ impl Gateway {
         self.config.spawn.spawn(forget.boxed());
     }
 
-    /// Deletes rows nobody reads any more, in the background.
+    /// Deletes rows nobody reads or writes any more, in the background, when nobody looks for the outcome of a commit among
+    /// them any more either.
     pub(crate) fn collect(self: &Arc<Self>, storage_ids: Vec<u32>) {
-        let client = self.config.client.clone();
+        if storage_ids.is_empty() {
+            return;
+        }
+        let GatewayConfig { client, clock, .. } = self.config.clone();
+        let age = if self.plant.has(Planted::CollectAtOnce) { Duration::ZERO } else { GARBAGE_AGE };
         let collect = async move {
+            clock.sleep(age).await;
             for storage_id in storage_ids {
                 if let Err(error) = store::collect(&client, storage_id).await {
                     // The garbage record stays; the rows take room until it is collected.

@@ -30,6 +30,7 @@ pub mod eval;
 pub mod gateway;
 pub mod keyplan;
 pub mod name;
+pub mod planted;
 pub mod query;
 pub mod reader;
 pub mod session;

@@ -14,7 +14,7 @@ use proto::{
 use crate::{Error, Reply, error::Refusal, planted::Planted};
 
 use super::{
-    Client, Route,
+    COMMIT_MEMORY, Client, Route,
     backoff::{Backoff, patience},
     committer::{Committer, Effect, Event, Repeat, Run, SendId},
     read::{unexpected, wrong_answer},
@@ -54,7 +54,8 @@ pub(crate) async fn run(mut job: CommitJob) -> Result<Timestamp, Error> {
     let mut committer = Committer::new(mutations, job.max_commit_ts);
     let job = Arc::new(Job { keys: committer.mutations().to_vec(), job });
     let client = job.job.client.clone();
-    let mut deadline = client.deadline();
+    let latest = client.inner.clock.now() + COMMIT_MEMORY;
+    let mut deadline = Deadline(client.deadline().0.min(latest));
     let mut asked = false;
     let mut waiting: VecDeque<Effect> = committer.step(Event::Start).into();
     let mut doing: FuturesUnordered<Doing> = FuturesUnordered::new();
@@ -69,7 +70,8 @@ pub(crate) async fn run(mut job: CommitJob) -> Result<Timestamp, Error> {
                 Effect::Rollback { runs } => job.roll_back(runs),
                 Effect::AskPrimary { .. } if !asked => {
                     asked = true;
-                    deadline = Deadline(deadline.0.max(client.inner.clock.now()) + OUTCOME_GRACE);
+                    // After that the primary may have forgotten: what it says then means nothing.
+                    deadline = Deadline((deadline.0.max(client.inner.clock.now()) + OUTCOME_GRACE).min(latest));
                     doing.push(job.clone().perform(effect, deadline).map(Some).boxed());
                 }
                 _ if client.is_late(deadline) => {

@@ -38,6 +38,11 @@ pub use region_map::Route;
 pub use scan::{Page, Scan, ScanOptions};
 pub use txn::{CommitOptions, Floor, Txn};
 
+/// How long after its beginning a commit's outcome is looked for at most, whatever happened to the process meanwhile; what
+/// comes later is reported as unknown. So long the record of a commit has to stay at the primary. Above the default
+/// `operation_timeout` and the grace behind it together.
+pub const COMMIT_MEMORY: Duration = Duration::from_secs(22);
+
 /// How a client behaves; the defaults suit a gateway.
 #[derive(Clone, Debug)]
 pub struct ClientConfig {
@@ -139,8 +144,44 @@ impl Client {
         }
     }
 
+    /// Waits until no transaction whose primary lies in `primaries` has a lock in `range` any more, and gets those of
+    /// finished and dead ones out of the way. For when no such transaction can begin to commit any more.
+    pub async fn finish_transactions(&self, primaries: &KeyRange, range: &KeyRange) -> Result<(), Error> {
+        let mut rest = range.clone();
+        loop {
+            let deadline = self.deadline();
+            let (part, reply) = self
+                .call_clipped(&rest, false, deadline, |part| {
+                    let (range, primaries) = (Some((&part).into()), Some(primaries.into()));
+                    wire::kv_request::Body::FindLocks(wire::FindLocksRequest { range, primaries })
+                })
+                .await?;
+            let found = match reply.response.body {
+                Some(wire::kv_response::Body::FindLocks(found)) => found,
+                _ => return Err(read::wrong_answer("find locks")),
+            };
+            if let Some(error) = found.error {
+                return Err(read::unexpected(crate::error::Refusal::from(error)));
+            }
+            if !found.locks.is_empty() {
+                let mut wait = resolver::LockWait::on_keys(self.timestamp().await?);
+                for lock in &found.locks {
+                    self.clear_lock(lock, &mut wait, deadline).await?;
+                }
+                // The same part again: some of them may live on for a while.
+                continue;
+            }
+            let next = if found.resume_key.is_empty() { part.end } else { found.resume_key };
+            if next.is_empty() || (!rest.end.is_empty() && next >= rest.end) {
+                return Ok(());
+            }
+            rest.start = next;
+        }
+    }
+
     /// Drops every version and lock in `range`, region by region, outside of any transaction. Only for key
-    /// spaces nobody reads or writes any more (the table id of a dropped or truncated table). May be repeated.
+    /// spaces nobody reads or writes any more (the table id of a dropped or truncated table), [`COMMIT_MEMORY`] after the last
+    /// commit there and after [`Client::finish_transactions`]. May be repeated.
     pub async fn delete_range_unsafe(&self, range: &KeyRange) -> Result<(), Error> {
         let deadline = self.deadline();
         let mut key = range.start.clone();

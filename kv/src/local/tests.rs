@@ -193,6 +193,34 @@ async fn a_dropped_range_is_gone_and_its_neighbours_are_not() {
     assert_eq!(regions.iter().map(|r| r.region.id.0).collect::<Vec<_>>(), [2, 3, 4]);
 }
 
+#[tokio::test]
+async fn what_was_committed_outlives_the_range_of_its_primary() {
+    use proto::wire::{CommitRequest, Mutation, PrewriteRequest, RequestHeader, kv_request::Body};
+    let local = local();
+    write(&local.client, &[("e", "old")]).await;
+    write(&local.client, &[("z", "old")]).await;
+    let start_ts = local.client.timestamp().await.unwrap().0;
+    let prewrite = |key| {
+        let mutations = vec![Mutation { kind: 0, key: b(key), value: b("new") }];
+        Body::Prewrite(PrewriteRequest { mutations, primary: b("a"), start_ts, ttl_ms: 50, ..Default::default() })
+    };
+    let bodies = [(2, prewrite("a")), (3, prewrite("e")), (4, prewrite("z"))];
+    // The coordinator dies right after the commit of the primary.
+    let commit_ts = local.client.timestamp().await.unwrap().0;
+    let commit = CommitRequest { keys: vec![b("a")], start_ts, commit_ts, primary: b("a"), ..Default::default() };
+    for (region_id, body) in bodies.into_iter().chain([(2, Body::Commit(commit))]) {
+        let epoch = Some(Epoch { conf_ver: 1, version: 1 }.into());
+        let header = Some(RequestHeader { region_id, epoch, ..Default::default() });
+        let reply = local.service.call(KvRequest { header, body: Some(body) }).await;
+        assert_eq!(reply.response.region_error, None);
+    }
+    let dropped = KeyRange::new("a", "c");
+    local.client.finish_transactions(&dropped, &KeyRange::new("", "")).await.unwrap();
+    local.client.delete_range_unsafe(&dropped).await.unwrap();
+    let txn = local.client.begin().await.unwrap();
+    assert_eq!(scan(&txn, ScanOptions::default()).await, "e=new z=new");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn transfers_keep_the_sum() {
     const ACCOUNTS: u64 = 6;
@@ -233,7 +261,7 @@ async fn transfers_keep_the_sum() {
 #[tokio::test]
 async fn malformed_requests_are_refused_and_do_no_harm() {
     use proto::wire::{
-        CommitRequest, Mutation, PrewriteRequest, RequestHeader, RollbackRequest, ScanRequest,
+        CommitRequest, FindLocksRequest, Mutation, PrewriteRequest, RequestHeader, RollbackRequest, ScanRequest,
         UnsafeDeleteRangeRequest, kv_request::Body,
     };
     let local = local();
@@ -251,6 +279,8 @@ async fn malformed_requests_are_refused_and_do_no_harm() {
         Body::Scan(ScanRequest { range: range(), read_ts: now, ..Default::default() }),
         Body::Scan(ScanRequest { pushdown: b("nobody reads this"), read_ts: now, ..Default::default() }),
         Body::UnsafeDeleteRange(UnsafeDeleteRangeRequest { range: range() }),
+        Body::FindLocks(FindLocksRequest { range: range(), primaries: None }),
+        Body::FindLocks(FindLocksRequest { range: None, primaries: range() }),
     ];
     for region_id in [0, 1, 2, 99] {
         for body in bodies.iter().cloned().map(Some).chain([None]) {

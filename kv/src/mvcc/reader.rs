@@ -1,7 +1,7 @@
 //! Reads of single keys. PURE over a snapshot.
 
 use bytes::Bytes;
-use proto::{Cf, KeyRange, Timestamp};
+use proto::{Cf, KeyRange, Timestamp, wire::LockRecord};
 use raftstore::engine::Snapshot;
 
 use crate::codec;
@@ -110,6 +110,31 @@ impl<'a> Reader<'a> {
             stands = cursor.next()?;
         }
         Ok(keys)
+    }
+
+    /// Locks in `range` of transactions whose primary lies in `primaries`, among the first `visit` records; and where to
+    /// go on when there are more.
+    pub fn locks_with_primary(
+        &self,
+        range: &KeyRange,
+        primaries: &KeyRange,
+        visit: usize,
+    ) -> Result<(Vec<LockRecord>, Option<Bytes>), Fault> {
+        let mut locks = Vec::new();
+        let mut cursor = self.snapshot.cursor(Cf::Lock, &range.start, &range.end);
+        let mut stands = cursor.seek_to_first()?;
+        for _ in 0..visit {
+            if !stands {
+                return Ok((locks, None));
+            }
+            if let LockCfRecord::Lock(lock) = lock::decode(cursor.key(), cursor.value())?
+                && primaries.contains(&lock.primary)
+            {
+                locks.push(lock.to_wire(cursor.key()));
+            }
+            stands = cursor.next()?;
+        }
+        Ok((locks, stands.then(|| Bytes::copy_from_slice(cursor.key()))))
     }
 
     /// Visits the versions of a key from the newest at or below `from` down to `to`, while `visit` says to go on.

@@ -160,6 +160,7 @@ impl Inner {
             Body::Resolve(request) => call.resolve(request).await,
             Body::HeartbeatTxn(request) => call.heartbeat(request).await,
             Body::UnsafeDeleteRange(request) => call.unsafe_delete_range(request).await,
+            Body::FindLocks(request) => call.find_locks(request).await,
         }
     }
 }

@@ -4,8 +4,8 @@ use bytes::{Bytes, BytesMut};
 use proto::{
     KeyRange, Timestamp,
     wire::{
-        BadTimestamp, GetRequest, GetResponse, KeyError, KeyValue, KvResponse, RegionError, ScanRequest, ScanResponse,
-        key_error::Kind, kv_response::Body,
+        BadTimestamp, FindLocksRequest, FindLocksResponse, GetRequest, GetResponse, KeyError, KeyValue, KvResponse,
+        RegionError, ScanRequest, ScanResponse, key_error::Kind, kv_response::Body,
     },
 };
 use raftstore::RegionSnapshot;
@@ -28,6 +28,8 @@ const DEFAULT_PAGE_BYTES: u64 = 1 << 20;
 const MAX_PAGE_BYTES: u64 = 4 << 20;
 /// Keys of a get whatever the caller says.
 const MAX_GET_KEYS: usize = 4096;
+/// Records of the lock column family that one request looks at.
+const MAX_LOCKS_VISITED: usize = 4096;
 /// Rows of a page are cut from pieces of memory of this size: one allocation for many rows.
 const ARENA_BYTES: usize = 64 << 10;
 
@@ -96,6 +98,25 @@ impl Call<'_> {
             self.pushed_page(&snapshot, &range, &request)
         };
         Ok(page.unwrap_or_else(|fault| scan_refused(fault.into())))
+    }
+
+    /// Locks as they stand now; writes under way are not waited for.
+    pub(super) async fn find_locks(&self, request: FindLocksRequest) -> Result<Reply, RegionError> {
+        let range: KeyRange = request.range.unwrap_or_default().into();
+        let primaries: KeyRange = request.primaries.unwrap_or_default().into();
+        let answer = |response| reply(Body::FindLocks(response));
+        if range.is_empty() || primaries.is_empty() {
+            return Ok(answer(FindLocksResponse::default()));
+        }
+        let snapshot = self.snapshot().await?;
+        if !snapshot.region.range.covers(&range) {
+            return Err(RegionError::key_not_in_region(&range.start, &snapshot.region));
+        }
+        let reader = Reader::new(snapshot.engine.as_ref());
+        Ok(answer(match reader.locks_with_primary(&range, &primaries, MAX_LOCKS_VISITED) {
+            Ok((locks, resume)) => FindLocksResponse { locks, resume_key: resume.unwrap_or_default(), error: None },
+            Err(fault) => FindLocksResponse { error: Some(fault.into()), ..Default::default() },
+        }))
     }
 
     fn pushed_page(&self, snapshot: &RegionSnapshot, range: &KeyRange, request: &ScanRequest) -> Result<Reply, Fault> {

@@ -16,7 +16,10 @@ use proto::Timestamp;
 use tokio::sync::watch;
 
 use super::{CatalogSnapshot, fence::Fence, store};
-use crate::error::{SqlError, SqlResult};
+use crate::{
+    error::{SqlError, SqlResult},
+    planted::{Plant, Planted},
+};
 
 /// How long PD may keep a renewal waiting for news. Well below any lease.
 const RENEW_WAIT: Duration = Duration::from_secs(1);
@@ -43,11 +46,18 @@ pub struct LeasedCatalog {
     lease: ArcSwap<Lease>,
     fences: Mutex<Vec<std::sync::Weak<Fence>>>,
     version: watch::Sender<u64>,
+    plant: Plant,
 }
 
 impl LeasedCatalog {
     /// Loads the catalog and takes the first lease for the gateway of this id.
-    pub async fn open(client: Client, pd: Arc<dyn Pd>, clock: Arc<dyn Clock>, gateway: u64) -> SqlResult<Self> {
+    pub async fn open(
+        client: Client,
+        pd: Arc<dyn Pd>,
+        clock: Arc<dyn Clock>,
+        gateway: u64,
+        plant: Plant,
+    ) -> SqlResult<Self> {
         let catalog = LeasedCatalog {
             lease: ArcSwap::from_pointee(Lease { end: Timestamp::ZERO, local_end: clock.now() }),
             client,
@@ -57,6 +67,7 @@ impl LeasedCatalog {
             current: ArcSwap::default(),
             fences: Mutex::default(),
             version: watch::Sender::new(0),
+            plant,
         };
         // Version 0 is acknowledged first: the gateway is known to PD before it loads, so no change is missed.
         let acknowledged = catalog.renew(0, Duration::ZERO).await?;
@@ -150,6 +161,7 @@ impl LeasedCatalog {
         let version = fresh.version;
         self.current.store(Arc::new(fresh));
         let fences: Vec<Arc<Fence>> = self.fences.lock().iter().filter_map(std::sync::Weak::upgrade).collect();
+        let changed = if self.plant.has(Planted::KeepDoomed) { Vec::new() } else { changed };
         let committing: Vec<_> = fences.into_iter().filter(|fence| fence.doom(&changed)).collect();
         for fence in committing {
             fence.committed().await;

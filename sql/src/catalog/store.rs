@@ -176,9 +176,13 @@ pub fn duplicate_table(table: &TableDescriptor) -> SqlError {
     SqlError::new(SqlState::DUPLICATE_TABLE, format!("relation \"{}\" already exists", table.name))
 }
 
-/// Deletes the rows under a storage id that no gateway reads any more, and its garbage record.
+/// Deletes the rows under a storage id that no gateway reads any more, and its garbage record. With the rows go the records
+/// that say which transactions were committed: not before `kv::COMMIT_MEMORY` has passed since the last commit there, and
+/// locks elsewhere whose primary is here are replaced by their outcome first.
 pub async fn collect(client: &Client, storage_id: u32) -> SqlResult<()> {
-    client.delete_range_unsafe(&rows_of(storage_id)).await?;
+    let rows = rows_of(storage_id);
+    client.finish_transactions(&rows, &proto::keyspace::keyspace_range(SQL_KEYSPACE)).await?;
+    client.delete_range_unsafe(&rows).await?;
     let txn = client.begin().await?;
     txn.delete(id_key(GARBAGE, storage_id))?;
     commit(&txn).await?;

@@ -133,6 +133,7 @@ pub struct StatementPlanner {
     /// `None`: a statement of this shape has no key plan.
     keys: Mutex<LruCache<Key, Option<Arc<StatementPlan>>>>,
     compiled: std::sync::atomic::AtomicU64,
+    general: std::sync::atomic::AtomicU64,
 }
 
 impl Default for StatementPlanner {
@@ -141,6 +142,7 @@ impl Default for StatementPlanner {
             queries: PlanCache::default(),
             keys: Mutex::new(LruCache::new(MAX_KEY_PLANS)),
             compiled: std::sync::atomic::AtomicU64::new(0),
+            general: std::sync::atomic::AtomicU64::new(0),
         }
     }
 }
@@ -149,6 +151,11 @@ impl StatementPlanner {
     /// How often a statement was planned: compiled to a key plan, or planned by DataFusion. Stays flat while known statements run.
     pub fn runs(&self) -> u64 {
         self.compiled.load(std::sync::atomic::Ordering::Relaxed) + query::planner_runs()
+    }
+
+    /// How often a statement that reads or writes rows was given to DataFusion.
+    pub fn general(&self) -> u64 {
+        self.general.load(std::sync::atomic::Ordering::Relaxed)
     }
 
     /// A statement of the simple protocol whose shape has a key plan: without parsing it, after the first time.
@@ -264,6 +271,7 @@ impl StatementPlanner {
         let column_type = |pg_type: &PgType| (*pg_type != PgType::Unknown).then(|| ColumnType::from(*pg_type));
         let types: Vec<Option<ColumnType>> = declared.iter().map(column_type).collect();
         if let Some(planned) = self.queries.find(sql, catalog, &types)? {
+            self.general.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             return Ok(StatementPlan::general(planned, catalog.version));
         }
         self.compiled.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
@@ -271,6 +279,7 @@ impl StatementPlanner {
             Ok(compiled) => Ok(StatementPlan::key(compiled.plan, compiled.params, catalog.version)),
             Err(Refusal::Error(error)) => Err(error),
             Err(Refusal::Unknown) => {
+                self.general.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                 let planned = self.queries.plan(sql, (**statement).clone(), catalog, &types)?;
                 Ok(StatementPlan::general(planned, catalog.version))
             }

@@ -16,6 +16,7 @@ use crate::{
     dml::general,
     error::{SqlError, SqlResult, SqlState},
     keyplan::{KeyPlan, run as keyrun},
+    planted::Planted,
     query::{Change, RunValues},
     statement::parse_one,
     types::Datum,
@@ -109,8 +110,10 @@ impl Session {
                 Err(error) => error,
             };
             self.fail(single);
+            let unknown = error.sqlstate == SqlState::STATEMENT_COMPLETION_UNKNOWN;
+            let again = error.is_retryable() || (unknown && self.gateway.plant().has(Planted::RepeatUnknown));
             let held_off = error.sqlstate == SqlState::SERIALIZATION_FAILURE && self.held_off(portal, started);
-            if !single || !error.is_retryable() || (retries == MAX_RETRIES && !held_off) {
+            if !single || !again || (retries == MAX_RETRIES && !held_off) {
                 return Err(error);
             }
             retries = if held_off { retries } else { retries + 1 };

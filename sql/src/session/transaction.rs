@@ -10,6 +10,7 @@ use crate::{
     ddl::Pending,
     dml::Target,
     error::{Severity, SqlError, SqlResult, SqlState},
+    planted::Planted,
     reader::Reader,
 };
 
@@ -227,7 +228,8 @@ impl Session {
             before = pending.commit_before.map_or(before, |limit| before.min(limit));
         }
         let floor = if explicit { Floor::Pd } else { Floor::StartTs };
-        match txn.commit(CommitOptions { floor, max_commit_ts: Some(before) }).await {
+        let max_commit_ts = (!self.gateway.plant().has(Planted::CommitPastLease)).then_some(before);
+        match txn.commit(CommitOptions { floor, max_commit_ts }).await {
             Ok(_) => Ok(version),
             Err(error) => Err(self.explain(error)),
         }

@@ -65,7 +65,8 @@ pub enum Fault {
     StalledDisk,
     /// The wall clock jumps.
     ClockJump,
-    /// A node is cut off, or stands still, for longer than a gateway's catalog lease.
+    /// For longer than a gateway's catalog lease a node is cut off, or hears nobody while all others hear it, or stands
+    /// still.
     Exile,
 }
 
@@ -92,9 +93,10 @@ const QUIET_MAX: Duration = Duration::from_millis(1500);
 /// How long a fault lasts: from a hiccup to several election timeouts.
 const LASTS_MIN: Duration = Duration::from_millis(20);
 const LASTS_MAX: Duration = Duration::from_millis(3000);
-/// An exile: longer than the catalog lease of a gateway (8 s), which then counts as gone.
-const EXILE_MIN: Duration = Duration::from_millis(8500);
-const EXILE_MAX: Duration = Duration::from_millis(13_000);
+/// An exile: longer than the catalog lease of a gateway (8 s), which then counts as gone; and not much longer, so that what
+/// the node was doing is not given up but goes on.
+const EXILE_MIN: Duration = Duration::from_millis(8300);
+const EXILE_MAX: Duration = Duration::from_millis(9900);
 /// A restart that nobody else notices, and how long disks die: much shorter than an election.
 const BLINK_MIN: Duration = Duration::from_millis(10);
 const BLINK_MAX: Duration = Duration::from_millis(250);
@@ -209,9 +211,14 @@ impl Nemesis {
     async fn exile(&mut self, node: NodeIndex) {
         self.world.count("exiles", 1);
         let lasts = self.rng.random_range(EXILE_MIN..EXILE_MAX);
-        match self.rng.random_bool(0.5) {
-            true => self.isolate(node, lasts).await,
-            false => {
+        match self.rng.random_range(0..3) {
+            0 => self.isolate(node, lasts).await,
+            1 => {
+                (0..self.victim.nodes()).filter(|other| *other != node).for_each(|other| self.network.cut(other, node));
+                self.wait(lasts).await;
+                self.network.heal();
+            }
+            _ => {
                 self.world.pause(node, lasts);
                 self.wait(lasts).await;
             }

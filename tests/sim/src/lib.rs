@@ -1,6 +1,7 @@
 //! The simulator: a whole cluster in one thread, from a seed.
 //!
 //! ```text
+//!   sql/         gateways on the nodes, workloads in SQL (feature `sql`)
 //!   workload/    clients that write down what they saw        check/    judges of those histories
 //!        │                                                        ▲
 //!   cluster      N nodes over simulated drivers ── history ───────┘
@@ -31,6 +32,8 @@ pub mod machines;
 pub mod network;
 pub mod run;
 pub mod runtime;
+#[cfg(feature = "sql")]
+pub mod sql;
 pub mod store_host;
 pub mod trace;
 pub mod transfer;

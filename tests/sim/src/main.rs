@@ -8,9 +8,10 @@ use sim::{
     run::{KINDS, Kind, Report, run},
 };
 
-const USAGE: &str = "usage: flaredb-sim --seed N | --seeds A..B   [--kind stores|register|bank] [--bug NAME]
+const USAGE: &str = "usage: flaredb-sim --seed N | --seeds A..B   [--kind NAME] [--bug NAME]
   --seed N       one seed, twice; RUST_LOG=sim=debug shows the faults, sim=trace every event
-  --seeds A..B   seeds A up to, but not including, B, each twice";
+  --seeds A..B   seeds A up to, but not including, B, each twice
+  --kind NAME    one of stores, register, bank; with SQL in the build (feature sql) sqlregister, sqlbank, schema";
 
 struct Arguments {
     seeds: std::ops::Range<u64>,
@@ -43,7 +44,7 @@ fn main() -> ExitCode {
                 Err(reason) => {
                     failed += 1;
                     println!(
-                        "seed {seed} {kind:?} at commit {}: {reason}\n  replay: ./dev sim --seed {seed}",
+                        "seed {seed} {kind:?} at commit {}: {reason}\n  replay: ./dev sim --seed {seed} --kind {kind:?}",
                         commit()
                     );
                 }
@@ -80,7 +81,7 @@ fn parse(arguments: impl Iterator<Item = String>) -> Result<Arguments, String> {
             "--bug" => parsed.settings.bug = bug(&value)?,
             "--kind" => {
                 let wanted = KINDS.iter().find(|kind| format!("{kind:?}").eq_ignore_ascii_case(&value));
-                parsed.kinds = vec![*wanted.ok_or(format!("no kind {value}"))?];
+                parsed.kinds = vec![*wanted.ok_or(format!("no kind {value} in this build; there are {KINDS:?}"))?];
             }
             _ => return Err(format!("what is {name}?")),
         }

@@ -10,6 +10,8 @@ use std::{
 
 use futures::future::BoxFuture;
 
+#[cfg(feature = "sql")]
+use crate::sql::{Gateways, Schema};
 use crate::{
     changes::{self, Changes},
     cluster::{
@@ -31,6 +33,9 @@ const MOVING_NODES: usize = 5;
 const SESSIONS: usize = 3;
 /// How long faults go on: some ten of them.
 const TORMENT: Duration = Duration::from_secs(25);
+/// Where leases of gateways shall run out: each time takes half as long as [`TORMENT`].
+#[cfg(feature = "sql")]
+const LONG_TORMENT: Duration = Duration::from_secs(40);
 /// Before the first and after the last fault everything must settle within this: elections, expired locks.
 const SETTLE: Duration = Duration::from_secs(60);
 /// Quiet time in which elections end and regions fall asleep.
@@ -50,10 +55,30 @@ pub enum Kind {
     /// The same on more nodes than a region has replicas, whose PD splits regions, moves them, and makes those of a silent
     /// store anew.
     Moving,
+    /// Gateways, [`Kind::Register`] in SQL.
+    #[cfg(feature = "sql")]
+    SqlRegister,
+    /// Gateways, [`Kind::Bank`] in SQL.
+    #[cfg(feature = "sql")]
+    SqlBank,
+    /// Gateways, tables that are emptied and made anew while others fill them.
+    #[cfg(feature = "sql")]
+    Schema,
 }
 
 /// All that this build has.
-pub const KINDS: &[Kind] = &[Kind::Stores, Kind::Register, Kind::Bank, Kind::Moving];
+pub const KINDS: &[Kind] = &[
+    Kind::Stores,
+    Kind::Register,
+    Kind::Bank,
+    Kind::Moving,
+    #[cfg(feature = "sql")]
+    Kind::SqlRegister,
+    #[cfg(feature = "sql")]
+    Kind::SqlBank,
+    #[cfg(feature = "sql")]
+    Kind::Schema,
+];
 
 impl Kind {
     /// What goes wrong, and for how long.
@@ -61,6 +86,10 @@ impl Kind {
         match self {
             Kind::Stores | Kind::Register | Kind::Bank => (faults::USUAL.to_vec(), TORMENT),
             Kind::Moving => ([faults::USUAL, &[Fault::Exile]].concat(), TORMENT * 2),
+            #[cfg(feature = "sql")]
+            Kind::SqlRegister | Kind::SqlBank | Kind::Schema => {
+                ([faults::USUAL, &[Fault::Exile]].concat(), LONG_TORMENT)
+            }
         }
     }
 
@@ -94,6 +123,8 @@ pub fn run(seed: u64, kind: Kind, settings: &Settings) -> Report {
     let world = World::new(seed.wrapping_add((kind as u64 + 1) << 48), kind.nodes());
     let stores = |world: &World| Stores::cluster(world.clone(), NODES, settings.clone());
     let nodes = |world: &World| Nodes::cluster(world.clone(), NODES, settings.clone(), Bare);
+    #[cfg(feature = "sql")]
+    let gateways = |world: &World| Nodes::cluster(world.clone(), NODES, settings.clone(), Gateways);
     match kind {
         Kind::Stores => perform(kind, world.clone(), stores(&world), Arc::new(Register::default())),
         Kind::Register => perform(kind, world.clone(), nodes(&world), Arc::new(Register::default())),
@@ -102,6 +133,12 @@ pub fn run(seed: u64, kind: Kind, settings: &Settings) -> Report {
             let nodes = Nodes::cluster_with(world.clone(), MOVING_NODES, settings.clone(), Bare, hasty());
             perform(kind, world.clone(), nodes, Arc::new(Bank::default()))
         }
+        #[cfg(feature = "sql")]
+        Kind::SqlRegister => perform(kind, world.clone(), gateways(&world), Arc::new(Register::default())),
+        #[cfg(feature = "sql")]
+        Kind::SqlBank => perform(kind, world.clone(), gateways(&world), Arc::new(Bank::default())),
+        #[cfg(feature = "sql")]
+        Kind::Schema => perform(kind, world.clone(), gateways(&world), Arc::new(Schema::default())),
     }
 }
 

@@ -5,6 +5,10 @@
 //! - An element that was added before a look began is in it, unless an emptying may have come in between.
 //! - An element that was added before an emptying began is in no look that began after the emptying was answered.
 //! - No look has an element whose adding had not begun, or was refused.
+//!
+//! Whatever is added goes into a journal as well, in the same transaction, which nobody empties. It tells when an
+//! element came whose adding took long: after every look whose journal lacks it. What was emptied before such a look
+//! is no reason for it to be missing once the journal has it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -30,11 +34,40 @@ pub struct History {
     /// Emptyings, refused ones left out; an element that came with one.
     pub cleared: Vec<(Span, Option<u64>)>,
     /// What was seen.
-    pub looks: Vec<(Span, BTreeSet<u64>)>,
+    pub looks: Vec<Look>,
+}
+
+/// One snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Look {
+    /// When.
+    pub span: Span,
+    /// The set.
+    pub seen: BTreeSet<u64>,
+    /// The journal, as far as it was read.
+    pub journal: BTreeSet<u64>,
+    /// It was read from this element on.
+    pub journal_from: u64,
+}
+
+impl Look {
+    fn answered(&self) -> Duration {
+        self.span.answered.unwrap_or(Duration::MAX)
+    }
+    /// Its journal says that the element was not there yet.
+    fn was_before(&self, element: u64) -> bool {
+        element >= self.journal_from && !self.journal.contains(&element)
+    }
 }
 
 /// When an element must be there, and when not.
 struct Life {
+    /// It came with an emptying: the journal shows it as soon as that is committed, the emptied set only when every
+    /// gateway has taken the new schema. (Once a schema change waits for table locks before it commits, this goes.)
+    with_emptying: bool,
+    /// It came after this.
+    after: Duration,
+    /// From here on it was there: its adding was answered.
     from: Duration,
     /// From here on an emptying may have come.
     shaky: Duration,
@@ -46,25 +79,28 @@ struct Life {
 pub fn check(history: &History) -> Result<(), String> {
     let lives: BTreeMap<u64, Life> =
         history.added.iter().map(|(element, span)| (*element, life(history, *element, *span))).collect();
-    for (span, seen) in &history.looks {
-        let answered = span.answered.unwrap_or(Duration::MAX);
-        for element in seen {
-            let added = history.added.get(element);
-            if history.refused.contains(element) || added.is_none_or(|added| added.called > answered) {
+    for look in &history.looks {
+        let (span, seen, answered) = (look.span, &look.seen, look.answered());
+        for element in seen.union(&look.journal) {
+            if history.refused.contains(element) {
+                return Err(format!("a look at {:?} saw {element}, whose adding was refused", span.called));
+            }
+            if history.added.get(element).is_none_or(|added| added.called > answered) {
                 return Err(format!("a look at {:?} saw {element}, which nobody had added", span.called));
             }
             let gone = lives[element].gone;
-            if gone < span.called {
+            if seen.contains(element) && gone < span.called {
                 return Err(format!("a look at {:?} saw {element}, which was cleared away by {gone:?}", span.called));
             }
         }
         let missing = |(element, life): &(&u64, &Life)| {
-            life.from < span.called && answered < life.shaky && !seen.contains(element)
+            let came = life.from < span.called || (!life.with_emptying && look.journal.contains(element));
+            came && answered < life.shaky && !seen.contains(element)
         };
         if let Some((element, life)) = lives.iter().find(missing) {
             return Err(format!(
-                "a look at {:?} did not see {element}, which was there from {:?} on and not cleared",
-                span.called, life.from
+                "a look at {:?} did not see {element}, which came after {:?} and was not cleared away since",
+                span.called, life.after
             ));
         }
     }
@@ -72,15 +108,16 @@ pub fn check(history: &History) -> Result<(), String> {
 }
 
 fn life(history: &History, element: u64, span: Span) -> Life {
+    let before = history.looks.iter().filter(|look| look.was_before(element)).map(|look| look.span.called);
     // What nobody answered need never be there, and may come after any emptying.
-    let Some(from) = span.answered.filter(|_| !history.refused.contains(&element)) else {
-        return Life { from: Duration::MAX, shaky: Duration::ZERO, gone: Duration::MAX };
-    };
-    let mut life = Life { from, shaky: Duration::MAX, gone: Duration::MAX };
+    let from = span.answered.filter(|_| !history.refused.contains(&element)).unwrap_or(Duration::MAX);
+    let after = before.chain([span.called]).max().unwrap_or_default();
+    let with_emptying = history.cleared.iter().any(|(_, with)| *with == Some(element));
+    let mut life = Life { with_emptying, after, from, shaky: Duration::MAX, gone: Duration::MAX };
     // The element of an emptying comes right behind it.
     for (clear, _) in history.cleared.iter().filter(|(_, with)| *with != Some(element)) {
         let answered = clear.answered.unwrap_or(Duration::MAX);
-        if answered >= span.called {
+        if answered >= life.after {
             life.shaky = life.shaky.min(clear.called);
         }
         if clear.called > from {
@@ -103,8 +140,12 @@ mod tests {
             added: added.iter().copied().collect(),
             refused: BTreeSet::from([99]),
             cleared: cleared.iter().map(|span| (*span, None)).collect(),
-            looks: looks.iter().map(|(span, seen)| (*span, seen.iter().copied().collect())).collect(),
+            looks: looks.iter().map(|(span, seen)| look(*span, seen, &[], u64::MAX)).collect(),
         }
+    }
+    fn look(span: Span, seen: &[u64], journal: &[u64], journal_from: u64) -> Look {
+        let set = |of: &[u64]| of.iter().copied().collect();
+        Look { span, seen: set(seen), journal: set(journal), journal_from }
     }
 
     #[test]
@@ -145,7 +186,27 @@ mod tests {
         let mut good = history(&[(1, span(10, 15))], &[], &[(span(16, 17), &[1])]);
         good.cleared.push((span(10, 15), Some(1)));
         check(&good).unwrap();
-        good.looks.push((span(18, 19), BTreeSet::new()));
+        good.looks.push(look(span(18, 19), &[], &[], u64::MAX));
         check(&good).unwrap_err();
+    }
+
+    #[test]
+    fn a_commit_by_a_schema_that_is_gone_is_found() {
+        // Added for a long time, while an emptying began and was done: either order is fine.
+        let slow = history(&[(1, span(1, 30))], &[span(10, 15)], &[]);
+        let with = |looks: &[Look]| check(&History { looks: looks.to_vec(), ..clone(&slow) });
+        let gone = look(span(31, 32), &[], &[1], 0);
+        with(std::slice::from_ref(&gone)).unwrap();
+        with(&[look(span(12, 13), &[], &[], 0), gone.clone()]).unwrap();
+        // A look after the emptying says that it had not come yet.
+        with(&[look(span(20, 21), &[], &[], 0), gone.clone()]).unwrap_err();
+        with(&[look(span(20, 21), &[], &[], 0), look(span(31, 32), &[1], &[1], 0)]).unwrap();
+        // That part of the journal was not read.
+        with(&[look(span(20, 21), &[], &[], 2), gone]).unwrap();
+    }
+
+    fn clone(history: &History) -> History {
+        let History { added, refused, cleared, looks } = history;
+        History { added: added.clone(), refused: refused.clone(), cleared: cleared.clone(), looks: looks.clone() }
     }
 }

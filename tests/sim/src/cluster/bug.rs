@@ -15,6 +15,9 @@ pub enum Bug {
     /// Of PD.
     #[cfg(feature = "planted-bugs")]
     Pd(pd::Planted),
+    /// Of gateways.
+    #[cfg(all(feature = "planted-bugs", feature = "sql"))]
+    Sql(sql::planted::Planted),
 }
 
 impl Bug {
@@ -36,6 +39,14 @@ impl Bug {
         match self {
             Bug::Pd(bug) => Some(bug),
             _ => None,
+        }
+    }
+    #[cfg(feature = "sql")]
+    pub(crate) fn of_sql(self) -> sql::planted::Plant {
+        match self {
+            #[cfg(feature = "planted-bugs")]
+            Bug::Sql(bug) => sql::planted::Plant::of(bug),
+            _ => sql::planted::Plant::default(),
         }
     }
 }
@@ -78,6 +89,14 @@ pub const BUGS: &[Bug] = &[
     Bug::Pd(pd::Planted::TsoWindowNotPersisted),
     #[cfg(feature = "planted-bugs")]
     Bug::Pd(pd::Planted::RemovalBelowQuorum),
+    #[cfg(all(feature = "planted-bugs", feature = "sql"))]
+    Bug::Sql(sql::planted::Planted::CommitPastLease),
+    #[cfg(all(feature = "planted-bugs", feature = "sql"))]
+    Bug::Sql(sql::planted::Planted::CollectAtOnce),
+    #[cfg(all(feature = "planted-bugs", feature = "sql"))]
+    Bug::Sql(sql::planted::Planted::KeepDoomed),
+    #[cfg(all(feature = "planted-bugs", feature = "sql"))]
+    Bug::Sql(sql::planted::Planted::RepeatUnknown),
 ];
 
 /// How a cluster is built.

@@ -312,6 +312,7 @@ fn count(world: &World, asked: &Asked, answered: &Answered) {
         }
         (Asked::Commit(_), Answered::Commit(c)) if c.error.is_none() => world.count("commits in two phases", 1),
         (Asked::CheckTxn(_), _) => world.count("primaries asked", 1),
+        (Asked::UnsafeDeleteRange(_), _) => world.count("ranges deleted", 1),
         (Asked::Resolve(r), _) => world.count("locks resolved", r.keys.len() as u64),
         _ => {}
     }

@@ -111,3 +111,31 @@ fn using_timestamps_before_their_window_is_durable_is_found() {
 fn pd_planning_a_removal_below_quorum_is_found() {
     must_be_found(Kind::Moving, 20, Bug::Pd(Pd::RemovalBelowQuorum));
 }
+
+/// Bugs of gateways.
+#[cfg(feature = "sql")]
+mod gateways {
+    use sql::planted::Planted as Sql;
+
+    use super::{Bug, Kind, must_be_found};
+
+    #[test]
+    fn committing_past_the_catalog_lease_is_found() {
+        must_be_found(Kind::Schema, 30, Bug::Sql(Sql::CommitPastLease));
+    }
+
+    #[test]
+    fn deleting_the_records_of_commits_at_once_is_found() {
+        must_be_found(Kind::Schema, 30, Bug::Sql(Sql::CollectAtOnce));
+    }
+
+    #[test]
+    fn keeping_transactions_of_an_older_schema_is_found() {
+        must_be_found(Kind::Schema, 10, Bug::Sql(Sql::KeepDoomed));
+    }
+
+    #[test]
+    fn repeating_a_statement_of_unknown_outcome_is_found() {
+        must_be_found(Kind::SqlBank, 60, Bug::Sql(Sql::RepeatUnknown));
+    }
+}

@@ -89,6 +89,53 @@ fn money_is_neither_made_nor_lost() {
             "commits in two phases",
             "primaries asked",
             "locks resolved",
+            "increments",
+        ],
+    );
+}
+
+#[cfg(feature = "sql")]
+#[test]
+fn registers_in_sql_are_linearizable() {
+    suite(
+        Kind::SqlRegister,
+        &["exiles", "gateways started", "registers read", "registers written", "writes of unknown outcome"],
+    );
+}
+
+#[cfg(feature = "sql")]
+#[test]
+fn money_is_neither_made_nor_lost_in_sql() {
+    suite(
+        Kind::SqlBank,
+        &[
+            "exiles",
+            "gateways started",
+            "transfers",
+            "transfers in conflict",
+            "snapshots of the bank",
+            "increments",
+            "commits in one phase",
+            "commits in two phases",
+            "locks resolved",
+            "commits of unknown outcome",
+        ],
+    );
+}
+
+#[cfg(feature = "sql")]
+#[test]
+fn everybody_sees_the_old_tables_or_the_new_ones() {
+    suite(
+        Kind::Schema,
+        &[
+            "exiles",
+            "gateways started",
+            "elements added",
+            "looks at both tables",
+            "schema changes",
+            "refused for a change of the schema",
+            "ranges deleted",
         ],
     );
 }

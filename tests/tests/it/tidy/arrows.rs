@@ -36,7 +36,7 @@ const WALLS: &[(&str, &[&str], &str)] = &[
     ("raft", &["raftstore"], "nobody else knows how regions agree"),
 ];
 
-fn packages() -> BTreeMap<String, Vec<String>> {
+fn metadata() -> Vec<Value> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let out = Command::new(cargo)
         .args(["metadata", "--format-version", "1", "--no-deps", "--offline"])
@@ -45,11 +45,19 @@ fn packages() -> BTreeMap<String, Vec<String>> {
         .expect("cargo metadata runs");
     assert!(out.status.success(), "cargo metadata: {}", String::from_utf8_lossy(&out.stderr));
     let metadata: Value = serde_json::from_slice(&out.stdout).expect("cargo prints JSON");
-    let name = |v: &Value| v["name"].as_str().expect("a name").to_string();
-    let all = metadata["packages"].as_array().expect("packages");
-    all.iter()
-        .map(|p| (name(p), p["dependencies"].as_array().expect("dependencies").iter().map(name).collect()))
-        .collect()
+    metadata["packages"].as_array().expect("packages").clone()
+}
+
+fn name(v: &Value) -> String {
+    v["name"].as_str().expect("a name").to_string()
+}
+
+fn dependencies(package: &Value) -> &Vec<Value> {
+    package["dependencies"].as_array().expect("dependencies")
+}
+
+fn packages() -> BTreeMap<String, Vec<String>> {
+    metadata().iter().map(|p| (name(p), dependencies(p).iter().map(name).collect())).collect()
 }
 
 #[test]
@@ -79,4 +87,20 @@ fn walls_hold() {
         }
     }
     none("walls", findings);
+}
+
+/// `-p sim` builds in seconds; the tests of the workspace have SQL in the simulator all the same.
+#[test]
+fn the_simulator_has_sql_on_demand() {
+    let all = metadata();
+    let dependency = |from: &str, to: &str| {
+        let package = all.iter().find(|p| name(p) == from).unwrap_or_else(|| panic!("no crate {from}"));
+        dependencies(package).iter().find(|d| name(d) == to).unwrap_or_else(|| panic!("{from} needs {to}")).clone()
+    };
+    assert_eq!(dependency("sim", "sql")["optional"], true, "sim links sql only with its feature `sql`");
+    let features = dependency("tests", "sim")["features"].clone();
+    assert!(
+        features.as_array().is_some_and(|features| features.iter().any(|f| f == "sql")),
+        "tests turns sim's feature `sql` on: without it the suites in SQL are left out without a word"
+    );
 }

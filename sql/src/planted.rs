@@ -1,0 +1,41 @@
+//! Bugs to plant, so that the simulator can show it finds them. Without the feature `planted-bugs` none can be
+//! planted, and every question for one is a constant no.
+
+/// One bug, each against one rule of a gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Planted {
+    /// A commit is not fenced by the catalog lease: a gateway that was silent while its lease ran out commits by a schema
+    /// that is gone.
+    CommitPastLease,
+    /// Rows of a dropped or emptied table are deleted at once, and with them the records of commits that somebody asks for.
+    CollectAtOnce,
+    /// A new catalog is taken without regard to transactions that used the old one.
+    KeepDoomed,
+    /// A single statement whose outcome is unknown is run again, as if it had met a conflict: it may be applied twice.
+    RepeatUnknown,
+}
+
+/// The bug of a gateway, if it has one.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Plant {
+    #[cfg(feature = "planted-bugs")]
+    bug: Option<Planted>,
+}
+
+impl Plant {
+    /// With a bug.
+    #[cfg(feature = "planted-bugs")]
+    pub fn of(bug: Planted) -> Self {
+        Plant { bug: Some(bug) }
+    }
+
+    #[cfg(feature = "planted-bugs")]
+    pub(crate) fn has(self, bug: Planted) -> bool {
+        self.bug == Some(bug)
+    }
+
+    #[cfg(not(feature = "planted-bugs"))]
+    pub(crate) fn has(self, _: Planted) -> bool {
+        false
+    }
+}

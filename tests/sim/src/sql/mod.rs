@@ -1,0 +1,70 @@
+//! SQL above the simulated nodes: a gateway in each life of a node, and sessions that speak to it in SQL.
+//!
+//! ```text
+//!   workloads ── SQL text, prepared statements ──► Connection ──► sql::Session ──► key plan ──► kv::Client of the node
+//!                                                                    │
+//!                               Gateways: one sql::Gateway a life, on the node's clock and tasks, gone with a crash
+//! ```
+//!
+//! What runs here are key plans, transactions around them, the catalog, its leases and fences, and schema changes. A
+//! workload's statement that has no key plan fails its seed: DataFusion's operators start tasks on tokio's runtime,
+//! which is not here, and hash with random keys; so a run of one would not repeat. The wire is not here either
+//! (`server`'s tests have it): a [`Connection`] calls the session as `server` does after it has taken a message apart.
+
+mod accounts;
+mod connection;
+mod registers;
+mod schema;
+
+use std::{sync::Arc, time::Duration};
+
+use futures::future::BoxFuture;
+use rand::{Rng, RngCore};
+use sql::{Gateway, GatewayConfig};
+
+pub use connection::{Answer, Connection, SqlClient};
+pub use schema::Schema;
+
+use crate::{
+    cluster::nodes::{Floor, Tenant},
+    runtime::NodeSpawn,
+};
+
+/// Pause between two attempts of a gateway to start.
+const START_AGAIN: Duration = Duration::from_millis(200);
+/// Half of the lives have a client that gives up this soon: then faults outlast commits, whose outcome nobody knows.
+const IMPATIENT: Duration = Duration::from_millis(800);
+
+/// A gateway in every life of a node.
+pub struct Gateways;
+
+impl Tenant for Gateways {
+    type Client = SqlClient;
+
+    fn client_config(&self, rng: &mut dyn RngCore) -> kv::ClientConfig {
+        let patient = kv::ClientConfig::default();
+        match rng.random_bool(0.5) {
+            true => kv::ClientConfig { operation_timeout: IMPATIENT, ..patient },
+            false => patient,
+        }
+    }
+
+    fn move_in(&self, floor: Floor) -> BoxFuture<'static, Result<SqlClient, String>> {
+        Box::pin(async move {
+            let Floor { node, world, owner, clock, bug } = floor;
+            let config = GatewayConfig {
+                client: node.client(),
+                pd: Arc::new(node.pd_client()),
+                clock: Arc::new(clock),
+                spawn: Arc::new(NodeSpawn { world: world.clone(), owner }),
+            };
+            let gateway = Gateway::with_plant(config, bug.of_sql());
+            while let Err(error) = gateway.start().await {
+                tracing::debug!(%error, "a gateway waits for the catalog");
+                world.sleep(owner, START_AGAIN).await;
+            }
+            world.count("gateways started", 1);
+            Ok(SqlClient::new(gateway, world))
+        })
+    }
+}
