@@ -70,6 +70,8 @@ impl Session {
                 self.execute_prepared(&name, parameters, single).await
             }
             Statement::Explain { statement, analyze, .. } => self.explain_statement(statement, *analyze).await,
+            Statement::Fetch { name, direction, into: None, .. } => self.fetch_from(name, direction).await,
+            Statement::Close { cursor } => self.close_cursor(cursor),
             _ => self.schema_change(statement, single).await,
         }
     }
@@ -110,6 +112,8 @@ impl Session {
             let message = "there is no transaction in progress";
             self.notices.push(SqlError::notice(Severity::Warning, SqlState::NO_ACTIVE_SQL_TRANSACTION, message));
         }
+        // Portals and cursors end with the transaction they were made in.
+        self.portals.clear();
         if commit && status != TransactionStatus::Failed {
             self.commit().await?;
             return Ok(Running::done("COMMIT"));
@@ -248,7 +252,7 @@ impl Session {
             params.push(scalar.eval(&env)?);
         }
         let plan = Arc::clone(&prepared.plan);
-        if let PlanKind::Command(_) | PlanKind::Copy(_) = plan.kind {
+        if let PlanKind::Command(_) | PlanKind::Copy(_) | PlanKind::Declare(_) = plan.kind {
             return Err(SqlError::unsupported("EXECUTE of a statement that is no query or change"));
         }
         let mut portal = Portal { prepared, plan, params, formats: Vec::new(), progress: Progress::New };

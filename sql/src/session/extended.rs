@@ -68,7 +68,10 @@ impl Session {
         if !plan.as_ref().is_ok_and(StatementPlan::ends_transaction) {
             self.transaction.check()?;
         }
-        let plan = plan?;
+        let mut plan = plan?;
+        if let Some(fields) = self.cursor_fields(&command) {
+            plan.fields = Some(fields);
+        }
         // From now on the types are fixed: planning again must find the same.
         let declared = if plan.param_types.is_empty() { declared } else { plan.param_types.clone() };
         Ok(Prepared { sql, command, declared, plan: Arc::new(plan), unparsed: false })

@@ -20,6 +20,7 @@
 pub mod cancel;
 mod command;
 mod copy;
+mod cursor;
 mod extended;
 pub mod plan;
 mod portal;

@@ -33,8 +33,19 @@ pub enum PlanKind {
     Command(Arc<Statement>),
     /// COPY.
     Copy(Arc<CopyStatement>),
+    /// DECLARE.
+    Declare(Arc<Declared>),
     /// Accepted, nothing to do.
     Maintenance(&'static str),
+}
+
+/// A cursor's declaration.
+#[derive(Clone, Debug)]
+pub struct Declared {
+    /// Its name.
+    pub name: String,
+    /// Its query.
+    pub query: Arc<Statement>,
 }
 
 /// A statement and how it is run against one version of the catalog.
@@ -213,13 +224,13 @@ impl StatementPlanner {
         })
     }
 
-    /// Plans a parsed statement. `declared` are the parameter types the client said.
+    /// Plans a parsed statement. `declared_types` are the parameter types the client said.
     pub fn plan(
         &self,
         sql: &str,
         command: &Command,
         catalog: &Arc<CatalogSnapshot>,
-        declared: &[PgType],
+        declared_types: &[PgType],
     ) -> SqlResult<StatementPlan> {
         let statement = match command {
             Command::Empty => return Ok(StatementPlan::plain(PlanKind::Empty)),
@@ -229,7 +240,15 @@ impl StatementPlanner {
         };
         match &**statement {
             Statement::Query(_) | Statement::Insert(_) | Statement::Update(_) | Statement::Delete(_) => {
-                self.data(sql, statement, catalog, declared).map_err(|error| locate(error, sql))
+                self.data(sql, statement, catalog, declared_types).map_err(|error| locate(error, sql))
+            }
+            Statement::Declare { stmts } => {
+                let declared = declared(stmts)?;
+                // Its parameters are the query's.
+                let query = self.data(&declared.query.to_string(), &declared.query, catalog, declared_types)?;
+                let mut plan = StatementPlan::plain(PlanKind::Declare(Arc::new(declared)));
+                plan.param_types = query.param_types;
+                Ok(plan)
             }
             other => {
                 let mut plan = StatementPlan::plain(PlanKind::Command(Arc::clone(statement)));
@@ -285,6 +304,25 @@ impl StatementPlanner {
             }
         }
     }
+}
+
+/// What DECLARE says; 0A000 for cursors that outlive their transaction or go backwards.
+fn declared(stmts: &[ast::Declare]) -> SqlResult<Declared> {
+    let [ast::Declare { names, declare_type: Some(ast::DeclareType::Cursor), binary, scroll, hold, for_query, .. }] =
+        stmts
+    else {
+        return Err(SqlError::syntax("syntax error in DECLARE"));
+    };
+    let ([name], Some(query)) = (names.as_slice(), for_query) else {
+        return Err(SqlError::syntax("syntax error in DECLARE"));
+    };
+    for (said, feature) in [(hold, "WITH HOLD"), (scroll, "SCROLL"), (binary, "BINARY")] {
+        if *said == Some(true) {
+            return Err(SqlError::unsupported(format!("a cursor {feature}")));
+        }
+    }
+    let query = Arc::new(Statement::Query(query.clone()));
+    Ok(Declared { name: crate::name::folded(name), query })
 }
 
 fn may_have_key_plan(sql: &str) -> bool {

@@ -72,12 +72,19 @@ pub(super) enum Source {
     CopyOut(Box<CopyOut>),
     /// The client sends rows.
     CopyIn,
+    /// FETCH: the portal of that name, and how many of its rows are still wanted; `None` for all.
+    Cursor {
+        name: String,
+        left: Option<u64>,
+    },
 }
 
 /// What CommandComplete will say.
 pub(super) enum Tag {
     /// SELECT and the rows that were sent.
     Select,
+    /// The same for FETCH.
+    Fetch,
     Fixed(String),
     /// EmptyQueryResponse.
     Empty,
@@ -107,6 +114,7 @@ impl Running {
     pub(super) fn tag(&self) -> Option<String> {
         match &self.tag {
             Tag::Select => Some(format!("SELECT {}", self.sent)),
+            Tag::Fetch => Some(format!("FETCH {}", self.sent)),
             Tag::Fixed(tag) => Some(tag.clone()),
             Tag::Empty => None,
         }

@@ -95,6 +95,10 @@ impl Session {
                 let started = Box::pin(self.copy(&copy, single)).await;
                 started.inspect_err(|_| self.fail(single))
             }
+            PlanKind::Declare(cursor) => {
+                let done = self.declare(&cursor, portal.plan.param_types.clone(), portal.params.clone());
+                done.inspect_err(|_| self.fail(false))
+            }
             PlanKind::Key(_) | PlanKind::General(_) => self.rows(portal, last).await,
         }
     }
@@ -367,6 +371,7 @@ impl Session {
         let Progress::Running(running) = &mut portal.progress else { return Ok(None) };
         match &mut running.source {
             Source::Nothing => {}
+            Source::Cursor { .. } => self.advance_cursor(portal).await?,
             Source::CopyIn => return Err(SqlError::internal("COPY's rows have not ended")),
             Source::Range(range) => {
                 let rows = guarded(self, range.next()).await?;

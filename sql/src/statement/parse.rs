@@ -46,7 +46,7 @@ pub fn parse_one(sql: &str) -> SqlResult<Command> {
         "COPY" => return copy::parse(sql).map(|copy| Command::Copy(Arc::new(copy))),
         "ABORT" => return statement(&format!("ROLLBACK{}", &body[word_len..]), sql),
         "CREATE" => refuse_create(body)?,
-        "DECLARE" | "FETCH" | "MOVE" | "CLOSE" => return Err(SqlError::unsupported("a cursor")),
+        "MOVE" => return Err(SqlError::unsupported("MOVE")),
         "LISTEN" | "NOTIFY" | "UNLISTEN" => return Err(SqlError::unsupported("LISTEN and NOTIFY")),
         "LOCK" => return Err(SqlError::unsupported("LOCK TABLE")),
         "CALL" | "DO" => return Err(SqlError::unsupported("a procedure")),

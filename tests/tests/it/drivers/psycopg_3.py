@@ -75,6 +75,15 @@ def copying(connection):
     connection.commit()
 
 
+def server_side_cursors(connection):
+    with connection.cursor(name="numbers") as cursor:
+        cursor.itersize = 10
+        cursor.execute("SELECT a FROM c WHERE a >= %s ORDER BY a", (50,))
+        assert cursor.fetchmany(2) == [(50,), (51,)]
+        assert sum(1 for _ in cursor) == 48
+    connection.commit()
+
+
 def errors(connection):
     for statement, state in [("SELECT * FROM missing", "42P01"), ("INSERT INTO t VALUES (2)", "23505")]:
         try:
@@ -92,4 +101,5 @@ with psycopg.connect(DSN) as connection:
     typed_parameters(connection)
     transactions(connection)
     copying(connection)
+    server_side_cursors(connection)
     errors(connection)
