@@ -54,7 +54,7 @@ pub enum Event {
         outcome: Outcome,
     },
     /// All parts of a snapshot have arrived and are durable.
-    SnapshotArrived(ArrivedSnapshot),
+    SnapshotArrived(Box<ArrivedSnapshot>),
     /// A snapshot is the region's state now, durably.
     SnapshotTaken(RegionId),
     /// Whether the disk is below its reserve: proposals are refused while it is.
@@ -247,22 +247,26 @@ pub struct ArrivedSnapshot {
     pub folder: String,
 }
 
+/// One transfer of a snapshot.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SendTask {
+    /// Of which one.
+    pub id: SnapshotId,
+    /// Where to.
+    pub to: StoreId,
+    /// Which replica there.
+    pub peer: PeerId,
+    /// For it.
+    pub message: wire::RaftMessage,
+}
+
 /// Something to do about a snapshot. Nobody waits for it but who gets its event.
 #[derive(Clone, Debug, PartialEq)]
 pub enum SnapshotTask {
     /// Make one: [`Event::SnapshotMade`].
     Make(SnapshotId),
     /// Send one that is made: [`Event::SnapshotSent`].
-    Send {
-        /// Which one.
-        id: SnapshotId,
-        /// Where to.
-        to: StoreId,
-        /// Which replica there.
-        peer: PeerId,
-        /// For it.
-        message: wire::RaftMessage,
-    },
+    Send(Box<SendTask>),
     /// Remove one that is made, when it is not being sent any more.
     Discard(SnapshotId),
     /// Make one that has arrived the region's state: [`Event::SnapshotTaken`]. The core writes nothing of the region

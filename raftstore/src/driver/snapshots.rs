@@ -32,7 +32,7 @@ impl Queues {
     pub(super) fn push(&self, task: SnapshotTask) {
         let queue = match task {
             SnapshotTask::Take(_) | SnapshotTask::Refuse(_) => &self.taking,
-            SnapshotTask::Make(_) | SnapshotTask::Send { .. } | SnapshotTask::Discard(_) => &self.giving,
+            SnapshotTask::Make(_) | SnapshotTask::Send(_) | SnapshotTask::Discard(_) => &self.giving,
         };
         if queue.send(task).is_err() {
             debug!("the snapshot threads have ended");

@@ -35,13 +35,16 @@ pub(super) trait PartWriter {
     fn finish(self: Box<Self>) -> Result<(), EngineError>;
 }
 
+/// A part that was made, or why it could not be.
+type Opened<'w> = Result<Box<dyn PartWriter + 'w>, EngineError>;
+
 /// Writes what `snapshot` shows of `range` into parts that `open` makes by name.
 pub(super) fn export<'w>(
     files: &dyn Files,
     snapshot: &dyn Snapshot,
     range: &KeyRange,
     folder: &str,
-    open: &mut dyn FnMut(&str) -> Result<Box<dyn PartWriter + 'w>, EngineError>,
+    open: &mut dyn FnMut(&str) -> Opened<'w>,
 ) -> Result<Vec<Part>, EngineError> {
     let mut parts = Vec::new();
     for cf in PART_FAMILIES {

@@ -14,7 +14,7 @@ use proto::{LogIndex, PeerId, RegionId, StoreId, wire};
 use raft::eraftpb::HardState;
 
 use crate::{
-    effect::{SnapshotId, SnapshotTask},
+    effect::{SendTask, SnapshotId, SnapshotTask},
     log::Position,
     snapshot::{Content, KEPT_AT_MOST, TakeTask},
 };
@@ -135,7 +135,7 @@ impl Snapshots {
     ) -> bool {
         let Some(kept) = self.kept.as_mut().filter(|kept| kept.offered) else { return false };
         kept.sending.insert(peer);
-        orders.tasks.push(SnapshotTask::Send { id: kept.id, to, peer, message });
+        orders.tasks.push(SnapshotTask::Send(Box::new(SendTask { id: kept.id, to, peer, message })));
         true
     }
 
@@ -164,6 +164,11 @@ impl Snapshots {
     /// From where on the log is needed for whoever takes the kept one.
     pub(super) fn log_needed_from(&self) -> Option<LogIndex> {
         self.kept.as_ref().map(|kept| kept.since)
+    }
+
+    /// Whether none is made, kept or taken.
+    pub(super) fn is_idle(&self) -> bool {
+        self.kept.is_none() && self.incoming.is_none()
     }
 
     /// Whether a snapshot is on its way into the state: Raft's messages are taken, but nothing else happens.

@@ -51,7 +51,7 @@ pub(super) fn from_wire(content: wire::SnapshotContent) -> Result<(Region, Vec<P
 
 impl Content {
     /// As raft-rs carries it.
-    pub(crate) fn to_raft(&self) -> Snapshot {
+    pub fn to_raft(&self) -> Snapshot {
         let mut snapshot = Snapshot::default();
         snapshot.set_data(to_wire(&self.region, &self.parts).encode_to_vec().into());
         let metadata = snapshot.mut_metadata();

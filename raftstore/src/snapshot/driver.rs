@@ -11,7 +11,7 @@ use super::{Content, Outgoing, TakeError, Taking, taking};
 use crate::{
     StoreHandle, Transport,
     config::Planted,
-    effect::{Event, SnapshotId, SnapshotTask},
+    effect::{Event, SendTask, SnapshotId, SnapshotTask},
     engine::{Engine, EngineError},
     log::LogEngine,
 };
@@ -76,7 +76,8 @@ impl SnapshotDriver {
                 let made = self.make(id);
                 self.handle.complete(Event::SnapshotMade(id, made));
             }
-            SnapshotTask::Send { id, to, peer, message } => {
+            SnapshotTask::Send(task) => {
+                let SendTask { id, to, peer, message } = *task;
                 let made = self.made.lock().get(&id).cloned();
                 let handle = self.handle.clone();
                 let told = move |outcome| handle.complete(Event::SnapshotSent { id, peer, outcome });

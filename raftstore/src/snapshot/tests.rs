@@ -3,13 +3,14 @@
 use std::{path::Path, sync::Arc};
 
 use bytes::Bytes;
-use proto::{Epoch, KeyRange, LogIndex, Peer, PeerId, PeerRole, Region, RegionId, StoreId, Term};
-use raft::eraftpb::{Entry, HardState};
+use proto::{Epoch, KeyRange, LogIndex, Peer, PeerId, PeerRole, Region, RegionId, StoreId, Term, wire};
+use raft::eraftpb::{Entry, HardState, Message, MessageType};
 
-use super::{Content, TakeTask, Taking, taking::recover};
+use super::{Content, RECEIVING_AT_MOST, TakeTask, Taking, taking::recover};
 use crate::{
+    Event, Instant, MonotonicClock, StoreConfig, StoreCore, StoreHandle,
     engine::{
-        Cf, Engine, WriteBatch, WriteOp,
+        Cf, Engine, Part, WriteBatch, WriteOp,
         memory::MemoryEngine,
         part_name,
         rocks::{RocksEngine, RocksOptions},
@@ -168,4 +169,91 @@ fn torn_files_of_a_broken_transfer_are_gone_after_a_restart() {
     assert_eq!(disk.0.files().folders().unwrap().len(), 2);
     recover(&disk.0, &disk.1).unwrap();
     check(&disk, false);
+}
+
+#[derive(Default)]
+struct Clock;
+
+impl MonotonicClock for Clock {
+    fn now(&self) -> Instant {
+        Instant::default()
+    }
+}
+
+/// A store with an old replica of `b..m` and another region at its right.
+fn store() -> (StoreCore, StoreHandle, Arc<MemoryEngine>) {
+    let (engine, log) = (Arc::new(MemoryEngine::new()), Arc::new(MemoryLog::new()));
+    let other = Region { id: RegionId(2), ..region("m", "z", 1) };
+    bootstrap(&*engine, &*log, StoreId(1), &[region("b", "m", 1), other]).unwrap();
+    let config = StoreConfig::new(StoreId(1), 1);
+    let (core, handle) = StoreCore::open(config, engine.clone(), log, Arc::new(Clock)).unwrap();
+    (core, handle, engine)
+}
+
+fn content(region: Region, index: u64) -> Content {
+    let parts = vec![
+        Part { cf: Cf::Data, bytes: 8, checksum: crc32fast::hash(b"two part") },
+        Part { cf: Cf::Lock, bytes: 1, checksum: crc32fast::hash(b"s") },
+    ];
+    Content { position: Position { index: LogIndex(index), term: Term(7) }, region, parts }
+}
+
+fn message(content: &Content) -> wire::RaftMessage {
+    let mut message = Message { from: 2, to: 1, term: 7, ..Message::default() };
+    message.set_msg_type(MessageType::MsgSnapshot);
+    message.set_snapshot(content.to_raft());
+    let bytes = protobuf::Message::write_to_bytes(&message).unwrap();
+    wire::RaftMessage { region_id: content.region.id.0, message: bytes.into(), ..wire::RaftMessage::default() }
+}
+
+fn block(part: u32, offset: u64, data: &'static [u8]) -> wire::SnapshotBlock {
+    wire::SnapshotBlock { part, offset, data: data.into() }
+}
+
+#[test]
+fn what_arrives_whole_is_told_and_nothing_else_stays() {
+    let (_core, handle, engine) = store();
+    let folders = || engine.files().folders().unwrap().len();
+    let begin = || handle.receive_snapshot(message(&content(region("b", "m", 1), 20))).unwrap();
+    let whole = [block(0, 0, b"two "), block(0, 4, b"part"), block(1, 0, b"s")];
+    let mut receiving = begin();
+    whole.iter().for_each(|block| receiving.block(block).unwrap());
+    receiving.finish().unwrap();
+    assert!(matches!(&handle.take_events()[..], [Event::SnapshotArrived(_)]));
+    assert_eq!(folders(), 1);
+    let broken: [&[wire::SnapshotBlock]; 6] = [
+        &[block(0, 0, b"two "), block(0, 4, b"pert")],
+        &[block(0, 1, b"wo ")],
+        &[block(1, 0, b"s")],
+        &[block(0, 0, b"two parts")],
+        &[block(0, 0, b"")],
+        &[whole[0].clone(), whole[1].clone(), whole[2].clone(), block(2, 0, b"more")],
+    ];
+    for blocks in broken {
+        let mut receiving = begin();
+        let (last, good) = blocks.split_last().unwrap();
+        good.iter().for_each(|block| receiving.block(block).unwrap());
+        assert!(receiving.block(last).is_err(), "{last:?}");
+    }
+    let mut short = begin();
+    short.block(&whole[0]).unwrap();
+    assert!(short.finish().is_err());
+    assert_eq!((folders(), handle.take_events().len()), (1, 0), "a broken one leaves nothing");
+}
+
+#[test]
+fn what_is_not_wanted_is_refused_before_it_is_sent() {
+    let (_core, handle, _engine) = store();
+    let begin = |region, index| handle.receive_snapshot(message(&content(region, index)));
+    let refused = |region, index| begin(region, index).err().unwrap();
+    assert!(refused(region("b", "m", 0), 20).contains("epoch"));
+    assert!(refused(region("b", "m", 1), 5).contains("has applied"));
+    assert!(refused(region("b", "p", 2), 20).contains("covers keys"));
+    let mut elsewhere = region("b", "m", 1);
+    elsewhere.peers[0].store = StoreId(9);
+    assert!(refused(elsewhere, 20).contains("no peer"));
+    let under_way: Vec<_> = (0..RECEIVING_AT_MOST).map(|_| begin(region("b", "m", 1), 20).unwrap()).collect();
+    assert!(refused(region("b", "m", 1), 20).contains("already"));
+    drop(under_way);
+    assert!(begin(region("b", "m", 1), 20).is_ok());
 }

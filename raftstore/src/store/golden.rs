@@ -2,6 +2,8 @@
 //!
 //! `UPDATE_GOLDENFILES=1 cargo test -p raftstore` rewrites the scripts; read the diff before you commit it.
 
+mod snapshots;
+
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     error::Error,
@@ -19,10 +21,11 @@ use proto::{Batch, Cf, Epoch, KeyRange, Peer, PeerId, PeerRole, Region, RegionId
 use raft::eraftpb::Message;
 use test_each_file::test_each_path;
 
+use self::snapshots::Snapshots;
 use super::{StoreCore, bootstrap};
 use crate::{
-    Applier, Event, Instant, MonotonicClock, NewRegion, PeerChange, Planted, ReplicaStatus, StoreConfig, StoreHandle,
-    Target,
+    Applier, Event, Instant, LogBounds, MonotonicClock, NewRegion, PeerChange, Planted, ReplicaStatus, StoreConfig,
+    StoreHandle, Target,
     effect::{AdminChange, AdminRequest, Answer, ApplyTask, ApplyWork, Effects, LogWrite, ProposeRequest, Ticket},
     engine::{Engine, memory::MemoryEngine},
     log::{LogEngine, MemoryLog},
@@ -58,6 +61,7 @@ struct Life {
     writes: VecDeque<LogWrite>,
     tasks: VecDeque<Vec<ApplyTask>>,
     upkeep: bool,
+    snapshots: Snapshots,
 }
 
 #[derive(Default)]
@@ -69,6 +73,10 @@ struct Node {
     disk_held: bool,
     /// Nothing reaches it or comes from it.
     cut_off: bool,
+    /// How often it was started.
+    boots: u64,
+    /// So many steps of a snapshot, then no more.
+    steps_at_most: usize,
 }
 
 #[derive(Default)]
@@ -81,6 +89,8 @@ struct Script {
     lost: BTreeSet<String>,
     tickets: u64,
     planted: Planted,
+    log_bounds: LogBounds,
+    hibernates: bool,
     trace: bool,
     output: String,
 }
@@ -135,6 +145,10 @@ impl Runner for Script {
             "upkeep" => self.each(&mut args, Script::upkeep)?,
             "sync-state" => self.each(&mut args, |script, id| script.set(id, |n| n.engine.sync().expect("memory")))?,
             "trace" => self.trace = args.next_pos() == Some("on"),
+            "take-steps" => {
+                let steps = args.take_key("steps").unwrap_or("1000").parse()?;
+                self.each(&mut args, |script, id| script.set(id, |node| node.steps_at_most = steps))?;
+            }
             other => return Err(format!("no command {other}").into()),
         }
         args.reject_next()?;
@@ -166,6 +180,10 @@ impl Script {
     }
 
     fn cluster(&mut self, args: &mut ArgumentConsumer<'_>) -> Outcome {
+        self.hibernates = args.take_key("hibernates") == Some("yes");
+        if let Some(entries) = args.take_key("log") {
+            self.log_bounds = LogBounds { entries: entries.parse()?, cut_entries: 10, ..LogBounds::default() };
+        }
         let stores: u64 = args.take_key("stores").unwrap_or("3").parse()?;
         let regions: u64 = args.take_key("regions").unwrap_or("1").parse()?;
         self.planted = match args.take_key("planted") {
@@ -173,6 +191,7 @@ impl Script {
             Some("ack-before-sync") => Planted::AckBeforeSync,
             Some("serve-expired-lease") => Planted::ServeExpiredLease,
             Some("forget-vote") => Planted::ForgetVote,
+            Some("sleep-through-restart") => Planted::SleepThroughRestart,
             Some("split-resets-log") => Planted::SplitResetsLog,
             Some("transfer-keeps-lease") => Planted::TransferKeepsLease,
             Some("remove-below-quorum") => Planted::RemoveBelowQuorum,
@@ -189,8 +208,12 @@ impl Script {
             });
         }
         for id in 1..=stores {
-            let node =
-                Node { engine: MemoryEngine::crashable(), log: Arc::new(MemoryLog::crashable()), ..Node::default() };
+            let node = Node {
+                engine: MemoryEngine::crashable(),
+                log: Arc::new(MemoryLog::crashable()),
+                steps_at_most: 1000,
+                ..Node::default()
+            };
             bootstrap(&node.engine, &*node.log, StoreId(id), &self.founded)?;
             self.nodes.insert(id, node);
             self.start(id)?;
@@ -199,13 +222,26 @@ impl Script {
     }
 
     fn start(&mut self, id: u64) -> Outcome {
-        let config = StoreConfig { planted: self.planted, tick: TICK, ..StoreConfig::new(StoreId(id), 42) };
+        let node_boots = {
+            let node = self.nodes.get_mut(&id).ok_or("no such store")?;
+            node.boots += 1;
+            node.boots
+        };
+        let config = StoreConfig {
+            planted: self.planted,
+            tick: TICK,
+            log: self.log_bounds,
+            hibernates: self.hibernates,
+            boot_id: node_boots,
+            ..StoreConfig::new(StoreId(id), 42)
+        };
         let node = self.nodes.get_mut(&id).ok_or("no such store")?;
         let engine = Arc::new(node.engine.clone());
         let applier = Applier::new(engine.clone(), &config);
-        let (core, handle) = StoreCore::open(config, engine, node.log.clone(), self.clock.clone())?;
-        node.life =
-            Some(Life { core, handle, applier, writes: VecDeque::new(), tasks: VecDeque::new(), upkeep: false });
+        let (core, handle) = StoreCore::open(config, engine.clone(), node.log.clone(), self.clock.clone())?;
+        let snapshots = Snapshots::new(engine, node.log.clone(), handle.clone());
+        let (writes, tasks) = (VecDeque::new(), VecDeque::new());
+        node.life = Some(Life { core, handle, applier, writes, tasks, upkeep: false, snapshots });
         self.turn(id, Vec::new())
     }
 
@@ -268,6 +304,10 @@ impl Script {
                 Some(_) => writeln!(self.output, "s{id} r{} {} in term {}", region.0, new.role, new.term.0)?,
                 None => writeln!(self.output, "s{id} has {}", describe_region(&new.region))?,
             }
+            let slept = before.iter().any(|b| b.view.region.id == region && b.view.asleep);
+            if slept != new.asleep {
+                writeln!(self.output, "s{id} r{} {}", region.0, if new.asleep { "falls asleep" } else { "wakes" })?;
+            }
         }
         for ReplicaStatus { view, .. } in &before {
             if !after.iter().any(|a| a.view.region.id == view.region.id) {
@@ -286,7 +326,7 @@ impl Script {
         }
         for (to, messages) in effects.sends {
             for message in messages {
-                if self.trace {
+                if self.trace && message.beat.is_none() {
                     writeln!(self.output, "s{id} → s{} {}", to.0, describe_message(&message))?;
                 }
                 self.network.push_back((StoreId(id), to, message));
@@ -296,7 +336,7 @@ impl Script {
         let Some(node) = self.nodes.get_mut(&id) else { return Ok(()) };
         let Some(life) = &mut node.life else { return Ok(()) };
         if let Some(write) = effects.log {
-            if trace {
+            if trace && !write.batch.is_empty() {
                 writeln!(self.output, "s{id} writes {}", describe_write(&write))?;
             }
             node.log.write(write.batch.clone(), false)?;
@@ -306,6 +346,7 @@ impl Script {
             life.tasks.push_back(effects.apply);
         }
         life.upkeep |= effects.upkeep;
+        life.snapshots.tasks.extend(effects.snapshots);
         Ok(())
     }
 
@@ -323,6 +364,7 @@ impl Script {
             }
             for id in self.nodes.keys().copied().collect::<Vec<_>>() {
                 moved |= self.complete(id)?;
+                moved |= self.complete_snapshots(id)?;
             }
             if !moved {
                 return Ok(());
@@ -583,6 +625,9 @@ fn parsed(message: &RaftMessage) -> Message {
 }
 
 fn kind(message: &RaftMessage) -> String {
+    if message.beat.is_some() {
+        return "beat".into();
+    }
     if message.asks {
         return "asks".into();
     }

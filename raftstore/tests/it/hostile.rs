@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use proptest::prelude::*;
 use proto::{
     Batch, Cf, Epoch, KeyRange, Peer, PeerId, PeerRole, Region, RegionId, StoreId, Timestamp,
@@ -16,10 +17,12 @@ use proto::{
 use protobuf::Message as _;
 use raft::eraftpb::{Entry, Message, MessageType};
 use raftstore::{
-    Applier, Event, Instant, MonotonicClock, StoreConfig, StoreCore, StoreHandle, Target, bootstrap,
-    effect::{ProposeRequest, Ticket},
+    Applier, Event, Instant, MonotonicClock, SnapshotDriver, StoreConfig, StoreCore, StoreHandle, Target, Transport,
+    bootstrap,
+    effect::{ArrivedSnapshot, ProposeRequest, Ticket},
     engine::memory::MemoryEngine,
     log::{LogEngine, MemoryLog},
+    snapshot::Outgoing,
 };
 
 #[derive(Default)]
@@ -48,6 +51,17 @@ struct Victim {
     handle: StoreHandle,
     log: Arc<MemoryLog>,
     applier: Applier,
+    snapshots: SnapshotDriver,
+}
+
+/// Nothing leaves the victim.
+struct Nowhere;
+
+impl Transport for Nowhere {
+    fn send(&self, _: StoreId, _: Vec<RaftMessage>) {}
+    fn send_snapshot(&self, snapshot: Outgoing) {
+        snapshot.finish(Err("nowhere".into()));
+    }
 }
 
 impl Victim {
@@ -57,8 +71,9 @@ impl Victim {
         bootstrap(&*engine, &*log, StoreId(1), &[region()]).unwrap();
         let config = StoreConfig::new(StoreId(1), 1);
         let applier = Applier::new(engine.clone(), &config);
-        let (core, handle) = StoreCore::open(config, engine, log.clone(), clock.clone()).unwrap();
-        Victim { clock, core, handle, log, applier }
+        let (core, handle) = StoreCore::open(config, engine.clone(), log.clone(), clock.clone()).unwrap();
+        let snapshots = SnapshotDriver::new(engine, log.clone(), Arc::new(Nowhere), handle.clone());
+        Victim { clock, core, handle, log, applier, snapshots }
     }
 
     /// By store 2.
@@ -94,6 +109,10 @@ impl Victim {
             {
                 events.push(Event::Applied(applied));
             }
+            for task in effects.snapshots {
+                self.snapshots.run(task).unwrap();
+            }
+            events.extend(self.handle.take_events());
             if events.is_empty() {
                 return;
             }
@@ -114,6 +133,14 @@ enum Step {
         context: Vec<u8>,
     },
     Bytes(Vec<u8>),
+    /// Its files have arrived; there are none.
+    Snapshot {
+        from: u64,
+        numbers: [u64; 6],
+        end: Vec<u8>,
+        peers: Vec<u64>,
+        data: Option<Vec<u8>>,
+    },
 }
 
 /// Numbers near those in use, and far from all.
@@ -167,7 +194,43 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Propose),
         8 => message,
         1 => prop::collection::vec(any::<u8>(), 0..60).prop_map(Step::Bytes),
+        3 => snapshot(),
     ]
+}
+
+fn snapshot() -> impl Strategy<Value = Step> {
+    let peers = prop_oneof![3 => Just(vec![1, 2, 3]), 1 => prop::collection::vec(0..5u64, 0..5)];
+    let data = prop_oneof![4 => Just(None), 1 => prop::collection::vec(any::<u8>(), 0..40).prop_map(Some)];
+    let end = prop::collection::vec(any::<u8>(), 0..2);
+    let numbers = prop::array::uniform6(number());
+    (2..4u64, numbers, end, peers, data).prop_map(|(from, numbers, end, peers, data)| Step::Snapshot {
+        from,
+        numbers,
+        end,
+        peers,
+        data,
+    })
+}
+
+/// A MsgSnapshot that is honest as far as the numbers let it.
+fn arrived(from: u64, numbers: [u64; 6], end: Vec<u8>, peers: &[u64], data: Option<Vec<u8>>) -> Event {
+    let [term, index, log_term, conf_ver, version, region_id] = numbers;
+    let region = wire::Region {
+        id: if region_id < 12 { 1 } else { region_id },
+        range: Some(wire::KeyRange { start_key: Bytes::new(), end_key: end.into() }),
+        epoch: Some(wire::RegionEpoch { conf_ver, version }),
+        peers: peers.iter().map(|&id| wire::Peer { id, store_id: id, role: 0 }).collect(),
+    };
+    let content = wire::SnapshotContent { format: 1, region: Some(region), parts: Vec::new() };
+    let mut message = Message { to: 1, from, term, ..Message::default() };
+    message.set_msg_type(MessageType::MsgSnapshot);
+    let snapshot = message.mut_snapshot();
+    snapshot.set_data(data.unwrap_or_else(|| prost::Message::encode_to_vec(&content)).into());
+    let metadata = snapshot.mut_metadata();
+    (metadata.index, metadata.term) = (index, log_term);
+    metadata.mut_conf_state().voters = peers.to_vec();
+    let message = envelope(message.write_to_bytes().unwrap(), from, 0);
+    Event::SnapshotArrived(Box::new(ArrivedSnapshot { message, folder: "received".into() }))
 }
 
 fn envelope(bytes: Vec<u8>, from: u64, replicated: u64) -> RaftMessage {
@@ -192,6 +255,7 @@ fn event(step: Step) -> Event {
             let target = Target { region: RegionId(1), epoch: region().epoch, term: None };
             Event::Propose(ProposeRequest { ticket: Ticket(1), target, ops: batch.ops, bytes: 10 })
         }
+        Step::Snapshot { from, numbers, end, peers, data } => arrived(from, numbers, end, &peers, data),
         Step::Bytes(bytes) => Event::Received(vec![envelope(bytes, 2, 0)]),
         Step::Message { kind, from, numbers, reject, entries, context } => {
             let [term, index, log_term, commit, reject_hint, other] = numbers;

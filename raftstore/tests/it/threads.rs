@@ -232,15 +232,18 @@ async fn a_store_that_was_away_for_long_catches_up_by_a_snapshot_while_others_wr
     let away = cluster.handles.iter().map(StoreHandle::store).find(|s| *s != leader.store()).unwrap();
     cluster.stop(away);
     let stop = Arc::new(AtomicBool::new(false));
-    let writing = tokio::spawn(write_on(cluster.handles.clone(), regions[0].clone(), stop.clone()));
-    wait_for(&leader, |status| status.applied.0 > 300).await;
+    let writing = write_on(cluster.handles.clone(), regions[0].clone(), stop.clone());
     let at = away.0 as usize - 1;
-    let (running, handle) = cluster.open(away, directories[at].path(), &regions);
-    cluster.stores[at] = Some(running);
-    let ahead = leader.statuses()[0].applied.0 + 200;
-    wait_for(&handle, |status| status.applied.0 > ahead).await;
-    stop.store(true, Ordering::Relaxed);
-    let written = writing.await.unwrap();
+    let coming_back = async {
+        wait_for(&leader, |status| status.applied.0 > 300).await;
+        let (running, handle) = cluster.open(away, directories[at].path(), &regions);
+        cluster.stores[at] = Some(running);
+        let ahead = leader.statuses()[0].applied.0 + 200;
+        wait_for(&handle, |status| status.applied.0 > ahead).await;
+        stop.store(true, Ordering::Relaxed);
+        handle
+    };
+    let (written, handle) = futures::join!(writing, coming_back);
     assert!(cluster.peers.snapshots.load(Ordering::Relaxed) > 0, "the log was too short");
     cluster.hand_over(&regions[0], &handle).await;
     let snapshot = handle.snapshot(&target(&regions[0])).await.unwrap();

@@ -78,7 +78,7 @@ impl Raft for Services {
     }
 
     async fn snapshot(&self, chunks: Request<Streaming<SnapshotChunk>>) -> Answer<SnapshotReceived> {
-        let taken = snapshots::receive(&self.node, chunks.into_inner()).await;
+        let taken = snapshots::receive(chunks.into_inner(), |head| self.node.receive_snapshot(head)).await;
         Ok(Response::new(SnapshotReceived { refusal: taken.err().unwrap_or_default() }))
     }
 }

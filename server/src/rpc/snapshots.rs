@@ -11,9 +11,11 @@
 use std::{sync::Arc, time::Duration};
 
 use kv::Clock;
-use node::Node;
 use proto::wire::{SnapshotChunk, SnapshotHead, snapshot_chunk::Kind};
-use raftstore::{MonotonicClock, snapshot::Outgoing};
+use raftstore::{
+    MonotonicClock,
+    snapshot::{Outgoing, Receiving},
+};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -86,12 +88,15 @@ async fn feed(
     Ok(snapshot)
 }
 
-/// Takes a snapshot from its stream; the reason, when it was not taken.
-pub(super) async fn receive(node: &Node, mut chunks: Streaming<SnapshotChunk>) -> Result<(), String> {
+/// Takes a snapshot from its stream; the reason, when it was not taken. `begin` is asked with the head.
+pub(super) async fn receive(
+    mut chunks: Streaming<SnapshotChunk>,
+    begin: impl FnOnce(SnapshotHead) -> Result<Receiving, String>,
+) -> Result<(), String> {
     let Some(Kind::Head(head)) = next(&mut chunks).await? else {
         return Err("the stream does not begin with a head".into());
     };
-    let mut receiving = node.receive_snapshot(head)?;
+    let mut receiving = begin(head)?;
     while let Some(kind) = next(&mut chunks).await? {
         let Kind::Block(block) = kind else { return Err("a second head".into()) };
         let (taken, back) = on_disk(move || (receiving.block(&block), receiving)).await?;
@@ -108,5 +113,133 @@ async fn next(chunks: &mut Streaming<SnapshotChunk>) -> Result<Option<Kind>, Str
         None => Ok(None),
         Some(SnapshotChunk { kind: Some(kind) }) => Ok(Some(kind)),
         Some(_) => Err("a chunk of a kind this version does not know".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use proto::{
+        Cf, Epoch, KeyRange, Peer, PeerId, PeerRole, Region, RegionId, StoreId,
+        wire::{RaftFrame, RaftMessage, RaftStreamClosed, SnapshotReceived},
+    };
+    use protobuf::Message as _;
+    use raft::eraftpb::{Message, MessageType};
+    use raftstore::{
+        Event, SnapshotDriver, StoreConfig, StoreCore, StoreHandle, Transport, bootstrap,
+        effect::{SendTask, SnapshotId, SnapshotTask},
+        engine::{Engine, WriteBatch, WriteOp, memory::MemoryEngine},
+        log::MemoryLog,
+    };
+    use tokio_stream::wrappers::TcpListenerStream;
+    use tonic::{Request, Response, Status};
+
+    use super::*;
+    use crate::{
+        clock::Tasks,
+        rpc::stubs::raft_server::{Raft, RaftServer},
+    };
+
+    /// A store's door for snapshots.
+    struct Door(StoreHandle);
+
+    #[tonic::async_trait]
+    impl Raft for Door {
+        async fn stream(&self, _: Request<Streaming<RaftFrame>>) -> Result<Response<RaftStreamClosed>, Status> {
+            Err(Status::unimplemented("snapshots only"))
+        }
+        async fn snapshot(
+            &self,
+            chunks: Request<Streaming<SnapshotChunk>>,
+        ) -> Result<Response<SnapshotReceived>, Status> {
+            let begin = |head: SnapshotHead| self.0.receive_snapshot(head.message.unwrap());
+            let refusal = receive(chunks.into_inner(), begin).await.err().unwrap_or_default();
+            Ok(Response::new(SnapshotReceived { refusal }))
+        }
+    }
+
+    /// Keeps what is to be sent.
+    #[derive(Default)]
+    struct Desk(Mutex<Option<Outgoing>>);
+
+    impl Transport for Desk {
+        fn send(&self, _: StoreId, _: Vec<RaftMessage>) {}
+        fn send_snapshot(&self, snapshot: Outgoing) {
+            *self.0.lock().unwrap() = Some(snapshot);
+        }
+    }
+
+    struct Store {
+        _core: StoreCore,
+        handle: StoreHandle,
+        engine: Arc<MemoryEngine>,
+        desk: Arc<Desk>,
+        driver: SnapshotDriver,
+    }
+
+    fn store(id: u64) -> Store {
+        let (engine, log) = (Arc::new(MemoryEngine::new()), Arc::new(MemoryLog::new()));
+        let peer = |id| Peer { id: PeerId(id), store: StoreId(id), role: PeerRole::Voter };
+        let epoch = Epoch { conf_ver: 1, version: 1 };
+        let region = Region { id: RegionId(1), range: KeyRange::default(), epoch, peers: vec![peer(1), peer(2)] };
+        bootstrap(&*engine, &*log, StoreId(id), &[region]).unwrap();
+        let config = StoreConfig::new(StoreId(id), 1);
+        let (_core, handle) = StoreCore::open(config, engine.clone(), log.clone(), Arc::new(SystemClock)).unwrap();
+        let desk = Arc::new(Desk::default());
+        let driver = SnapshotDriver::new(engine.clone(), log, desk.clone(), handle.clone());
+        Store { _core, handle, engine, desk, driver }
+    }
+
+    /// A made snapshot of a few blocks on its way from store 1 to store 2, as of an index.
+    fn outgoing(from: &Store, number: u64, index: u64) -> Outgoing {
+        let value = vec![7; 1 << 20];
+        from.engine.write(WriteBatch { ops: vec![WriteOp::Put(Cf::Data, "k".into(), value.into())] }).unwrap();
+        let id = SnapshotId { region: RegionId(1), number };
+        from.driver.run(SnapshotTask::Make(id)).unwrap();
+        let made = from.handle.take_events().pop();
+        let Some(Event::SnapshotMade(_, Ok(mut content))) = made else { panic!("not made: {made:?}") };
+        content.position.index = index.into();
+        let mut message = Message { from: 1, to: 2, term: 9, ..Message::default() };
+        message.set_msg_type(MessageType::MsgSnapshot);
+        message.set_snapshot(content.to_raft());
+        let bytes = message.write_to_bytes().unwrap();
+        let message = RaftMessage { region_id: 1, message: bytes.into(), ..RaftMessage::default() };
+        let task = SendTask { id, to: StoreId(2), peer: PeerId(2), message };
+        from.driver.run(SnapshotTask::Send(Box::new(task))).unwrap();
+        from.desk.0.lock().unwrap().take().unwrap()
+    }
+
+    fn outcome(store: &Store) -> Result<(), String> {
+        match store.handle.take_events().pop() {
+            Some(Event::SnapshotSent { outcome, .. }) => outcome,
+            other => panic!("no outcome: {other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_snapshot_arrives_whole_or_its_store_is_told_why_not() {
+        let (from, to) = (store(1), store(2));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let server = tonic::transport::Server::builder().add_service(RaftServer::new(Door(to.handle.clone())));
+        let tasks = Tasks::default();
+        tasks.run("server", async { server.serve_with_incoming(TcpListenerStream::new(listener)).await.unwrap() });
+        let carry = async |snapshot: Outgoing, address: &str| {
+            let head = SnapshotHead { message: Some(snapshot.message().clone()), ..SnapshotHead::default() };
+            send(Arc::default(), address.into(), head, snapshot).await;
+        };
+
+        carry(outgoing(&from, 1, 40), &address).await;
+        assert_eq!(outcome(&from), Ok(()));
+        assert!(matches!(&to.handle.take_events()[..], [Event::SnapshotArrived(_)]));
+        assert_eq!(to.engine.files().folders().unwrap().len(), 1);
+
+        carry(outgoing(&from, 2, 5), &address).await;
+        let refusal = outcome(&from).unwrap_err();
+        assert!(refusal.contains("has applied"), "{refusal}");
+        carry(outgoing(&from, 3, 40), "127.0.0.1:1").await;
+        assert!(outcome(&from).is_err(), "nobody listens there");
+        assert_eq!(to.engine.files().folders().unwrap().len(), 1, "nothing of it is left");
     }
 }

@@ -30,6 +30,8 @@ pub trait Victim: Send + Sync + 'static {
     fn next_election(&self) -> oneshot::Receiver<StoreId>;
     /// The node's disk.
     fn disk(&self, node: NodeIndex) -> &Disk;
+    /// Tells who takes the next snapshot.
+    fn next_snapshot(&self) -> oneshot::Receiver<StoreId>;
     /// Moves the node's wall clock.
     fn jump_clock(&self, node: NodeIndex, by_ms: i64);
 }
@@ -51,6 +53,8 @@ pub enum Fault {
     Bridge,
     /// A leader is cut off; whoever is elected instead dies at once, with its voters, and the old leader comes back.
     Coup,
+    /// A node is cut off until the others' logs do not reach back to it; it dies while it takes the snapshot it needs.
+    Relapse,
     /// All links lose, delay, double and reorder.
     RoughLinks,
     /// A node stands still, and goes on as if nothing had happened.
@@ -74,6 +78,7 @@ pub const USUAL: &[Fault] = &[
     Fault::OneWay,
     Fault::Bridge,
     Fault::Coup,
+    Fault::Relapse,
     Fault::RoughLinks,
     Fault::Pause,
     Fault::SlowDisk,
@@ -95,6 +100,12 @@ const BLINK_MIN: Duration = Duration::from_millis(10);
 const BLINK_MAX: Duration = Duration::from_millis(250);
 /// How often the middle of a bridge restarts.
 const RESTARTS_MAX: u32 = 8;
+/// So long others write without a node before it comes back and dies again: more than their logs keep.
+const AWAY_MIN: Duration = Duration::from_millis(1800);
+/// So long it may take until it gets a snapshot.
+const SNAPSHOT_WAIT: Duration = Duration::from_millis(2000);
+/// About what the steps of a snapshot take.
+const SNAPSHOT_STEPS_MAX: Duration = Duration::from_millis(8);
 /// A coup waits this long for an election.
 const ELECTION_WAIT: Duration = Duration::from_millis(3000);
 /// What a winner is given before it dies: about what a disk needs for its first entry.
@@ -133,6 +144,7 @@ impl Nemesis {
             Fault::Crash => self.crash(&[node], lasts).await,
             Fault::Bridge => self.bridge(node, lasts).await,
             Fault::Coup => self.coup(node).await,
+            Fault::Relapse => self.relapse(node, lasts).await,
             Fault::CrashAll => {
                 let all: Vec<_> = (0..self.victim.nodes()).collect();
                 self.crash(&all, lasts / 4).await;
@@ -231,6 +243,23 @@ impl Nemesis {
         }
         self.wait(lasts).await;
         self.network.heal();
+    }
+
+    async fn relapse(&mut self, node: NodeIndex, lasts: Duration) {
+        self.isolate(node, lasts.max(AWAY_MIN)).await;
+        // Now and then on links that bend what they carry.
+        if self.rng.random_bool(0.3) {
+            self.network.set_quality(LinkQuality::ROUGH);
+        }
+        let (taken, patience) = (self.victim.next_snapshot(), self.world.sleep(Owner::Harness, SNAPSHOT_WAIT));
+        if let Either::Left((Ok(store), _)) = select(taken, pin!(patience)).await {
+            self.world.count("relapses", 1);
+            let steps = self.rng.random_range(Duration::ZERO..SNAPSHOT_STEPS_MAX);
+            self.wait(steps).await;
+            let down = self.rng.random_range(BLINK_MIN..BLINK_MAX);
+            self.crash(&[node_of(store)], down).await;
+        }
+        self.network.set_quality(LinkQuality::CALM);
     }
 
     async fn coup(&mut self, old: NodeIndex) {

@@ -31,6 +31,8 @@ const SESSIONS: usize = 3;
 const TORMENT: Duration = Duration::from_secs(25);
 /// Before the first and after the last fault everything must settle within this: elections, expired locks.
 const SETTLE: Duration = Duration::from_secs(60);
+/// Quiet time in which elections end and regions fall asleep.
+const FALL_ASLEEP: Duration = Duration::from_secs(4);
 /// Between two attempts of the harness to prepare or to judge.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
@@ -91,7 +93,8 @@ fn perform<S: Software>(
 ) -> Report {
     let (done, torment) = (Arc::new(AtomicBool::new(false)), kind.torment());
     let limit = torment.1 + SETTLE * 3;
-    let play = Play { world: world.clone(), cluster: cluster.clone(), workload, torment };
+    let last_blow = kind == Kind::Stores;
+    let play = Play { world: world.clone(), cluster: cluster.clone(), workload, torment, last_blow };
     let noted = done.clone();
     world.spawn(Owner::Harness, async move {
         play.perform().await;
@@ -112,6 +115,8 @@ struct Play<S: Software> {
     workload: Arc<dyn Workload<S::Client>>,
     /// Which faults, and for how long.
     torment: (Vec<Fault>, Duration),
+    /// Whether a node dies for good when all is quiet.
+    last_blow: bool,
 }
 
 impl<S: Software> Play<S> {
@@ -137,10 +142,22 @@ impl<S: Software> Play<S> {
         if let Err(reason) = settled {
             self.world.fail(reason);
         }
+        if self.last_blow {
+            self.strike_a_sleeper().await;
+        }
         let (workload, world) = (self.workload.clone(), self.world.clone());
         let verdict = self.insist(move |client| workload.clone().judge(client, world.clone())).await;
         if let Err(reason) = verdict {
             self.world.fail(reason);
+        }
+    }
+
+    /// When nobody uses them any more and all regions sleep, a node that leads some dies for good.
+    async fn strike_a_sleeper(&self) {
+        self.world.sleep(Owner::Harness, FALL_ASLEEP).await;
+        if let Some(node) = (0..NODES).find(|node| self.cluster.leads(*node) && self.cluster.can_spare(*node)) {
+            self.world.count("sleeping leaders killed", 1);
+            self.cluster.crash(node);
         }
     }
 

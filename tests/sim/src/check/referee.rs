@@ -33,6 +33,7 @@ struct Seen {
     /// Changes of voters that were proposed.
     memberships: BTreeSet<(RegionId, LogIndex, Term)>,
     curious: Vec<oneshot::Sender<StoreId>>,
+    hungry: Vec<oneshot::Sender<StoreId>>,
 }
 
 /// Sees all stores at once.
@@ -59,6 +60,19 @@ impl Referee {
         let (asker, answer) = oneshot::channel();
         self.0.lock().curious.push(asker);
         answer
+    }
+
+    /// Tells who takes the next snapshot, of any region.
+    pub fn next_snapshot(&self) -> oneshot::Receiver<StoreId> {
+        let (asker, answer) = oneshot::channel();
+        self.0.lock().hungry.push(asker);
+        answer
+    }
+
+    /// A store begins to take a snapshot.
+    pub fn takes_snapshot(&self, store: StoreId) {
+        // Whoever asked may have gone.
+        self.0.lock().hungry.drain(..).for_each(|asker| asker.send(store).unwrap_or_default());
     }
 
     /// A store applies an entry; `hash` is of its bytes.

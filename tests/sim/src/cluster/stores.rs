@@ -28,9 +28,9 @@ use crate::{
 };
 
 /// So little that a store that misses some seconds needs a snapshot.
-pub(super) const SHORT_LOG: LogBounds = LogBounds { entries: 20, bytes: 1 << 20, cut_entries: 5 };
+pub(super) const SHORT_LOG: LogBounds = LogBounds { entries: 6, bytes: 1 << 20, cut_entries: 2 };
 /// So often that logs get cut within a run.
-pub(super) const SYNC_EVERY: Duration = Duration::from_millis(400);
+pub(super) const SYNC_EVERY: Duration = Duration::from_millis(300);
 
 /// Regions 1 to this, each with a register of the workload.
 const REGIONS: u64 = 4;

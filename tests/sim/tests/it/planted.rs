@@ -53,6 +53,11 @@ fn an_apply_in_two_halves_is_found() {
 }
 
 #[test]
+fn a_snapshot_half_ingested_is_found() {
+    must_be_found(Kind::Stores, 20, Bug::Store(Store::UnmarkedSnapshot));
+}
+
+#[test]
 fn applying_what_was_meant_for_another_epoch_is_found() {
     must_be_found(Kind::Stores, 10, Bug::Store(Store::StaleEpoch));
 }
@@ -70,6 +75,11 @@ fn a_hand_over_that_keeps_the_lease_is_found() {
 #[test]
 fn removing_below_quorum_is_found() {
     must_be_found(Kind::Stores, 50, Bug::Store(Store::RemoveBelowQuorum));
+}
+
+#[test]
+fn sleeping_through_a_leaders_restart_is_found() {
+    must_be_found(Kind::Stores, 5, Bug::Store(Store::SleepThroughRestart));
 }
 
 #[test]
