@@ -240,6 +240,7 @@ mod tests {
             leader: Some(peer),
             serves: true,
             lease_until: None,
+            asleep: false,
             split_off: Arc::default(),
         };
         ReplicaStatus { view: Arc::new(view), applied, committed: applied, progress: Vec::new() }
