@@ -178,7 +178,7 @@ impl Node {
         };
         let (engine, log) = (self.drivers.engine.clone(), self.drivers.log.clone());
         bootstrap(&*engine, &*log, store, &regions)?;
-        let store_config = StoreConfig { store, ..self.config.store.clone() };
+        let store_config = StoreConfig { store, boot_id: self.membership.boot_id(), ..self.config.store.clone() };
         let (core, handle) = StoreCore::open(store_config, engine, log, self.drivers.clock.clone())?;
         let cluster = ClusterId(record.cluster_id);
         let sender = Sender { cluster, store, uuid: self.membership.uuid(), boot_id: self.membership.boot_id() };

@@ -18,6 +18,10 @@ pub struct StoreConfig {
     pub heartbeat_ticks: u32,
     /// How much the clocks of two stores may run apart during an election timeout; comes off the lease.
     pub clock_drift: Duration,
+    /// Tells the starts of a store's process apart.
+    pub boot_id: u64,
+    /// Whether regions that nobody uses go to sleep.
+    pub hibernates: bool,
     /// How much log is kept.
     pub log: LogBounds,
     /// What was applied may stay unsynced in the state engine for this long; a restart replays it from the log, which
@@ -40,6 +44,8 @@ impl StoreConfig {
             election_ticks: 10,
             heartbeat_ticks: 2,
             clock_drift: Duration::from_millis(50),
+            boot_id: seed,
+            hibernates: true,
             log: LogBounds::default(),
             sync_every: Duration::from_secs(10),
             seed,
@@ -141,4 +147,6 @@ pub enum Planted {
     RemoveBelowQuorum,
     /// A snapshot is taken without the marker that has it taken again after a crash.
     UnmarkedSnapshot,
+    /// Sleeping regions do not wake when their leader's store falls silent or is restarted.
+    SleepThroughRestart,
 }

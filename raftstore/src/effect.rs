@@ -54,7 +54,7 @@ pub enum Event {
         outcome: Outcome,
     },
     /// All parts of a snapshot have arrived and are durable.
-    SnapshotArrived(ArrivedSnapshot),
+    SnapshotArrived(Box<ArrivedSnapshot>),
     /// A snapshot is the region's state now, durably.
     SnapshotTaken(RegionId),
     /// Whether the disk is below its reserve: proposals are refused while it is.

@@ -327,6 +327,7 @@ mod tests {
             serves: true,
             lease_until: None,
             split_off: Arc::default(),
+            asleep: false,
         };
         ReplicaStatus { view: Arc::new(view), applied, committed: applied, progress: Vec::new() }
     }

@@ -83,6 +83,7 @@ impl Replica {
 
     /// The files of a snapshot are here: its message is stepped now.
     pub(crate) fn snapshot_arrived(&mut self, now: Instant, arrived: ArrivedSnapshot, out: &mut Outbox) {
+        self.wake();
         match self.accept_snapshot(&arrived.message) {
             Ok(content) => self.snapshots.accepted(content, arrived.folder),
             Err(reason) => {

@@ -94,6 +94,7 @@ impl Changes {
 impl Replica {
     /// Somebody wants the region changed.
     pub(crate) fn admin(&mut self, now: Instant, request: AdminRequest, out: &mut Outbox) {
+        self.wake();
         let AdminRequest { ticket, target, change } = request;
         let begun = self.check_target(&target).map_err(AdminError::from).and_then(|()| match change {
             AdminChange::Split(at) => self.begin_split(ticket, &at, out),

@@ -16,13 +16,16 @@ pub(super) struct Election {
     silent_ticks: u32,
     /// Nobody has ever led, and this replica was chosen to do so first: it stands at every tick.
     eager: bool,
+    /// Leadership as last noticed: (leads, term).
+    pub(super) led: (bool, Term),
 }
 
 impl Election {
     /// `fresh`: the replica has never heard of any leader, so it can't have acknowledged a lease.
     pub(super) fn new(ticks: u32, seed: u64, fresh: bool, eager: bool) -> Self {
         let silent_ticks = if fresh { 0 } else { ticks };
-        Election { ticks, random: seed, timeout: 0, drawn_for: None, silent_ticks, eager }
+        let led = (false, Term::default());
+        Election { ticks, random: seed, timeout: 0, drawn_for: None, silent_ticks, eager, led }
     }
 
     /// A tick passed.

@@ -13,7 +13,7 @@
 //! The one impurity is raft-rs's own: it reads old entries through `LogStorage` when it wants them.
 //!
 //! The region itself changes too, by entries: `split`, `membership` say how, `change` lets them through one at a time;
-//! `handover` gives leadership to a chosen peer. `snapshot` and `catch_up` are about peers whose log does not reach.
+//! `hibernate` is for those that nobody uses; `handover` gives leadership to a chosen peer. `snapshot` and `catch_up` are about peers whose log does not reach.
 //!
 //! Not here: who else lives on the store ([`crate::store`]), how entries change the state ([`crate::apply`]), clocks
 //! and threads.
@@ -23,6 +23,7 @@ pub(crate) mod catch_up;
 mod change;
 pub(crate) mod election;
 mod handover;
+mod hibernate;
 pub(crate) mod lease;
 pub(crate) mod log_storage;
 pub(crate) mod membership;
@@ -50,8 +51,9 @@ use crate::{
     keys::INITIAL,
     log::Position,
     region::{
-        acquaintance::Acquaintances, change::Changes, election::Election, lease::Lease, log_storage::LogStorage,
-        outbox::Outbox, propose::Proposals, read::Reads, snapshot::Snapshots, truncate::Truncation,
+        acquaintance::Acquaintances, change::Changes, election::Election, hibernate::Hibernation, lease::Lease,
+        log_storage::LogStorage, outbox::Outbox, propose::Proposals, read::Reads, snapshot::Snapshots,
+        truncate::Truncation,
     },
 };
 pub(crate) use catch_up::is_newer as snapshot_is_newer;
@@ -83,8 +85,7 @@ pub(crate) struct Replica {
     truncation: Truncation,
     snapshots: Snapshots,
     applied: Position,
-    /// Leadership as last noticed: (leads, term).
-    led: (bool, Term),
+    hibernation: Hibernation,
     writes: Writes,
 }
 
@@ -145,7 +146,7 @@ impl Replica {
             truncation,
             snapshots: Snapshots::new(region.id, config.election_ticks * SNAPSHOT_LINGERS_ELECTIONS),
             applied,
-            led: (false, Term(node.raft.term)),
+            hibernation: Hibernation::default(),
             writes: Writes { applying: applied.index, ..Writes::default() },
             config,
             region,
@@ -236,7 +237,8 @@ impl Replica {
         self.reads.tick(&timed_out, &mut out.replies);
         self.tick_handover(out);
         self.ask_who_leads(out);
-        active || self.node.has_ready()
+        self.tick_idle(now);
+        active || self.is_asleep() || self.node.has_ready()
     }
 
     /// Whether no other voter has to be asked.
@@ -271,6 +273,11 @@ impl Replica {
             return Ok(());
         }
         let current = message.term == self.node.raft.term;
+        if current {
+            self.disturbed_by(envelope, kind, from.id);
+        } else {
+            self.wake();
+        }
         match kind {
             MessageType::MsgHeartbeat if message.term >= self.node.raft.term => {
                 self.truncation.dispensable(LogIndex(envelope.replicated));
@@ -294,12 +301,18 @@ impl Replica {
             }
             _ => {}
         }
+        let commit = message.commit;
         // Errors are about peers that are no members (any more): nothing to do.
-        self.node.step(message).or(Ok(()))
+        self.node.step(message).unwrap_or_default();
+        if kind == MessageType::MsgHeartbeat && current && envelope.sleeps {
+            self.sleep_if_level(now, commit);
+        }
+        Ok(())
     }
 
     /// Somebody wants operations replicated.
     pub(crate) fn propose(&mut self, request: ProposeRequest, out: &mut Outbox) {
+        self.wake();
         if let Err(refusal) = self.check_proposal(&request) {
             propose::answer(&mut out.replies, request.ticket, Err(refusal.into()));
             return;
@@ -337,6 +350,7 @@ impl Replica {
 
     /// Somebody wants to read what is committed by now.
     pub(crate) fn read(&mut self, ticket: Ticket, target: &Target, out: &mut Outbox) {
+        self.wake();
         let refusal = match self.check_target(target) {
             Err(refusal) => refusal,
             Ok(()) if self.reads.len() >= self.config.limits.inbox_requests => {
@@ -349,6 +363,7 @@ impl Replica {
 
     /// Stand for election now, unless a restart forbids it.
     pub(crate) fn campaign(&mut self, now: Instant, out: &mut Outbox) {
+        self.wake();
         if !self.election.silent() && self.may_stand() {
             // Fails only while a membership change is not applied.
             let _ = self.node.campaign();
@@ -424,15 +439,15 @@ impl Replica {
     fn notice_changes(&mut self, now: Instant, out: &mut Outbox) {
         self.set_election_timeout();
         let led = (self.leads(), self.term());
-        if led == self.led {
+        if led == self.election.led {
             return;
         }
-        if self.led.0 {
+        if self.election.led.0 {
             warn!(
                 region = self.region.id.0,
                 peer = self.peer.id.0,
                 term = led.1.0,
-                led_in = self.led.1.0,
+                led_in = self.election.led.1.0,
                 leader = self.leader().map(|l| l.id.0),
                 "leadership lost: a higher term was seen or no quorum answers"
             );
@@ -446,7 +461,7 @@ impl Replica {
             info!(region = self.region.id.0, peer = self.peer.id.0, term = led.1.0, "elected leader");
             self.lease.start(led.1, now);
         }
-        self.led = led;
+        self.election.led = led;
     }
 
     fn set_election_timeout(&mut self) {
@@ -553,7 +568,8 @@ impl Replica {
     fn envelope(&mut self, mut message: raft::eraftpb::Message, now: Instant) -> Option<(StoreId, wire::RaftMessage)> {
         let to = self.region.peer(message.to.into()).or_else(|| self.acquaintances.peer(message.to.into()))?;
         let mut replicated = 0;
-        match message.get_msg_type() {
+        let kind = message.get_msg_type();
+        match kind {
             MessageType::MsgHeartbeat => {
                 message.context = lease::stamp(now, &message.context);
                 replicated = self.dispensable().0;
@@ -572,6 +588,7 @@ impl Replica {
             epoch: Some(self.region.epoch.into()),
             message: Bytes::from(bytes),
             replicated,
+            sleeps: self.says_sleep(kind),
             range: unheard.then(|| (&self.region.range).into()),
             ..wire::RaftMessage::default()
         };
@@ -612,6 +629,7 @@ impl Replica {
             leader: self.leader(),
             serves,
             lease_until: until,
+            asleep: self.is_asleep(),
         };
         let progress = if self.leads() { self.progress(now) } else { Vec::new() };
         Seen { view, applied: self.applied.index, committed: LogIndex(raft.raft_log.committed), progress }

@@ -166,6 +166,11 @@ impl Snapshots {
         self.kept.as_ref().map(|kept| kept.since)
     }
 
+    /// Whether none is made, kept or taken.
+    pub(super) fn is_idle(&self) -> bool {
+        self.kept.is_none() && self.incoming.is_none()
+    }
+
     /// Whether a snapshot is on its way into the state: Raft's messages are taken, but nothing else happens.
     pub(super) fn incoming(&self) -> bool {
         self.incoming.is_some()

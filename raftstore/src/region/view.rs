@@ -61,6 +61,8 @@ pub struct ReplicaView {
     pub serves: bool,
     /// Until then this store alone serves reads of the region.
     pub lease_until: Option<Instant>,
+    /// Nobody uses the region: the replica neither ticks nor speaks.
+    pub asleep: bool,
 }
 
 impl ReplicaView {

@@ -72,7 +72,7 @@ impl Receiving {
         }
         self.engine.files().sync(&self.folder).map_err(|e| e.to_string())?;
         let arrived = ArrivedSnapshot { message: self.message.clone(), folder: self.folder.clone() };
-        self.shared.inbox.push(Event::SnapshotArrived(arrived)).map_err(|_| "the store stops")?;
+        self.shared.inbox.push(Event::SnapshotArrived(Box::new(arrived))).map_err(|_| "the store stops")?;
         self.kept = true;
         Ok(())
     }

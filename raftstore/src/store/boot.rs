@@ -52,8 +52,10 @@ pub fn bootstrap(
     let mut state = WriteBatch::default();
     let mut first = LogBatch::default();
     for region in regions.iter().filter(|r| r.peer_on(store).is_some()) {
+        // It is here, it was destroyed, or a snapshot of it is being taken.
         let known = |key: Bytes| Ok::<_, EngineError>(snapshot.get(Cf::Meta, &key)?.is_some());
-        if known(keys::region_key(region.id))? || known(keys::tombstone_key(region.id))? {
+        let (here, destroyed) = (known(keys::region_key(region.id))?, known(keys::tombstone_key(region.id))?);
+        if here || destroyed || known(keys::snapshot_key(region.id))? {
             continue;
         }
         match log.load(region.id)? {

@@ -73,6 +73,8 @@ struct Node {
     disk_held: bool,
     /// Nothing reaches it or comes from it.
     cut_off: bool,
+    /// How often it was started.
+    boots: u64,
     /// So many steps of a snapshot, then no more.
     steps_at_most: usize,
 }
@@ -88,6 +90,7 @@ struct Script {
     tickets: u64,
     planted: Planted,
     log_bounds: LogBounds,
+    hibernates: bool,
     trace: bool,
     output: String,
 }
@@ -177,6 +180,7 @@ impl Script {
     }
 
     fn cluster(&mut self, args: &mut ArgumentConsumer<'_>) -> Outcome {
+        self.hibernates = args.take_key("hibernates") == Some("yes");
         if let Some(entries) = args.take_key("log") {
             self.log_bounds = LogBounds { entries: entries.parse()?, cut_entries: 10, ..LogBounds::default() };
         }
@@ -187,6 +191,7 @@ impl Script {
             Some("ack-before-sync") => Planted::AckBeforeSync,
             Some("serve-expired-lease") => Planted::ServeExpiredLease,
             Some("forget-vote") => Planted::ForgetVote,
+            Some("sleep-through-restart") => Planted::SleepThroughRestart,
             Some("split-resets-log") => Planted::SplitResetsLog,
             Some("transfer-keeps-lease") => Planted::TransferKeepsLease,
             Some("remove-below-quorum") => Planted::RemoveBelowQuorum,
@@ -217,10 +222,17 @@ impl Script {
     }
 
     fn start(&mut self, id: u64) -> Outcome {
+        let node_boots = {
+            let node = self.nodes.get_mut(&id).ok_or("no such store")?;
+            node.boots += 1;
+            node.boots
+        };
         let config = StoreConfig {
             planted: self.planted,
             tick: TICK,
             log: self.log_bounds,
+            hibernates: self.hibernates,
+            boot_id: node_boots,
             ..StoreConfig::new(StoreId(id), 42)
         };
         let node = self.nodes.get_mut(&id).ok_or("no such store")?;
@@ -292,6 +304,10 @@ impl Script {
                 Some(_) => writeln!(self.output, "s{id} r{} {} in term {}", region.0, new.role, new.term.0)?,
                 None => writeln!(self.output, "s{id} has {}", describe_region(&new.region))?,
             }
+            let slept = before.iter().any(|b| b.view.region.id == region && b.view.asleep);
+            if slept != new.asleep {
+                writeln!(self.output, "s{id} r{} {}", region.0, if new.asleep { "falls asleep" } else { "wakes" })?;
+            }
         }
         for ReplicaStatus { view, .. } in &before {
             if !after.iter().any(|a| a.view.region.id == view.region.id) {
@@ -310,7 +326,7 @@ impl Script {
         }
         for (to, messages) in effects.sends {
             for message in messages {
-                if self.trace {
+                if self.trace && message.beat.is_none() {
                     writeln!(self.output, "s{id} → s{} {}", to.0, describe_message(&message))?;
                 }
                 self.network.push_back((StoreId(id), to, message));
@@ -320,7 +336,7 @@ impl Script {
         let Some(node) = self.nodes.get_mut(&id) else { return Ok(()) };
         let Some(life) = &mut node.life else { return Ok(()) };
         if let Some(write) = effects.log {
-            if trace {
+            if trace && !write.batch.is_empty() {
                 writeln!(self.output, "s{id} writes {}", describe_write(&write))?;
             }
             node.log.write(write.batch.clone(), false)?;
@@ -609,6 +625,9 @@ fn parsed(message: &RaftMessage) -> Message {
 }
 
 fn kind(message: &RaftMessage) -> String {
+    if message.beat.is_some() {
+        return "beat".into();
+    }
     if message.asks {
         return "asks".into();
     }

@@ -14,7 +14,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use proto::{LogIndex, Peer, Region, RegionId, wire};
+use proto::{LogIndex, Peer, Region, RegionId, StoreId, wire};
 use raft::eraftpb::{ConfState, HardState, MessageType};
 use tracing::{debug, info};
 
@@ -75,8 +75,13 @@ impl Absent {
 
 impl StoreCore {
     /// A message for a region; the replica may not be here.
-    pub(super) fn received(&mut self, now: Instant, envelope: wire::RaftMessage, out: &mut Outbox) {
+    pub(super) fn received(&mut self, now: Instant, mut envelope: wire::RaftMessage, out: &mut Outbox) {
+        if let Some(beat) = envelope.beat {
+            return self.heard_beat(now, beat);
+        }
         let region = RegionId(envelope.region_id);
+        // Who does not beat could fall silent unnoticed.
+        envelope.sleeps &= envelope.from.is_some_and(|from| self.beats.lives(StoreId(from.store_id)));
         let to = envelope.to.and_then(|p| Peer::try_from(p).ok());
         let Some(replica) = self.replicas.get_mut(&region) else {
             return self.received_by_nobody(now, region, to, envelope, out);

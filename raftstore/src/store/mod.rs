@@ -9,10 +9,12 @@
 //!                                                  │ show how they look          apply tasks · upkeep
 //! ```
 //!
+//! Replicas that nobody uses sleep and get no ticks; `beats` stands in for them.
 //! Replicas come and go: `lifecycle` says when, and in which order what they leave on disk.
 //!
 //! What a log write promises is kept here until [`Event::LogWritten`] says that it is durable.
 
+mod beats;
 pub(crate) mod boot;
 #[cfg(test)]
 mod golden;
@@ -45,6 +47,7 @@ use crate::{
     },
     snapshot::taking,
 };
+use beats::Beats;
 use lifecycle::Absent;
 use snapshots::Snapshots;
 use upkeep::Upkeep;
@@ -53,6 +56,7 @@ use upkeep::Upkeep;
 struct Writing {
     sequence: u64,
     held: Vec<Held>,
+    synced: bool,
 }
 
 /// All replicas of a store.
@@ -69,6 +73,7 @@ pub struct StoreCore {
     last_tick: Instant,
     upkeep: Upkeep,
     snapshots: Snapshots,
+    beats: Beats,
     disk_full: bool,
 }
 
@@ -99,6 +104,7 @@ impl StoreCore {
             last_sequence: 0,
             last_tick: now,
             snapshots: Snapshots::default(),
+            beats: Beats::new(now),
             disk_full: false,
         };
         Ok((core, handle))
@@ -124,8 +130,11 @@ impl StoreCore {
         if now.since(self.last_tick) >= self.config.tick {
             // One, however many were missed: a store that stood still must not make up for it.
             self.last_tick = now;
+            if self.config.hibernates {
+                self.beat(now, &mut out);
+            }
             for (region, replica) in &mut self.replicas {
-                if replica.tick(now, &mut out) {
+                if !replica.is_asleep() && replica.tick(now, &mut out) {
                     self.dirty.insert(*region);
                 }
             }
@@ -173,7 +182,7 @@ impl StoreCore {
                 }
             }
             Event::Unreachable(store) => self.unreachable(store),
-            Event::LogWritten(sequence) => self.written(sequence, out),
+            Event::LogWritten(sequence) => self.written(now, sequence, out),
             Event::Applied(applied) => {
                 for applied in applied {
                     self.applied(now, applied, out);
@@ -197,7 +206,7 @@ impl StoreCore {
                     replica.snapshot_sent(id, peer, outcome);
                 }
             }
-            Event::SnapshotArrived(arrived) => self.snapshot_arrived(now, arrived, out),
+            Event::SnapshotArrived(arrived) => self.snapshot_arrived(now, *arrived, out),
             Event::SnapshotTaken(region) => self.snapshot_taken(region, out),
             Event::DiskFull(full) => {
                 if full != self.disk_full {
@@ -259,9 +268,12 @@ impl StoreCore {
         }
     }
 
-    fn written(&mut self, sequence: u64, out: &mut Outbox) {
+    fn written(&mut self, now: Instant, sequence: u64, out: &mut Outbox) {
         while self.writing.front().is_some_and(|w| w.sequence <= sequence) {
             let written = self.writing.pop_front().expect("it has a front");
+            if written.synced {
+                self.beats.synced(now);
+            }
             for held in written.held {
                 if let Some(replica) = self.replica(held.region) {
                     replica.persisted(held.number);
@@ -278,10 +290,14 @@ impl StoreCore {
         for (store, message) in out.messages {
             effects.sends.entry(store).or_default().push(message);
         }
-        if !batch.is_empty() {
+        let probes = self.config.hibernates
+            && self.writing.is_empty()
+            && self.beats.probe_is_due(now, self.config.election_timeout());
+        if !batch.is_empty() || probes {
             self.last_sequence += 1;
-            self.writing.push_back(Writing { sequence: self.last_sequence, held: out.held });
-            effects.log = Some(LogWrite { sequence: self.last_sequence, batch, sync: out.sync });
+            let synced = out.sync || probes;
+            self.writing.push_back(Writing { sequence: self.last_sequence, held: out.held, synced });
+            effects.log = Some(LogWrite { sequence: self.last_sequence, batch, sync: synced });
         } else if !out.held.is_empty() {
             // They wait for a write that is on its way already.
             self.writing.back_mut().expect("something is held back by a write").held.extend(out.held);

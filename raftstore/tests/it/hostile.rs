@@ -230,7 +230,7 @@ fn arrived(from: u64, numbers: [u64; 6], end: Vec<u8>, peers: &[u64], data: Opti
     (metadata.index, metadata.term) = (index, log_term);
     metadata.mut_conf_state().voters = peers.to_vec();
     let message = envelope(message.write_to_bytes().unwrap(), from, 0);
-    Event::SnapshotArrived(ArrivedSnapshot { message, folder: "received".into() })
+    Event::SnapshotArrived(Box::new(ArrivedSnapshot { message, folder: "received".into() }))
 }
 
 fn envelope(bytes: Vec<u8>, from: u64, replicated: u64) -> RaftMessage {

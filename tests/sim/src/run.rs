@@ -33,6 +33,8 @@ const SESSIONS: usize = 3;
 const TORMENT: Duration = Duration::from_secs(25);
 /// Before the first and after the last fault everything must settle within this: elections, expired locks.
 const SETTLE: Duration = Duration::from_secs(60);
+/// Quiet time in which elections end and regions fall asleep.
+const FALL_ASLEEP: Duration = Duration::from_secs(4);
 /// Between two attempts of the harness to prepare or to judge.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
@@ -111,8 +113,8 @@ fn perform<S: Software>(
 ) -> Report {
     let (done, torment) = (Arc::new(AtomicBool::new(false)), kind.torment());
     let limit = torment.1 + SETTLE * 3;
-    let (nodes, pd_changes) = (kind.nodes(), kind == Kind::Moving);
-    let play = Play { world: world.clone(), cluster: cluster.clone(), workload, torment, nodes, pd_changes };
+    let (nodes, pd_changes, last_blow) = (kind.nodes(), kind == Kind::Moving, kind == Kind::Stores);
+    let play = Play { world: world.clone(), cluster: cluster.clone(), workload, torment, nodes, pd_changes, last_blow };
     let noted = done.clone();
     world.spawn(Owner::Harness, async move {
         play.perform().await;
@@ -136,6 +138,8 @@ struct Play<S: Software> {
     nodes: usize,
     /// Regions are changed by PD, and nobody else.
     pd_changes: bool,
+    /// Whether a node dies for good when all is quiet.
+    last_blow: bool,
 }
 
 impl<S: Software> Play<S> {
@@ -164,10 +168,22 @@ impl<S: Software> Play<S> {
         if let Err(reason) = settled {
             self.world.fail(reason);
         }
+        if self.last_blow {
+            self.strike_a_sleeper().await;
+        }
         let (workload, world) = (self.workload.clone(), self.world.clone());
         let verdict = self.insist(move |client| workload.clone().judge(client, world.clone())).await;
         if let Err(reason) = verdict {
             self.world.fail(reason);
+        }
+    }
+
+    /// When nobody uses them any more and all regions sleep, a node that leads some dies for good.
+    async fn strike_a_sleeper(&self) {
+        self.world.sleep(Owner::Harness, FALL_ASLEEP).await;
+        if let Some(node) = (0..NODES).find(|node| self.cluster.leads(*node) && self.cluster.can_spare(*node)) {
+            self.world.count("sleeping leaders killed", 1);
+            self.cluster.crash(node);
         }
     }
 

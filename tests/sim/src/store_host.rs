@@ -12,7 +12,7 @@
 //! some point on.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -66,6 +66,7 @@ struct Busy {
     snapshots: [Work; 2],
     /// The last term led of each region.
     led: BTreeMap<RegionId, Term>,
+    asleep: BTreeSet<RegionId>,
     rng: ChaCha8Rng,
 }
 
@@ -102,6 +103,7 @@ impl StoreHost {
             applying: false,
             snapshots: Default::default(),
             led: BTreeMap::new(),
+            asleep: BTreeSet::new(),
             rng,
         };
         let (engine, log) = (Arc::new(drivers.machine.engine.clone()), drivers.machine.log.clone());
@@ -139,6 +141,12 @@ impl StoreHost {
             let leads = view.role == Role::Leader;
             let lease = view.lease_until.filter(|_| leads).map(|until| self.drivers.machine.clock.true_time(until));
             rulings.push(referee.lease(&view.region, store, world.now(), lease));
+            let fell = {
+                let asleep = &mut self.busy.lock().asleep;
+                let was = if view.asleep { !asleep.insert(view.region.id) } else { asleep.remove(&view.region.id) };
+                view.asleep && !was
+            };
+            world.count("regions that fell asleep", u64::from(fell));
             if !leads {
                 continue;
             }
@@ -146,7 +154,7 @@ impl StoreHost {
             if self.busy.lock().led.insert(view.region.id, view.term) != Some(view.term) {
                 world.count("elections", 1);
             }
-            if view.lease_until.is_some_and(|until| until <= now) {
+            if !view.asleep && view.lease_until.is_some_and(|until| until <= now) {
                 world.count("lease expiries", 1);
             }
         }

@@ -57,6 +57,8 @@ pub const BUGS: &[Bug] = &[
     #[cfg(feature = "planted-bugs")]
     Bug::Store(raftstore::Planted::UnmarkedSnapshot),
     #[cfg(feature = "planted-bugs")]
+    Bug::Store(raftstore::Planted::SleepThroughRestart),
+    #[cfg(feature = "planted-bugs")]
     Bug::Store(raftstore::Planted::StaleEpoch),
     #[cfg(feature = "planted-bugs")]
     Bug::Store(raftstore::Planted::SplitResetsLog),

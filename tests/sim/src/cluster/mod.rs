@@ -15,9 +15,9 @@ use std::{future::Future, pin::pin, sync::Arc, time::Duration};
 
 use futures::future::{BoxFuture, Either, select};
 use parking_lot::Mutex;
-use proto::{StoreId, wire::RaftMessage};
+use proto::{PeerRole, StoreId, wire::RaftMessage};
 use raftstore::{
-    StoreHandle,
+    Role, StoreHandle,
     engine::memory::MemoryEngine,
     snapshot::{Outgoing, Receiving},
 };
@@ -29,7 +29,7 @@ use crate::{
     check::referee::Referee,
     disk::Disk,
     faults::Victim,
-    machines::{Machine, Machines},
+    machines::{Machine, Machines, store_of},
     network::{CallFailure, Network},
     runtime::{NodeIndex, Owner, World},
     store_host::leads,
@@ -88,6 +88,18 @@ impl<S: Software> Cluster<S> {
             software,
             lives: Mutex::new((0..nodes).map(|_| None).collect()),
             hook: Mutex::default(),
+        })
+    }
+
+    /// Whether every region that somebody leads keeps a majority of its voters without this node.
+    pub fn can_spare(&self, node: NodeIndex) -> bool {
+        let stores = (0..self.machines.len()).filter_map(|node| self.life(node)).filter_map(|life| S::store(&life));
+        let led = stores.flat_map(|store| store.statuses()).filter(|status| status.view.role == Role::Leader);
+        let mut regions = led.map(|status| status.view.region.clone());
+        regions.all(|region| {
+            let voters = region.peers.iter().filter(|peer| peer.role == PeerRole::Voter);
+            let left = voters.clone().filter(|peer| peer.store != store_of(node)).count();
+            left * 2 > voters.count() && region.peers.iter().all(|peer| peer.role == PeerRole::Voter)
         })
     }
 

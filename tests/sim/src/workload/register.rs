@@ -18,6 +18,8 @@ use crate::{
 
 /// Few, so that they are contended.
 pub const KEYS: usize = 4;
+/// How often an operation is on the last key: so seldom that its region sleeps in between.
+const SELDOM: f64 = 0.004;
 /// Between two operations of a session.
 const PAUSE_MAX: Duration = Duration::from_millis(60);
 
@@ -124,7 +126,10 @@ impl<C: Registers> Workload<C> for Register {
     fn session(self: Arc<Self>, mut client: C, mut seat: Seat) -> BoxFuture<'static, ()> {
         Box::pin(async move {
             while !self.0.lock().stopped {
-                let register = seat.rng.random_range(0..KEYS);
+                let register = match seat.rng.random_bool(SELDOM) {
+                    true => KEYS - 1,
+                    false => seat.rng.random_range(0..KEYS - 1),
+                };
                 match seat.rng.random_range(0..5) {
                     0 | 1 => self.write(&mut client, &seat.world, register).await,
                     2 | 3 => drop(self.read(&mut client, &seat.world, register, ReadWay::Latest).await),

@@ -78,6 +78,11 @@ fn removing_below_quorum_is_found() {
 }
 
 #[test]
+fn sleeping_through_a_leaders_restart_is_found() {
+    must_be_found(Kind::Stores, 5, Bug::Store(Store::SleepThroughRestart));
+}
+
+#[test]
 fn skipping_max_ts_is_found() {
     must_be_found(Kind::Bank, 20, Bug::Kv(Kv::SkipMaxTs));
 }

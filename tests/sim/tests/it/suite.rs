@@ -61,6 +61,8 @@ fn registers_in_stores_are_linearizable() {
             "lease reads",
             "snapshots",
             "relapses",
+            "regions that fell asleep",
+            "sleeping leaders killed",
             "reads by quorum",
             "registers written",
             "writes of unknown outcome",

@@ -1,0 +1,142 @@
+//! Regions that nobody uses cost nothing: their replicas neither tick nor speak.
+//!
+//! ```text
+//!  leader    idle for long, every peer has everything ─► marks its heartbeats ─► all have agreed ─► sleeps
+//!  follower  a marked heartbeat, and it has everything too ─► sleeps, and says so in its answer
+//!  both      wake with any other message and with any request
+//!  follower  wakes when its leader's store falls silent or was restarted ([`crate::store`] hears of it)
+//! ```
+//!
+//! A sleeping leader has no lease for long: nobody acknowledges heartbeats, so it runs out, and the next reader, who
+//! asks the quorum, wakes the region. A sleeping voter votes for nobody earlier than it would have awake: its election
+//! timer stands still, and goes on from what has really passed.
+
+use std::collections::BTreeSet;
+
+use proto::{PD_REGION, PeerId, StoreId, wire};
+use raft::eraftpb::MessageType;
+use tracing::{debug, info};
+
+use super::{Replica, membership};
+use crate::clock::Instant;
+
+/// Election timeouts without anything to do before a leader wants to sleep.
+const IDLE_ELECTIONS: u32 = 2;
+
+/// Whether a replica sleeps, and how near it is to it.
+#[derive(Default)]
+pub(super) struct Hibernation {
+    /// Since when.
+    asleep: Option<Instant>,
+    idle_ticks: u32,
+    /// Followers that sleep already.
+    agreed: BTreeSet<PeerId>,
+}
+
+impl Replica {
+    /// Whether it sleeps: then it needs no ticks.
+    pub(crate) fn is_asleep(&self) -> bool {
+        self.hibernation.asleep.is_some()
+    }
+
+    /// Something happens.
+    pub(super) fn wake(&mut self) {
+        if self.is_asleep() && self.leads() {
+            // Peers get time to answer before their silence counts.
+            self.node.raft.election_elapsed = 0;
+        }
+        self.hibernation = Hibernation::default();
+    }
+
+    /// Nothing is under way, and nothing is missing here.
+    fn is_idle(&self) -> bool {
+        let log = &self.node.raft.raft_log;
+        let (last, applied) = (log.last_index(), self.applied.index.0);
+        let settled = log.committed == last && applied == last && self.writes.held <= self.writes.persisted;
+        let asked = self.proposals.any() || self.reads.len() > 0 || self.changes.any();
+        let changing = membership::is_joint(&self.region) || self.node.raft.lead_transferee.is_some();
+        settled
+            && !asked
+            && !changing
+            && self.snapshots.is_idle()
+            && self.is_initialised()
+            // PD's timestamps are served under its lease.
+            && self.region.id != PD_REGION
+    }
+
+    /// Whether every peer has all of the log.
+    fn all_are_level(&self) -> bool {
+        let last = self.node.raft.raft_log.last_index();
+        self.node.raft.prs().iter().all(|(_, progress)| progress.matched == last)
+    }
+
+    /// A leader's tick: it falls asleep when everybody else has.
+    pub(super) fn tick_idle(&mut self, now: Instant) {
+        if !self.config.hibernates || !self.leads() || !self.is_idle() || !self.all_are_level() {
+            self.hibernation = Hibernation::default();
+            return;
+        }
+        self.hibernation.idle_ticks += 1;
+        let others = self.region.peers.iter().filter(|p| p.id != self.peer.id);
+        if self.wants_sleep() && others.clone().all(|p| self.hibernation.agreed.contains(&p.id)) {
+            debug!(region = self.region.id.0, peer = self.peer.id.0, "the leader falls asleep");
+            self.hibernation.asleep = Some(now);
+        }
+    }
+
+    fn wants_sleep(&self) -> bool {
+        self.hibernation.idle_ticks >= IDLE_ELECTIONS * self.config.election_ticks
+    }
+
+    /// Whether a message to a peer says that this replica sleeps, or wants to.
+    pub(super) fn says_sleep(&self, kind: MessageType) -> bool {
+        match kind {
+            MessageType::MsgHeartbeat => self.leads() && self.wants_sleep(),
+            MessageType::MsgHeartbeatResponse => self.is_asleep(),
+            _ => false,
+        }
+    }
+
+    /// Before a message of the present term is stepped: whether it lets this replica sleep on, or wakes it.
+    pub(super) fn disturbed_by(&mut self, envelope: &wire::RaftMessage, kind: MessageType, from: PeerId) {
+        match kind {
+            MessageType::MsgHeartbeatResponse if self.leads() => {
+                match envelope.sleeps {
+                    true => drop(self.hibernation.agreed.insert(from)),
+                    // It did not hear, or was woken.
+                    false if self.is_asleep() => self.wake(),
+                    false => drop(self.hibernation.agreed.remove(&from)),
+                }
+            }
+            MessageType::MsgHeartbeat if envelope.sleeps => {}
+            _ => self.wake(),
+        }
+    }
+
+    /// After a marked heartbeat of the leader was stepped: sleeps, when nothing is missing.
+    pub(super) fn sleep_if_level(&mut self, now: Instant, commit: u64) {
+        let follows = !self.leads() && self.node.raft.leader_id != raft::INVALID_ID && !self.election.silent();
+        let level = self.node.raft.raft_log.last_index() == commit && self.is_idle();
+        if self.config.hibernates && follows && level {
+            self.hibernation.asleep.get_or_insert(now);
+        } else {
+            self.wake();
+        }
+    }
+
+    /// A store fell silent or was restarted. A replica whose leader was there goes on as if it had been awake. Whether
+    /// it was woken.
+    pub(crate) fn lost_store(&mut self, now: Instant, store: StoreId) -> bool {
+        let (Some(since), Some(leader)) = (self.hibernation.asleep, self.leader()) else { return false };
+        if leader.store != store {
+            return false;
+        }
+        info!(region = self.region.id.0, peer = self.peer.id.0, store = store.0, "woken: the leader's store is lost");
+        let slept = now.since(since).as_nanos() / self.config.tick.as_nanos().max(1);
+        // Not beyond one timeout: raft-rs adds the jitter.
+        let slept = usize::try_from(slept).unwrap_or(usize::MAX).min(self.config.election_ticks as usize);
+        self.node.raft.election_elapsed = self.node.raft.election_elapsed.max(slept);
+        self.wake();
+        true
+    }
+}
