@@ -150,8 +150,8 @@ fn perform<S: Software>(
 ) -> Report {
     let (done, torment) = (Arc::new(AtomicBool::new(false)), kind.torment());
     let limit = torment.1 + SETTLE * 3;
-    let (nodes, last_blow, pd_changes) = (kind.nodes(), kind == Kind::Stores, kind == Kind::Moving);
-    let play = Play { world: world.clone(), cluster: cluster.clone(), workload, torment, nodes, last_blow, pd_changes };
+    let (nodes, pd_changes, last_blow) = (kind.nodes(), kind == Kind::Moving, kind == Kind::Stores);
+    let play = Play { world: world.clone(), cluster: cluster.clone(), workload, torment, nodes, pd_changes, last_blow };
     let noted = done.clone();
     world.spawn(Owner::Harness, async move {
         play.perform().await;
@@ -173,10 +173,10 @@ struct Play<S: Software> {
     /// Which faults, and for how long.
     torment: (Vec<Fault>, Duration),
     nodes: usize,
-    /// Whether a node dies for good when all is quiet.
-    last_blow: bool,
     /// Regions are changed by PD, and nobody else.
     pd_changes: bool,
+    /// Whether a node dies for good when all is quiet.
+    last_blow: bool,
 }
 
 impl<S: Software> Play<S> {
