@@ -53,14 +53,8 @@ class FlareDB:
         self.binary = str(pathlib.Path(binary).resolve())
         self.folder.mkdir()
         ports = free_ports(9)
-        self.grpc, self.sql, http = ports[:3], ports[3:6], ports[6:]
-        join = ",".join(f"127.0.0.1:{p}" for p in self.grpc)
-        for n in range(3):
-            command = [self.binary, "start", "--data-dir", str(self.folder / f"node{n + 1}"), "--join", join]
-            command += ["--listen", f"127.0.0.1:{self.grpc[n]}", "--sql-listen", f"127.0.0.1:{self.sql[n]}"]
-            command += ["--http-listen", f"127.0.0.1:{http[n]}", "--log", "warn"]
-            log = open(self.folder / f"node{n + 1}.log", "w")
-            self.processes.append(subprocess.Popen(command, stdout=log, stderr=log))
+        self.grpc, self.sql, self.http = ports[:3], ports[3:6], ports[6:]
+        self.processes = [self.start(n) for n in range(3)]
         self.ctl("cluster", "wait-ready", "--timeout", str(READY_SECONDS))
         # Clients go to the node that leads: as PostgreSQL's do, which has one primary for everything.
         self.leader = next(s for s in self.ctl("store", "list") if s["sql"] == f"127.0.0.1:{self.sql[0]}")["id"]
@@ -73,6 +67,29 @@ class FlareDB:
             process.terminate()
         for process in self.processes:
             process.wait()
+
+    def start(self, n):
+        join = ",".join(f"127.0.0.1:{p}" for p in self.grpc)
+        command = [self.binary, "start", "--data-dir", str(self.folder / f"node{n + 1}"), "--join", join]
+        command += ["--listen", f"127.0.0.1:{self.grpc[n]}", "--sql-listen", f"127.0.0.1:{self.sql[n]}"]
+        command += ["--http-listen", f"127.0.0.1:{self.http[n]}", "--log", "warn"]
+        with open(self.folder / f"node{n + 1}.log", "a") as log:
+            return subprocess.Popen(command, stdout=log, stderr=log)
+
+    def kill(self, *nodes):
+        """kill -9, all before the first is waited for."""
+        for n in nodes:
+            self.processes[n].kill()
+        for n in nodes:
+            self.processes[n].wait()
+
+    def restart(self, *nodes):
+        for n in nodes:
+            self.processes[n] = self.start(n)
+
+    def pd_leader(self):
+        address = self.ctl("pd", "leader")["address"]
+        return self.grpc.index(int(address.rsplit(":", 1)[1]))
 
     def ctl(self, *verb):
         last = ""

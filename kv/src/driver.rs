@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use proto::{
     KeyRange, StoreId, Timestamp,
-    wire::{KvRequest, KvResponse, RegionStatus, StoreStatus},
+    wire::{KvRequest, KvResponse, OperatorStatus, RegionStatus, StoreStatus},
 };
 use raftstore::MonotonicClock;
 
@@ -64,6 +64,8 @@ pub trait Pd: Send + Sync + 'static {
     async fn regions(&self, range: &KeyRange, limit: u32) -> Result<Vec<RegionStatus>, PdError>;
     /// All stores.
     async fn stores(&self) -> Result<Vec<StoreStatus>, PdError>;
+    /// What PD is doing with regions; with `finished` also what it has done lately.
+    async fn operators(&self, finished: bool) -> Result<Vec<OperatorStatus>, PdError>;
     /// Acknowledges a catalog version and renews the gateway's lease: (published version, the lease's end).
     /// Waits up to `wait` for a version newer than `acknowledged`.
     async fn catalog_lease(&self, gateway: u64, acknowledged: u64, wait: Duration)

@@ -3,13 +3,16 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use kv::{Reply, Rpc, RpcError, Service, StoreScan};
+use kv::{Clock, Reply, Rpc, RpcError, Service, StoreScan};
 use proto::{
     ClusterId, PROTOCOL_VERSION, StoreId,
     wire::{KvRequest, KvResponse, RegionError, kv_response::Body},
 };
 
-use crate::{AddressBook, CallError, NodeRpc};
+use crate::{
+    AddressBook, CallError, NodeRpc,
+    load::{Counted, LoadMeter},
+};
 
 /// `kv::Rpc` over the node's doors; this node's own store is called without serialising.
 pub struct KvDoor {
@@ -25,6 +28,10 @@ pub struct KvDoor {
     pub book: Arc<AddressBook>,
     /// Reads and writes the chunks of pushed-down scans.
     pub scan: Option<Arc<dyn StoreScan>>,
+    /// Counts what this store's regions are asked.
+    pub load: Arc<LoadMeter>,
+    /// Time, for the count.
+    pub clock: Arc<dyn Clock>,
 }
 
 impl KvDoor {
@@ -39,6 +46,7 @@ impl KvDoor {
             let message = format!("protocol version {spoken} is not spoken here, {PROTOCOL_VERSION} is");
             return refused(RegionError { kind: None, message });
         }
+        let counted = Counted::of(&request);
         let Reply { mut response, chunk } = self.service.call(request).await;
         if let (Some(chunk), Some(Body::Scan(page))) = (chunk, &mut response.body) {
             let encoded = self.scan.as_ref().ok_or("no scans here".to_string()).and_then(|s| s.encode(&chunk));
@@ -52,7 +60,18 @@ impl KvDoor {
                 }
             }
         }
+        self.count(counted, &response);
         response
+    }
+
+    fn count(&self, counted: Option<Counted>, response: &KvResponse) {
+        let chunk = match &response.body {
+            Some(Body::Scan(page)) => page.chunk.len(),
+            _ => 0,
+        };
+        if let Some(counted) = counted {
+            self.load.count(self.clock.now(), counted, response, chunk);
+        }
     }
 
     async fn remote(&self, store: StoreId, request: KvRequest) -> Result<Reply, RpcError> {
@@ -86,7 +105,10 @@ impl Rpc for KvDoor {
         header.cluster_id = self.cluster.0;
         header.protocol_version = PROTOCOL_VERSION;
         if store == self.store {
-            return Ok(self.service.call(request).await);
+            let counted = Counted::of(&request);
+            let reply = self.service.call(request).await;
+            self.count(counted, &reply.response);
+            return Ok(reply);
         }
         self.remote(store, request).await
     }

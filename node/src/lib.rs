@@ -29,12 +29,17 @@ pub mod founding;
 pub mod frames;
 pub mod identity;
 pub mod kv_door;
+pub mod load;
+pub mod measure;
 pub mod membership;
 pub mod node;
 pub mod pd;
 pub mod rpc;
 pub mod runner;
+pub mod split_keys;
+pub mod steps;
 
+pub use ::pd::Rules;
 pub use address_book::AddressBook;
 pub use membership::{Founded, FoundingError, Membership};
 pub use node::{Drivers, Node, NodeConfig, StartError};

@@ -2,7 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -17,7 +20,8 @@ use proto::{
     },
 };
 use raftstore::{
-    BootError, StoreConfig, StoreCore, StoreHandle, bootstrap, engine::Engine, log::LogEngine, snapshot::Receiving,
+    BootError, ReplicaStatus, StoreConfig, StoreCore, StoreHandle, bootstrap, engine::Engine, log::LogEngine,
+    snapshot::Receiving,
 };
 use tokio::sync::watch;
 
@@ -27,12 +31,15 @@ use crate::{
     frames::{self, Envelopes, Sender},
     identity::{Identity, UUID_LEN},
     kv_door::KvDoor,
+    load::LoadMeter,
+    measure::Sizes,
     membership::Founded,
     pd::{
         client::Doors,
         heartbeat::{DiskSpace, Heartbeat, region_status},
         role::{Origin, PdRole},
     },
+    steps::Steps,
 };
 
 /// Pause between attempts to register a new store with a PD that is not there.
@@ -50,6 +57,8 @@ pub struct NodeConfig {
     pub sql_address: String,
     /// Of its HTTP door; empty: none.
     pub http_address: String,
+    /// Where it stands (zone, rack, …), for replicas to be spread.
+    pub labels: BTreeMap<String, String>,
     /// The founders' addresses; a node that is not among them joins the running cluster.
     pub join: Vec<String>,
     /// User regions of a new cluster, 1 to [`record::MAX_USER_REGIONS`].
@@ -62,9 +71,11 @@ pub struct NodeConfig {
     pub store: StoreConfig,
     /// The client's behaviour.
     pub client: kv::ClientConfig,
+    /// What PD strives for, when this node is PD; the same on every node.
+    pub rules: ::pd::Rules,
     /// An invariant of PD's to break.
     #[cfg(feature = "planted-bugs")]
-    pub planted: Option<pd::Planted>,
+    pub planted: Option<::pd::Planted>,
 }
 
 /// A node's doors to the world.
@@ -113,6 +124,8 @@ pub struct Node {
     running: OnceLock<Running>,
     /// By sender, why its Raft frames were last refused: logged once, not with every reconnection.
     refused: Mutex<BTreeMap<u64, String>>,
+    /// It hands its leaderships over and ends.
+    stopping: Arc<AtomicBool>,
     /// Why it must end, once it must.
     end: watch::Sender<Option<String>>,
 }
@@ -126,6 +139,8 @@ struct Running {
     pd: PdClient,
     door: Arc<KvDoor>,
     client: kv::Client,
+    load: Arc<LoadMeter>,
+    sizes: Arc<Sizes>,
 }
 
 impl Node {
@@ -145,6 +160,7 @@ impl Node {
             book: Arc::default(),
             running: OnceLock::new(),
             refused: Mutex::default(),
+            stopping: Arc::default(),
             end: watch::Sender::new(None),
         }))
     }
@@ -218,6 +234,7 @@ impl Node {
             sql_address: self.config.sql_address.clone(),
             http_address: self.config.http_address.clone(),
             boot_id: self.membership.boot_id(),
+            labels: self.config.labels.clone().into_iter().collect(),
             ..wire::Store::default()
         }
     }
@@ -236,6 +253,7 @@ impl Node {
             cluster,
             founders: record.founders,
             founded,
+            rules: self.config.rules.clone(),
             #[cfg(feature = "planted-bugs")]
             planted: self.config.planted,
         };
@@ -244,26 +262,44 @@ impl Node {
         let regions = Arc::new(store.clone());
         let service = kv::Service::new(regions, Arc::new(pd.clone()), clock.clone(), spawn.clone(), scan.clone())
             .plant(self.config.client.plant);
-        let door = Arc::new(KvDoor { cluster, store: sender.store, service, rpc, book: self.book.clone(), scan });
+        let load = Arc::new(LoadMeter::default());
+        let door = Arc::new(KvDoor {
+            cluster,
+            store: sender.store,
+            service,
+            rpc,
+            book: self.book.clone(),
+            scan,
+            load: load.clone(),
+            clock: clock.clone(),
+        });
         let config = self.config.client.clone();
         let client = kv::Client::with_config(door.clone(), Arc::new(pd.clone()), clock, spawn, config);
-        Running { cluster, sender, store, role, pd, door, client }
+        Running { cluster, sender, store, role, pd, door, client, load, sizes: Arc::default() }
     }
 
     fn spawn_tasks(self: &Arc<Self>) {
         let running = self.running();
-        let heartbeat = Heartbeat {
+        let Drivers { engine, clock, spawn, .. } = self.drivers.clone();
+        let steps = Steps::new(running.store.clone(), engine.clone(), running.load.clone(), clock.clone(), spawn);
+        let heartbeat = Arc::new(Heartbeat {
             membership: self.membership.clone(),
             cluster: running.cluster,
             record: self.record(running.sender.store.0),
             store: running.store.clone(),
             pd: running.pd.clone(),
             book: self.book.clone(),
-            clock: self.drivers.clock.clone(),
+            clock,
             disk: self.drivers.disk.clone(),
-        };
+            engine,
+            load: running.load.clone(),
+            sizes: running.sizes.clone(),
+            steps,
+            stopping: self.stopping.clone(),
+        });
         self.drivers.spawn.spawn(Box::pin(running.role.clone().run()));
-        self.drivers.spawn.spawn(Box::pin(heartbeat.run()));
+        self.drivers.spawn.spawn(Box::pin(heartbeat.clone().run()));
+        self.drivers.spawn.spawn(Box::pin(heartbeat.listen()));
         self.drivers.spawn.spawn(Box::pin(self.clone().look_around()));
     }
 
@@ -312,6 +348,8 @@ impl Node {
     /// Hands the leadership of every region to another store, and waits until that is done, at most `limit`.
     pub async fn drain(&self, limit: Duration) {
         if let Some(running) = self.running.get() {
+            // PD hears of it with the next heartbeat, and gives none back.
+            self.stopping.store(true, Ordering::Relaxed);
             drain::hand_over(&running.store, &*self.drivers.clock, limit).await;
         }
     }
@@ -346,7 +384,9 @@ impl Node {
     /// The replicas of this store.
     pub fn replicas(&self) -> Vec<RegionStatus> {
         let Some(running) = self.running.get() else { return vec![] };
-        running.store.statuses().iter().map(|r| region_status(&running.store, r)).collect()
+        let now = self.drivers.clock.now();
+        let status = |r: &ReplicaStatus| region_status(r, &running.sizes, &running.load, now);
+        running.store.statuses().iter().map(status).collect()
     }
 }
 

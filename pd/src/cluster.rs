@@ -12,20 +12,26 @@
 //! Stale is: an older epoch; the same epoch in an older term. So reports may come late, twice and in any
 //! order, and from a leader that does not know yet that it was deposed.
 
+mod region_view;
+
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use proto::{
-    KeyRange, Peer, Region, RegionId, StoreId, Term,
+    KeyRange, Region, RegionId, StoreId,
     wire::{self, RegionStatus, StoreState, StoreStatus},
 };
 
-use crate::{Now, tso::ClockWitness};
+pub use region_view::{CAUGHT_UP_ENTRIES, Load, Progress, RegionView};
+
+use crate::{Now, rules::DOWN_AFTER_MS, tso::ClockWitness};
 
 /// Silent for longer than this: disconnected. Several heartbeats (1 s) may get lost before.
 pub const DISCONNECTED_AFTER_MS: u64 = 5_000;
-/// Silent for longer than this: down, and its replicas may be replaced. Above any restart of a machine.
-pub const DOWN_AFTER_MS: u64 = 30 * 60 * 1_000;
+/// A new PD that has heard of a majority of the stores waits so long for the others before it plans anything.
+pub const SETTLE_MS: u64 = 2 * DISCONNECTED_AFTER_MS;
+/// A store whose disk is as slow as this is not trusted with leaderships.
+pub const SLOW_FROM: u32 = 50;
 /// Regions of one answer.
 pub const MAX_SCAN: usize = 10_000;
 
@@ -40,29 +46,14 @@ struct Report {
     capacity_bytes: u64,
     available_bytes: u64,
     boot_id: u64,
+    slow_score: u32,
+    stopping: bool,
 }
 
 #[derive(Clone, Debug)]
 struct StoreView {
     record: wire::Store,
     report: Option<Report>,
-}
-
-/// A region as its leader reported it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct RegionView {
-    /// Range, epoch, peers.
-    pub region: Region,
-    /// Who leads it, as far as known.
-    pub leader: Option<Peer>,
-    /// In which term.
-    pub term: Term,
-    /// What the leader has applied and committed, and how large its data is.
-    pub applied_index: u64,
-    /// Committed by the leader.
-    pub committed_index: u64,
-    /// Data of the region, roughly.
-    pub approximate_bytes: u64,
 }
 
 /// What became of a report.
@@ -76,19 +67,55 @@ pub enum Observed {
     Malformed,
 }
 
+/// A store as planners look at it.
+#[derive(Clone, Copy, Debug)]
+pub struct StoreLook<'a> {
+    /// Id, labels.
+    pub record: &'a wire::Store,
+    /// As judged.
+    pub state: StoreState,
+    /// This PD has heard of it lately.
+    pub live: bool,
+    /// Capacity and what is available of it, bytes; zeros when it has not reported.
+    pub disk: (u64, u64),
+    /// Its log's disk is too slow to lead.
+    pub slow: bool,
+    /// Its process is about to end.
+    pub stopping: bool,
+}
+
 /// The core.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Cluster {
     /// PD took office then, by its monotonic clock: silence counts from here at the earliest.
     since_ms: u64,
+    /// A store that is silent for longer is down.
+    down_after_ms: u64,
     stores: BTreeMap<StoreId, StoreView>,
     /// The founders of the cluster, all of which must report before it is ready.
     founders: Vec<StoreId>,
     regions: BTreeMap<RegionId, RegionView>,
+    /// When a region's borders were last seen to change, if this PD saw it.
+    reshaped_ms: BTreeMap<RegionId, u64>,
     by_start: BTreeMap<Bytes, RegionId>,
     /// The lower median of the stores' wall clocks, less PD's monotonic clock; once a majority has reported. All clocks
     /// run on alike, so it holds until the next report. Asked for with every timestamp, hence kept.
     median_offset_ms: Option<i64>,
+}
+
+impl Default for Cluster {
+    fn default() -> Self {
+        Cluster {
+            since_ms: 0,
+            down_after_ms: DOWN_AFTER_MS,
+            stores: BTreeMap::new(),
+            founders: Vec::new(),
+            regions: BTreeMap::new(),
+            reshaped_ms: BTreeMap::new(),
+            by_start: BTreeMap::new(),
+            median_offset_ms: None,
+        }
+    }
 }
 
 impl Cluster {
@@ -99,17 +126,15 @@ impl Cluster {
             cluster.put_store(record);
         }
         for region in founded {
-            let view = RegionView {
-                region,
-                leader: None,
-                term: Term(0),
-                applied_index: 0,
-                committed_index: 0,
-                approximate_bytes: 0,
-            };
-            cluster.insert(view);
+            cluster.insert(RegionView::founded(region));
         }
         cluster
+    }
+
+    /// Stores are called down after so long a silence.
+    pub fn with_patience(mut self, down_after_ms: u64) -> Self {
+        self.down_after_ms = down_after_ms.max(DISCONNECTED_AFTER_MS);
+        self
     }
 
     /// Adds or replaces a store's durable record.
@@ -145,30 +170,28 @@ impl Cluster {
             capacity_bytes: status.capacity_bytes,
             available_bytes: status.available_bytes,
             boot_id: status.boot_id,
+            slow_score: status.slow_score,
+            stopping: status.stopping,
         });
         self.median_offset_ms = self.median_offset();
         Observed::Taken
     }
 
     /// A store reported a region that it leads, or has just ceased to lead.
-    pub fn observe_region(&mut self, status: RegionStatus) -> Observed {
-        let Some(Ok(region)) = status.region.map(Region::try_from) else { return Observed::Malformed };
-        let Ok(leader) = status.leader.map(Peer::try_from).transpose() else { return Observed::Malformed };
-        let view = RegionView {
-            region,
-            leader,
-            term: Term(status.term),
-            applied_index: status.applied_index,
-            committed_index: status.committed_index,
-            approximate_bytes: status.approximate_bytes,
-        };
+    pub fn observe_region(&mut self, now: Now, status: RegionStatus) -> Observed {
+        let Ok(view) = RegionView::try_from(status) else { return Observed::Malformed };
         if self.is_stale(&view) {
             return Observed::Stale;
+        }
+        let known = self.regions.get(&view.region.id).map(|old| old.region.epoch.version);
+        if known != Some(view.region.epoch.version) {
+            self.reshaped_ms.insert(view.region.id, now.monotonic_ms);
         }
         for id in self.overlapping(&view.region.range) {
             self.remove(id);
         }
         self.remove(view.region.id);
+        self.reshaped_ms.retain(|id, _| *id == view.region.id || self.regions.contains_key(id));
         self.insert(view);
         Observed::Taken
     }
@@ -264,7 +287,7 @@ impl Cluster {
             StoreState::Draining => StoreState::Draining,
             StoreState::Removed => StoreState::Removed,
             _ => match self.silent_ms(now, view) {
-                silent if silent > DOWN_AFTER_MS => StoreState::Down,
+                silent if silent > self.down_after_ms => StoreState::Down,
                 silent if silent > DISCONNECTED_AFTER_MS => StoreState::Disconnected,
                 // A new PD has heard nothing yet: not a reason to call a store disconnected.
                 _ => StoreState::Up,
@@ -274,7 +297,13 @@ impl Cluster {
 
     /// All stores as `ctl store list` and routing see them.
     pub fn store_statuses(&self, now: Now) -> Vec<StoreStatus> {
-        let led = |id: StoreId| self.regions.values().filter(|v| v.leader.is_some_and(|l| l.store == id)).count();
+        let (mut led, mut load) = (BTreeMap::<StoreId, u64>::new(), BTreeMap::<StoreId, Load>::new());
+        for view in self.regions.values() {
+            let Some(leader) = view.leader else { continue };
+            *led.entry(leader.store).or_default() += 1;
+            let sum = load.entry(leader.store).or_default();
+            *sum = sum.plus(&view.load);
+        }
         let status = |(&id, view): (&StoreId, &StoreView)| {
             let mut store = view.record.clone();
             store.state = self.state(now, view) as i32;
@@ -282,14 +311,79 @@ impl Cluster {
             StoreStatus {
                 store: Some(store),
                 regions: report.map_or(0, |r| r.regions),
-                leaders: led(id) as u64,
+                leaders: led.get(&id).copied().unwrap_or(0),
                 capacity_bytes: report.map_or(0, |r| r.capacity_bytes),
                 available_bytes: report.map_or(0, |r| r.available_bytes),
                 silent_ms: self.silent_ms(now, view),
                 boot_id: report.map_or(0, |r| r.boot_id),
+                slow_score: report.map_or(0, |r| r.slow_score),
+                stopping: report.is_some_and(|r| r.stopping),
+                load: load.get(&id).map(Into::into),
             }
         };
         self.stores.iter().map(status).collect()
+    }
+
+    /// What planners look at: every store with its state, whether it was heard of lately, and its last report's disk
+    /// (capacity, available; bytes) and slowness.
+    pub fn store_looks(&self, now: Now) -> impl Iterator<Item = StoreLook<'_>> {
+        self.stores.values().map(move |view| StoreLook {
+            record: &view.record,
+            state: self.state(now, view),
+            live: self.is_heard(now, view),
+            disk: view.report.as_ref().map_or((0, 0), |r| (r.capacity_bytes, r.available_bytes)),
+            slow: view.report.as_ref().is_some_and(|r| r.slow_score >= SLOW_FROM),
+            stopping: view.report.as_ref().is_some_and(|r| r.stopping),
+        })
+    }
+
+    fn is_heard(&self, now: Now, view: &StoreView) -> bool {
+        view.report.is_some() && self.silent_ms(now, view) <= DISCONNECTED_AFTER_MS
+    }
+
+    /// Whether the store was heard of lately by this very PD.
+    pub fn is_live(&self, now: Now, store: StoreId) -> bool {
+        self.stores.get(&store).is_some_and(|view| self.is_heard(now, view))
+    }
+
+    /// How a store is judged.
+    pub fn store_state(&self, now: Now, store: StoreId) -> Option<StoreState> {
+        self.stores.get(&store).map(|view| self.state(now, view))
+    }
+
+    /// Regions with a peer on the store.
+    pub fn replicas_on(&self, store: StoreId) -> usize {
+        self.regions.values().filter(|v| v.is_on(store)).count()
+    }
+
+    /// Whether every key belongs to a region that a leader has reported to this PD: nothing can be hidden from it.
+    pub fn is_complete(&self) -> bool {
+        self.covers_all_keys() && self.regions.values().all(|v| v.term.0 > 0)
+    }
+
+    /// All regions, by id.
+    pub fn views(&self) -> impl Iterator<Item = &RegionView> {
+        self.regions.values()
+    }
+
+    /// The region that begins where this one ends.
+    pub fn right_of(&self, view: &RegionView) -> Option<&RegionView> {
+        let id = self.by_start.get(&view.region.range.end).filter(|_| !view.region.range.end.is_empty())?;
+        self.regions.get(id)
+    }
+
+    /// For how long this PD has seen the region's borders as they are, ms.
+    pub fn shaped_for_ms(&self, now: Now, region: RegionId) -> u64 {
+        now.monotonic_ms.saturating_sub(self.reshaped_ms.get(&region).copied().unwrap_or(self.since_ms))
+    }
+
+    /// Enough is known to plan by: all stores have reported to this PD, or a majority of them and the others had time
+    /// to. Of regions only those that were reported are planned for.
+    pub fn has_settled(&self, now: Now) -> bool {
+        let members: Vec<_> = self.stores.values().filter(|s| s.record.state() != StoreState::Removed).collect();
+        let heard = members.iter().filter(|s| s.report.is_some()).count();
+        heard == members.len()
+            || (heard * 2 > members.len() && now.monotonic_ms.saturating_sub(self.since_ms) >= SETTLE_MS)
     }
 
     /// Regions nobody is known to lead, or whose leader's store has fallen silent.
@@ -302,13 +396,13 @@ impl Cluster {
         self.regions.values().filter(|v| !led(v)).count()
     }
 
-    /// Every founder has reported to this PD and is connected, the known regions cover all keys, and each has
+    /// Every founder has reported to this PD and is connected (or given up), the known regions cover all keys, and each has
     /// a connected leader.
     pub fn is_ready(&self, now: Now) -> bool {
         let here = |id: &StoreId| {
             let view = self.stores.get(id);
             view.is_some_and(|s| {
-                s.record.state() == StoreState::Removed
+                matches!(self.state(now, s), StoreState::Removed | StoreState::Down)
                     || (s.report.is_some() && self.silent_ms(now, s) <= DISCONNECTED_AFTER_MS)
             })
         };
@@ -343,19 +437,6 @@ impl Cluster {
         }
         offsets.sort_unstable();
         Some(offsets[(offsets.len() - 1) / 2])
-    }
-}
-
-impl From<&RegionView> for RegionStatus {
-    fn from(v: &RegionView) -> Self {
-        RegionStatus {
-            region: Some((&v.region).into()),
-            leader: v.leader.map(Into::into),
-            term: v.term.0,
-            applied_index: v.applied_index,
-            committed_index: v.committed_index,
-            approximate_bytes: v.approximate_bytes,
-        }
     }
 }
 

@@ -8,6 +8,7 @@
 //! kind 2  id 1         next id for stores, regions and peers: u64 BE
 //! kind 3  id 0         published catalog version: u64 BE
 //! kind 4  id store id  a store: wire::Store
+//! kind 5  id 0         what people have set: wire::PdSettings
 //! ```
 //!
 //! All keys have one length, so none is a prefix of another.
@@ -21,6 +22,7 @@ const KIND_WINDOW: u32 = 1;
 const KIND_IDS: u32 = 2;
 const KIND_CATALOG: u32 = 3;
 const KIND_STORE: u32 = 4;
+const KIND_SETTINGS: u32 = 5;
 
 fn key(kind: u32, id: u64) -> Bytes {
     let mut key = BytesMut::with_capacity(LEN);
@@ -45,6 +47,10 @@ pub fn catalog_version() -> Bytes {
 /// A store's record.
 pub fn store(id: StoreId) -> Bytes {
     key(KIND_STORE, id.0)
+}
+/// What people have set.
+pub fn settings() -> Bytes {
+    key(KIND_SETTINGS, 0)
 }
 /// Everything PD keeps.
 pub fn all() -> KeyRange {

@@ -5,8 +5,10 @@
 //! for gateways) is given back as [`Answer::Wait`]; whoever owns time calls again when
 //! [`Service::changes`] fires or the time is over.
 
+mod admin;
 mod catalog;
 mod heartbeat;
+mod operators;
 mod stores;
 mod timestamps;
 
@@ -30,7 +32,7 @@ use proto::{
 use tokio::sync::watch;
 
 use crate::{
-    CatalogLeases, Cluster, MetaError, MetaStore, MetaWrite, Now, Tso,
+    CatalogLeases, Cluster, MetaError, MetaStore, MetaWrite, Now, Operators, Rules, Tso,
     ids::{self, NextIds, Sequence},
     keys,
 };
@@ -48,6 +50,8 @@ pub struct Settings {
     pub founders: Vec<wire::Store>,
     /// The regions, as the founding record has them.
     pub founded: Vec<Region>,
+    /// What to strive for; what people have switched off comes on top of it.
+    pub rules: Rules,
     /// An invariant to break.
     #[cfg(feature = "planted-bugs")]
     pub planted: Option<crate::Planted>,
@@ -89,6 +93,10 @@ struct State {
     tso: Tso,
     ids: NextIds,
     catalog: CatalogLeases,
+    operators: Operators,
+    rules: Rules,
+    /// When there was planned last, by PD's monotonic clock.
+    planned_ms: Option<u64>,
 }
 
 /// PD in one term.
@@ -115,11 +123,17 @@ impl Service {
         let stores = stores::load_or_found(&*meta, &durable, &settings.founders).await?;
         let ids = NextIds::restore(callers, cluster_ids, largest_founded_id(&settings));
         let founders = settings.founders.iter().map(|s| StoreId(s.id)).collect();
+        let mut rules = settings.rules.clone();
+        rules.disabled.extend(operators::disabled_schedulers(&durable)?);
+        let cluster = Cluster::new(now, stores, founders, settings.founded.clone());
         let state = State {
-            cluster: Cluster::new(now, stores, founders, settings.founded.clone()),
+            cluster: cluster.with_patience(rules.down_after_ms),
             tso: Tso::restore(bound),
             ids,
             catalog: CatalogLeases::restore(published, bound),
+            operators: Operators::new(settings.term),
+            rules,
+            planned_ms: None,
         };
         tracing::info!(
             term = settings.term.0,
@@ -196,6 +210,12 @@ impl Service {
             }
             Body::GetStores(_) => Out::GetStores(GetStoresResponse { stores: self.stores(now) }),
             Body::ClusterStatus(_) => Out::ClusterStatus(self.cluster_status(now)),
+            Body::Plan(r) => Out::Plan(self.plan_for_people(now, r).await?),
+            Body::Operators(r) => Out::Operators(self.list_operators(now, r)),
+            Body::CancelOperator(r) => Out::CancelOperator(self.cancel_operator(now, r)?),
+            Body::StoreChange(r) => Out::StoreChange(self.change_store(now, r).await?),
+            Body::Schedulers(r) => Out::Schedulers(self.schedulers(r).await?),
+            Body::FindRegion(r) => Out::FindRegion(self.find_region(now, r)),
             Body::CatalogLease(_) | Body::CatalogPublish(_) => unreachable!("calls that wait go their own way"),
         })
     }

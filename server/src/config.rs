@@ -1,6 +1,7 @@
 //! What a node is told: flags of `flaredb start`, over a TOML file, over defaults.
 
 use std::{
+    collections::BTreeMap,
     fs,
     net::{IpAddr, SocketAddr, ToSocketAddrs},
     path::{Path, PathBuf},
@@ -51,6 +52,15 @@ pub struct StartOptions {
     /// Regions for user tables that a new cluster starts with [default: 3]
     #[arg(long, value_name = "N")]
     pub user_regions: Option<u32>,
+    /// Where this node is, for replicas to be spread: of region, zone, rack and host those there are.
+    #[arg(long, value_name = "KEY=VALUE,…", value_delimiter = ',')]
+    pub labels: Option<Vec<String>>,
+    /// Seconds of silence after which a node's replicas are made anew elsewhere; the same on every node [default: 1800]
+    #[arg(long, value_name = "SECONDS")]
+    pub down_after: Option<u64>,
+    /// MiB above which a region is split; the same on every node [default: 96]
+    #[arg(long, value_name = "MIB")]
+    pub split_size: Option<u64>,
 }
 
 /// What a node runs with, checked.
@@ -72,6 +82,46 @@ pub struct NodeSettings {
     pub max_connections: usize,
     /// For founding.
     pub user_regions: u32,
+    /// Where replicas go.
+    pub placement: Placement,
+}
+
+/// What a node knows of where replicas go: where it stands itself, and the rules it would have as PD.
+#[derive(Clone, Debug)]
+pub struct Placement {
+    /// Of this node.
+    pub labels: BTreeMap<String, String>,
+    /// Seconds.
+    pub down_after: u64,
+    /// MiB.
+    pub split_size: u64,
+}
+
+impl Placement {
+    fn settle(labels: Vec<String>, down_after: Option<u64>, split_size: Option<u64>) -> anyhow::Result<Placement> {
+        let defaults = node::Rules::default();
+        let known = &defaults.spread_over;
+        let mut by_name = BTreeMap::new();
+        for text in &labels {
+            let (key, value) = text.split_once('=').with_context(|| format!("--labels {text:?} is not KEY=VALUE"))?;
+            ensure!(known.iter().any(|k| k == key), "--labels {key:?}: the labels are {}", known.join(", "));
+            ensure!(!value.is_empty(), "--labels {text:?} has no value");
+            by_name.insert(key.to_string(), value.to_string());
+        }
+        let down_after = down_after.unwrap_or(defaults.down_after_ms / 1_000);
+        // A restart, an election and a few lost heartbeats must fit in.
+        ensure!(down_after >= 10, "--down-after must be 10 seconds or more");
+        let split_size = split_size.unwrap_or(defaults.split_bytes >> 20);
+        ensure!((1..=16_384).contains(&split_size), "--split-size must be between 1 and 16384 MiB");
+        Ok(Placement { labels: by_name, down_after, split_size })
+    }
+
+    /// As PD takes them.
+    pub fn rules(&self) -> node::Rules {
+        let split_bytes = self.split_size << 20;
+        let down_after_ms = self.down_after * 1_000;
+        node::Rules { down_after_ms, split_bytes, merge_bytes: split_bytes / 5, ..node::Rules::default() }
+    }
 }
 
 impl StartOptions {
@@ -91,6 +141,9 @@ impl StartOptions {
             certs_dir: self.certs_dir.or(base.certs_dir),
             max_connections: self.max_connections.or(base.max_connections),
             user_regions: self.user_regions.or(base.user_regions),
+            labels: self.labels.or(base.labels),
+            down_after: self.down_after.or(base.down_after),
+            split_size: self.split_size.or(base.split_size),
         })
     }
 
@@ -128,7 +181,18 @@ impl StartOptions {
             (self.max_connections.unwrap_or(MAX_CONNECTIONS), self.user_regions.unwrap_or(USER_REGIONS));
         ensure!(max_connections > 0, "--max-connections must be 1 or more");
         ensure!((1..=1000).contains(&user_regions), "--user-regions must be between 1 and 1000");
-        Ok(NodeSettings { data_dir, listen, sql_listen, http_listen, advertise, join, max_connections, user_regions })
+        let placement = Placement::settle(self.labels.unwrap_or_default(), self.down_after, self.split_size)?;
+        Ok(NodeSettings {
+            data_dir,
+            listen,
+            sql_listen,
+            http_listen,
+            advertise,
+            join,
+            max_connections,
+            user_regions,
+            placement,
+        })
     }
 }
 
@@ -182,6 +246,10 @@ mod tests {
             ("certs-dir = 'c'", "TLS"),
             ("max-connections = 0", "--max-connections"),
             ("user-regions = 0", "--user-regions"),
+            ("labels = ['zone']", "KEY=VALUE"),
+            ("labels = ['colour=red']", "zone"),
+            ("down-after = 1", "--down-after"),
+            ("split-size = 0", "--split-size"),
         ] {
             assert!(settle(toml).unwrap_err().contains(said), "{toml}");
         }

@@ -104,7 +104,7 @@ impl Server {
             engine,
             log,
             runner: threads.clone(),
-            rpc: Arc::new(GrpcRpc(channels.clone())),
+            rpc: Arc::new(GrpcRpc(channels)),
             frames: streams.clone(),
             clock,
             spawn: Arc::new(tasks.clone()),
@@ -123,13 +123,13 @@ impl Server {
             settings,
             _data_dir: data_dir,
         });
-        server.clone().serve(ports, channels);
+        server.clone().serve(ports);
         Ok(server)
     }
 
-    fn serve(self: Arc<Self>, ports: Ports, channels: Arc<Channels>) {
+    fn serve(self: Arc<Self>, ports: Ports) {
         let Ports { grpc, sql, http } = ports;
-        let (services, stopping) = (Services { node: self.node.clone(), channels }, self.stopping.subscribe());
+        let (services, stopping) = (Services { node: self.node.clone() }, self.stopping.subscribe());
         self.tasks.run("gRPC port", async move {
             if let Err(error) = server::serve(services, grpc, stopping).await {
                 tracing::error!(%error, "the gRPC port is closed");
@@ -198,6 +198,7 @@ fn node_config(settings: &NodeSettings) -> NodeConfig {
         address: settings.advertise.clone(),
         sql_address: settings.sql_listen.to_string(),
         http_address: settings.http_listen.to_string(),
+        labels: settings.placement.labels.clone(),
         join: settings.join.clone(),
         user_regions: settings.user_regions,
         fresh_uuid: Uuid::new_v4().into_bytes(),
@@ -205,6 +206,7 @@ fn node_config(settings: &NodeSettings) -> NodeConfig {
         fresh_cluster_id: Uuid::new_v4().as_u64_pair().0,
         store: StoreConfig::new(StoreId(0), seed),
         client: kv::ClientConfig { seed, ..Default::default() },
+        rules: settings.placement.rules(),
     }
 }
 

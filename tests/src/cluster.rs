@@ -110,8 +110,11 @@ pub async fn connect(connection: &str) -> Result<Client> {
 /// A cluster; its processes end with it. Its folder stays when the test panics, and is named.
 pub struct Cluster {
     nodes: Vec<Node>,
+    /// The first so many nodes are in the `--join` list.
+    founders: usize,
     dir: tempfile::TempDir,
     extra_args: Vec<String>,
+    power: bool,
 }
 
 impl Cluster {
@@ -123,22 +126,36 @@ impl Cluster {
     /// The same, with more arguments to each `flaredb start`; with `power` its power can fail.
     pub fn launch_with(nodes: usize, extra_args: &[&str], power: bool) -> Cluster {
         let dir = tempfile::Builder::new().prefix("flaredb-test-").tempdir().expect("temporary folder");
-        let nodes = (1..=nodes)
-            .map(|n| Node {
-                listen: Port::reserve(),
-                sql: Port::reserve(),
-                http: Port::reserve(),
-                data_dir: dir.path().join(format!("node{n}")),
-                log: dir.path().join(format!("node{n}.log")),
-                power: power.then(|| Power::new(dir.path(), &format!("node{n}"))),
-                process: None,
-            })
-            .collect();
-        let mut cluster = Cluster { nodes, dir, extra_args: extra_args.iter().map(|&a| a.into()).collect() };
-        for index in 0..cluster.nodes.len() {
+        let extra_args = extra_args.iter().map(|&a| a.into()).collect();
+        let mut cluster = Cluster { nodes: vec![], founders: nodes, dir, extra_args, power };
+        for n in 1..=nodes {
+            cluster.nodes.push(cluster.node(n));
+        }
+        for index in 0..nodes {
             cluster.start(index);
         }
         cluster
+    }
+
+    fn node(&self, n: usize) -> Node {
+        let dir = self.dir.path();
+        Node {
+            listen: Port::reserve(),
+            sql: Port::reserve(),
+            http: Port::reserve(),
+            data_dir: dir.join(format!("node{n}")),
+            log: dir.join(format!("node{n}.log")),
+            power: self.power.then(|| Power::new(dir, &format!("node{n}"))),
+            process: None,
+        }
+    }
+
+    /// Starts one more node, which joins the founders' cluster; its index.
+    pub fn join(&mut self) -> usize {
+        let index = self.nodes.len();
+        self.nodes.push(self.node(index + 1));
+        self.start(index);
+        index
     }
 
     /// Starts `nodes` processes and waits until the cluster serves.
@@ -160,7 +177,7 @@ impl Cluster {
 
     /// Starts the process of a node that does not run.
     pub fn start(&mut self, index: usize) {
-        let join: Vec<_> = self.nodes.iter().map(Node::address).collect();
+        let join: Vec<_> = self.nodes[..self.founders].iter().map(Node::address).collect();
         let node = &mut self.nodes[index];
         assert!(node.process.is_none(), "node {index} runs already");
         let log = File::options().create(true).append(true).open(&node.log).expect("log file");

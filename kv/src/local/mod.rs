@@ -24,7 +24,7 @@ use futures::{FutureExt, future::BoxFuture};
 use parking_lot::Mutex;
 use proto::{
     Batch, Epoch, KeyRange, LogIndex, Peer, PeerId, PeerRole, Region, RegionId, StoreId, Term, Timestamp,
-    wire::{KvRequest, RegionError, RegionStatus, StoreStatus, op::Kind},
+    wire::{KvRequest, OperatorStatus, RegionError, RegionStatus, StoreStatus, op::Kind},
 };
 use raftstore::{
     Instant, MonotonicClock, ProposeError, RegionSnapshot, Target,
@@ -270,6 +270,10 @@ impl Pd for LocalPd {
         let store = proto::wire::Store { id: STORE.0, address: "local".into(), ..Default::default() };
         let count = self.regions.len() as u64;
         Ok(vec![StoreStatus { store: Some(store), regions: count, leaders: count, ..Default::default() }])
+    }
+
+    async fn operators(&self, _finished: bool) -> Result<Vec<OperatorStatus>, PdError> {
+        Ok(vec![])
     }
 
     async fn catalog_lease(

@@ -12,10 +12,12 @@ use parking_lot::{Mutex, RwLock};
 use proto::{
     ClusterId, KeyRange, PROTOCOL_VERSION, Region, StoreId, Timestamp,
     wire::{
-        self, AllocIdsRequest, CatalogLeaseRequest, CatalogPublishRequest, ClusterStatusRequest, ClusterStatusResponse,
-        GetRegionRequest, GetStoresRequest, HeartbeatRequest, HeartbeatResponse, PdRequest, PdResponse, RegionStatus,
-        RegisterStoreRequest, RegisterStoreResponse, RequestHeader, ScanRegionsRequest, StoreStatus, TimestampRequest,
-        pd_request::Body, pd_response::Body as Out,
+        self, AllocIdsRequest, CancelOperatorRequest, CancelOperatorResponse, CatalogLeaseRequest,
+        CatalogPublishRequest, ClusterStatusRequest, ClusterStatusResponse, FindRegionRequest, FindRegionResponse,
+        GetRegionRequest, GetStoresRequest, HeartbeatRequest, HeartbeatResponse, OperatorsRequest, OperatorsResponse,
+        PdRequest, PdResponse, PlanRequest, PlanResponse, RegionStatus, RegisterStoreRequest, RegisterStoreResponse,
+        RequestHeader, ScanRegionsRequest, SchedulersRequest, SchedulersResponse, StoreChangeRequest,
+        StoreChangeResponse, StoreStatus, TimestampRequest, pd_request::Body, pd_response::Body as Out,
     },
 };
 use raftstore::Instant;
@@ -267,12 +269,13 @@ impl PdClient {
 
     /// One heartbeat to whoever seems to be PD. `Err`: it was not, or did not answer; the reason.
     pub async fn heartbeat(&self, request: HeartbeatRequest) -> Result<HeartbeatResponse, String> {
+        let limit = ATTEMPT + Duration::from_millis(request.listen_ms);
         let (store, response) = match self.door()? {
             Door::Here(store, role) => {
-                (store, self.within(ATTEMPT, role.heartbeat(request)).await.ok_or("no answer in time")?)
+                (store, self.within(limit, role.heartbeat(request)).await.ok_or("no answer in time")?)
             }
             Door::There(store, address) => {
-                (store, self.ask(store, ATTEMPT, self.inner.doors.rpc.heartbeat(&address, request)).await?)
+                (store, self.ask(store, limit, self.inner.doors.rpc.heartbeat(&address, request)).await?)
             }
         };
         if response.pd_term == 0 {
@@ -287,6 +290,54 @@ impl PdClient {
     pub async fn cluster_status(&self) -> Result<ClusterStatusResponse, PdError> {
         match self.call(Body::ClusterStatus(ClusterStatusRequest {}), self.deadline()).await? {
             Out::ClusterStatus(status) => Ok(status),
+            _ => Err(odd_answer()),
+        }
+    }
+
+    /// Asks PD to change regions: the operators that do it; none when it is so already.
+    pub async fn plan(&self, request: PlanRequest) -> Result<PlanResponse, PdError> {
+        match self.call(Body::Plan(request), self.deadline()).await? {
+            Out::Plan(planned) => Ok(planned),
+            _ => Err(odd_answer()),
+        }
+    }
+
+    /// What PD is doing, and has done lately.
+    pub async fn operators(&self, request: OperatorsRequest) -> Result<OperatorsResponse, PdError> {
+        match self.call(Body::Operators(request), self.deadline()).await? {
+            Out::Operators(found) => Ok(found),
+            _ => Err(odd_answer()),
+        }
+    }
+
+    /// Ends an operator.
+    pub async fn cancel_operator(&self, id: u64) -> Result<CancelOperatorResponse, PdError> {
+        match self.call(Body::CancelOperator(CancelOperatorRequest { id }), self.deadline()).await? {
+            Out::CancelOperator(ended) => Ok(ended),
+            _ => Err(odd_answer()),
+        }
+    }
+
+    /// Drains a store, takes that back, or removes it.
+    pub async fn change_store(&self, request: StoreChangeRequest) -> Result<StoreChangeResponse, PdError> {
+        match self.call(Body::StoreChange(request), self.deadline()).await? {
+            Out::StoreChange(changed) => Ok(changed),
+            _ => Err(odd_answer()),
+        }
+    }
+
+    /// PD's schedulers, after the named one was switched.
+    pub async fn schedulers(&self, request: SchedulersRequest) -> Result<SchedulersResponse, PdError> {
+        match self.call(Body::Schedulers(request), self.deadline()).await? {
+            Out::Schedulers(list) => Ok(list),
+            _ => Err(odd_answer()),
+        }
+    }
+
+    /// One region, and what is being done with it.
+    pub async fn find_region(&self, request: FindRegionRequest) -> Result<FindRegionResponse, PdError> {
+        match self.call(Body::FindRegion(request), self.deadline()).await? {
+            Out::FindRegion(found) => Ok(found),
             _ => Err(odd_answer()),
         }
     }
@@ -380,6 +431,11 @@ impl kv::Pd for PdClient {
             Out::GetStores(found) => Ok(found.stores),
             _ => Err(odd_answer()),
         }
+    }
+
+    async fn operators(&self, finished: bool) -> Result<Vec<wire::OperatorStatus>, PdError> {
+        let request = OperatorsRequest { finished, ..OperatorsRequest::default() };
+        Ok(PdClient::operators(self, request).await?.operators)
     }
 
     async fn catalog_lease(

@@ -1,20 +1,28 @@
 //! What this store reports to PD, and when.
 //!
 //! A beat a second says that the store is there, and which of its regions have moved on. A change of what it leads is
-//! reported within a fifth of that; to a new PD, which knows nothing yet, everything it leads at once.
+//! reported within a fifth of that, or as soon as a step has ended; to a new PD, which knows nothing yet, everything it
+//! leads at once. The answers bring steps for [`Steps`]; between reports the store listens for more.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use futures::future::select;
 use kv::{Clock, Pd};
 use proto::{
-    ClusterId, Epoch, LogIndex, PD_REGION, RegionId, Term,
-    wire::{self, HeartbeatRequest, HeartbeatResponse, RegionStatus, StoreStatus},
+    ClusterId, Epoch, LogIndex, PD_REGION, PeerId, RegionId, Term,
+    wire::{self, HeartbeatRequest, HeartbeatResponse, PeerProgress, RegionStatus, StaleReplica, StoreStatus},
 };
-use raftstore::{Instant, ReplicaStatus, Role, StoreHandle};
+use raftstore::{Instant, ReplicaStatus, Role, StoreHandle, engine::Engine};
 
 use super::PdClient;
-use crate::{AddressBook, Membership};
+use crate::{AddressBook, Membership, load::LoadMeter, measure::Sizes, steps::Steps};
 
 /// How often the store looks for changes worth a report.
 const POLL: Duration = Duration::from_millis(200);
@@ -24,6 +32,8 @@ const BEAT: Duration = Duration::from_secs(1);
 const FULL: Duration = Duration::from_secs(30);
 /// After a failed report.
 const RETRY: Duration = Duration::from_millis(100);
+/// How long PD may keep the answer to a store that listens.
+const LISTEN: Duration = Duration::from_secs(2);
 
 /// Bytes of the disk under the store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,11 +45,20 @@ pub struct DiskSpace {
 }
 
 /// What of a led region PD is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Told {
     epoch: Epoch,
     term: Term,
     applied: LogIndex,
+    /// Peers that follow closely: PD waits for learners to.
+    following: Vec<PeerId>,
+}
+
+impl Told {
+    /// What is worth a report at once.
+    fn matters(&self) -> (Epoch, Term, &[PeerId]) {
+        (self.epoch, self.term, &self.following)
+    }
 }
 
 /// Decides what is due. PURE.
@@ -61,7 +80,17 @@ struct Due<'a> {
 }
 
 fn told(replica: &ReplicaStatus) -> Told {
-    Told { epoch: replica.view.region.epoch, term: replica.view.term, applied: replica.applied }
+    let close = |p: &&raftstore::PeerProgress| {
+        p.active
+            && !p.needs_snapshot
+            && p.matched.0.saturating_add(pd::cluster::CAUGHT_UP_ENTRIES) >= replica.committed.0
+    };
+    Told {
+        epoch: replica.view.region.epoch,
+        term: replica.view.term,
+        applied: replica.applied,
+        following: replica.progress.iter().filter(close).map(|p| p.peer).collect(),
+    }
 }
 
 impl Reporter {
@@ -78,7 +107,7 @@ impl Reporter {
         let changed = |r: &&&ReplicaStatus| {
             let (now, before) = (told(r), self.reported.get(&r.view.region.id));
             // What was merely written to is worth no report of its own.
-            before.is_none_or(|b| (b.epoch, b.term) != (now.epoch, now.term) || (beat && *b != now))
+            before.is_none_or(|b| b.matters() != now.matters() || (beat && *b != now))
         };
         let regions: Vec<_> = serving.iter().filter(changed).copied().collect();
         (beat || !regions.is_empty()).then_some(Due { full: false, regions, leaders })
@@ -117,18 +146,35 @@ pub struct Heartbeat {
     pub clock: Arc<dyn Clock>,
     /// The disk.
     pub disk: Arc<dyn Fn() -> DiskSpace + Send + Sync>,
+    /// The state, to measure regions.
+    pub engine: Arc<dyn Engine>,
+    /// What regions have to do.
+    pub load: Arc<LoadMeter>,
+    /// How large they are.
+    pub sizes: Arc<Sizes>,
+    /// Carries out what PD answers.
+    pub steps: Arc<Steps>,
+    /// Set when the process is about to end.
+    pub stopping: Arc<AtomicBool>,
 }
 
 impl Heartbeat {
     /// Reports until the node stops.
-    pub async fn run(self) {
-        let mut region_one = self.store.watch(PD_REGION);
+    pub async fn run(self: Arc<Self>) {
+        let (mut region_one, mut ended) = (self.store.watch(PD_REGION), self.steps.ended());
         let (mut reporter, mut trouble) = (Reporter::default(), String::new());
+        let mut stopping = false;
         loop {
             let replicas = self.store.statuses();
-            if let Some(due) = reporter.due(self.clock.now(), &replicas) {
-                let sent_at = self.clock.now();
-                let answer = self.pd.heartbeat(self.request(&due, replicas.len())).await;
+            let now = self.clock.now();
+            if !std::mem::replace(&mut stopping, self.stopping.load(Ordering::Relaxed)) && stopping {
+                reporter.last = None;
+            }
+            if let Some(due) = reporter.due(now, &replicas) {
+                let serving: Vec<_> = replicas.iter().filter(|r| r.view.serves).cloned().collect();
+                self.sizes.round(&self.store, &*self.engine, &serving);
+                let request = self.request(now, &due, &replicas);
+                let answer = self.pd.heartbeat(request).await;
                 let said = match &answer {
                     Ok(answer) => answer.refusal.clone(),
                     Err(reason) => reason.clone(),
@@ -138,34 +184,56 @@ impl Heartbeat {
                     self.clock.sleep(RETRY).await;
                     continue;
                 };
-                let again = reporter.taken(sent_at, answer.pd_term, &due);
+                let again = reporter.taken(now, answer.pd_term, &due);
                 self.follow(answer, due.full).await;
                 if again {
                     continue;
                 }
             }
-            // A new PD may be there.
-            let _ = select(std::pin::pin!(region_one.changed()), self.clock.sleep(POLL)).await;
+            // A new PD may be there, or a step has ended.
+            let news = select(Box::pin(region_one.changed()), Box::pin(ended.changed()));
+            let _ = select(news, self.clock.sleep(POLL)).await;
         }
     }
 
-    fn request(&self, due: &Due<'_>, replicas: usize) -> HeartbeatRequest {
+    /// Waits for steps until the node stops.
+    pub async fn listen(self: Arc<Self>) {
+        loop {
+            let request = HeartbeatRequest {
+                cluster_id: self.cluster.0,
+                store: Some(StoreStatus { store: Some(self.record.clone()), ..StoreStatus::default() }),
+                listen_ms: LISTEN.as_millis() as u64,
+                ..HeartbeatRequest::default()
+            };
+            match self.pd.heartbeat(request).await {
+                Ok(answer) if answer.refusal.is_empty() => self.steps.begin(answer.steps),
+                // The reports say why.
+                _ => self.clock.sleep(BEAT).await,
+            }
+        }
+    }
+
+    fn request(&self, now: Instant, due: &Due<'_>, replicas: &[ReplicaStatus]) -> HeartbeatRequest {
         let disk = (self.disk)();
         let status = StoreStatus {
             store: Some(self.record.clone()),
-            regions: replicas as u64,
+            regions: replicas.len() as u64,
             leaders: due.leaders as u64,
             capacity_bytes: disk.capacity_bytes,
             available_bytes: disk.available_bytes,
-            silent_ms: 0,
             boot_id: self.membership.boot_id(),
+            stopping: self.stopping.load(Ordering::Relaxed),
+            ..StoreStatus::default()
         };
         HeartbeatRequest {
             cluster_id: self.cluster.0,
             store: Some(status),
-            regions: due.regions.iter().map(|r| region_status(&self.store, r)).collect(),
+            regions: due.regions.iter().map(|r| region_status(r, &self.sizes, &self.load, now)).collect(),
             full: due.full,
             wall_ms: self.clock.wall_ms(),
+            failures: self.steps.failures(),
+            listen_ms: 0,
+            stale: if due.full { replicas.iter().filter_map(orphan).collect() } else { vec![] },
         }
     }
 
@@ -183,6 +251,7 @@ impl Heartbeat {
 
     /// Region 1's peers and the stores' addresses, as PD knows them.
     async fn follow(&self, answer: HeartbeatResponse, full: bool) {
+        self.steps.begin(answer.steps);
         let region = answer.pd_region.and_then(|r| Some((proto::Region::try_from(r.clone()).ok()?, r)));
         if let Some((region, message)) = region
             && self.pd.set_pd_region(&region)
@@ -203,20 +272,37 @@ impl Heartbeat {
     }
 }
 
-/// A replica as PD and people are told about it.
-pub fn region_status(store: &StoreHandle, replica: &ReplicaStatus) -> RegionStatus {
+/// A replica that hears of no leader: its region may have gone on without it.
+fn orphan(replica: &ReplicaStatus) -> Option<StaleReplica> {
     let view = &replica.view;
-    let approximate_bytes = match view.role {
-        Role::Leader => store.approximate_bytes(view.region.id).unwrap_or(0),
-        _ => 0,
-    };
+    view.leader.is_none().then(|| StaleReplica {
+        region_id: view.region.id.0,
+        peer_id: view.peer.id.0,
+        epoch: Some(view.region.epoch.into()),
+    })
+}
+
+/// A replica as PD and people are told about it.
+pub fn region_status(replica: &ReplicaStatus, sizes: &Sizes, load: &LoadMeter, now: Instant) -> RegionStatus {
+    let view = &replica.view;
+    let leads = view.role == Role::Leader;
+    let size = if leads { sizes.of(view.region.id) } else { Default::default() };
+    let progress = replica.progress.iter().filter(|p| p.peer != view.peer.id).map(|p| PeerProgress {
+        peer_id: p.peer.0,
+        matched: p.matched.0,
+        active: p.active,
+        needs_snapshot: p.needs_snapshot,
+    });
     RegionStatus {
         region: Some((&*view.region).into()),
         leader: view.leader.map(Into::into),
         term: view.term.0,
         applied_index: replica.applied.0,
         committed_index: replica.committed.0,
-        approximate_bytes,
+        approximate_bytes: size.bytes,
+        progress: if leads { progress.collect() } else { vec![] },
+        load: if leads { load.load(now, view.region.id) } else { None },
+        approximate_keys: size.keys,
     }
 }
 
@@ -240,6 +326,7 @@ mod tests {
             leader: Some(peer),
             serves: true,
             lease_until: None,
+            asleep: false,
             split_off: Arc::default(),
         };
         ReplicaStatus { view: Arc::new(view), applied, committed: applied, progress: Vec::new() }

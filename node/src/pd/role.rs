@@ -38,6 +38,8 @@ pub struct Origin {
     pub founders: Vec<wire::Store>,
     /// From the founding record.
     pub founded: Vec<Region>,
+    /// What PD strives for.
+    pub rules: pd::Rules,
     /// An invariant to break.
     #[cfg(feature = "planted-bugs")]
     pub planted: Option<pd::Planted>,
@@ -121,6 +123,7 @@ impl PdRole {
             term: seen.term,
             founders: self.origin.founders.clone(),
             founded: self.origin.founded.clone(),
+            rules: self.origin.rules.clone(),
             #[cfg(feature = "planted-bugs")]
             planted: self.origin.planted,
         };
@@ -147,6 +150,13 @@ impl PdRole {
             && let Err(error) = service.tick(now(&*self.clock)).await
         {
             tracing::warn!(term = service.term().0, %error, "PD could not extend its timestamp window");
+            return;
+        }
+        let service = self.running.read().clone();
+        if let Some(service) = service
+            && let Err(error) = service.plan(now(&*self.clock)).await
+        {
+            tracing::warn!(term = service.term().0, %error, "PD could not plan");
         }
     }
 
@@ -191,10 +201,28 @@ impl PdRole {
         }
     }
 
-    /// Takes a store's report as PD. `pd_term` 0 in the answer: this node is not PD.
+    /// Keeps a store that listens until there is a step for it.
+    async fn listen(&self, service: &Service, request: &HeartbeatRequest) -> Result<HeartbeatResponse, MetaError> {
+        let until = self.clock.now() + Duration::from_millis(request.listen_ms.min(MAX_WAIT_MS));
+        let mut changes = service.changes();
+        loop {
+            changes.mark_unchanged();
+            if let Some(answer) = service.listen(now(&*self.clock), request).await? {
+                return Ok(answer);
+            }
+            let left = until.since(self.clock.now());
+            if left.is_zero() || service.has_failed() {
+                return Ok(service.nothing_to_do());
+            }
+            let _ = select(std::pin::pin!(changes.changed()), self.clock.sleep(left)).await;
+        }
+    }
+
+    /// Takes a store's report as PD, or keeps it while it listens. `pd_term` 0 in the answer: this node is not PD.
     pub async fn heartbeat(&self, request: HeartbeatRequest) -> HeartbeatResponse {
         let service = self.running.read().clone();
         let answer = match service {
+            Some(service) if request.listen_ms > 0 => self.listen(&service, &request).await,
             Some(service) => service.heartbeat(now(&*self.clock), request).await,
             None => Err(MetaError::NotLeading(Box::new(self.not_pd()))),
         };

@@ -168,12 +168,14 @@ impl Host {
             address: address.into(),
             sql_address: String::new(),
             http_address: String::new(),
+            labels: Default::default(),
             join: join.split(',').map(Into::into).collect(),
             user_regions: 3,
             fresh_uuid: uuid,
             fresh_cluster_id: u64::from_be_bytes(*uuid.first_chunk().expect("sixteen bytes")) | 1,
             store,
             client: kv::ClientConfig::default(),
+            rules: Default::default(),
             #[cfg(feature = "planted-bugs")]
             planted: None,
         };

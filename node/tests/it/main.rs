@@ -4,3 +4,4 @@
 mod cluster;
 mod founding;
 mod harness;
+mod placement;

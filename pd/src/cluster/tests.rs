@@ -1,7 +1,7 @@
 //! The picture against a cluster that really splits and moves its leaders, whose reports come late, twice and in any order.
 
 use proptest::prelude::*;
-use proto::{Epoch, PeerId, PeerRole};
+use proto::{Epoch, Peer, PeerId, PeerRole, Term};
 
 use super::*;
 
@@ -34,12 +34,9 @@ fn play(changes: Vec<Change>) -> (Vec<RegionStatus>, Vec<RegionView>) {
         peers: (1..4).map(peer).collect(),
     };
     let view = |region, leader, term| RegionView {
-        region,
         leader: Some(peer(leader)),
         term: Term(term),
-        applied_index: 0,
-        committed_index: 0,
-        approximate_bytes: 0,
+        ..RegionView::founded(region)
     };
     let mut regions = vec![view(first, 1, 1)];
     let mut reports = vec![RegionStatus::from(&regions[0])];
@@ -79,13 +76,13 @@ proptest! {
         let (reports, mut truth) = play(changes);
         let mut cluster = Cluster::default();
         for index in order {
-            cluster.observe_region(index.get(&reports).clone());
+            cluster.observe_region(Now::default(), index.get(&reports).clone());
             check_picture(&cluster)?;
         }
         // In the end every leader reports, starting anywhere; twice, since a parent's old picture may hide a child.
         let start = last.index(truth.len());
         for at in (0..truth.len() * 2).map(|i| (start + i) % truth.len()) {
-            cluster.observe_region((&truth[at]).into());
+            cluster.observe_region(Now::default(), (&truth[at]).into());
         }
         check_picture(&cluster)?;
         truth.sort_by(|a, b| a.region.range.start.cmp(&b.region.range.start));

@@ -1,32 +1,69 @@
 //! What stores report.
 
 use proto::{
-    PD_REGION, RegionId, StoreId,
-    wire::{HeartbeatRequest, HeartbeatResponse, Store},
+    PD_REGION, PeerId, RegionId, StoreId,
+    wire::{HeartbeatRequest, HeartbeatResponse, StaleReplica, Store},
 };
 
-use super::{Service, stores::record_write};
-use crate::{MetaError, Now, cluster::Observed};
+use super::{Service, State, stores::record_write};
+use crate::{Cluster, MetaError, Now, cluster::Observed, operator::OperatorId};
 
 impl Service {
-    /// Takes a store's report. `Err`: this node is not PD (any more).
+    /// Takes a store's report and answers with what the store shall do. `Err`: this node is not PD (any more).
     pub async fn heartbeat(&self, now: Now, request: HeartbeatRequest) -> Result<HeartbeatResponse, MetaError> {
-        let refusal = match self.heartbeat_refusal(&request) {
-            Some(reason) => reason,
+        let store = StoreId(said_by(&request).map_or(0, |s| s.id));
+        let (refusal, stale) = match self.heartbeat_refusal(&request) {
+            Some(reason) => (reason, vec![]),
             None => {
                 self.follow_record(&request).await?;
+                let stale = request.stale.clone();
                 self.observe(now, request);
-                String::new()
+                (String::new(), stale)
             }
         };
         self.meta.confirm().await?;
-        let pd_region = self.state.lock().cluster.region(PD_REGION).map(|v| (&v.region).into());
+        let steps = if refusal.is_empty() { self.steps_for(now, store) } else { vec![] };
+        let state = self.state.lock();
+        let gone = stale.iter().filter_map(|replica| without(&state.cluster, replica)).collect();
         Ok(HeartbeatResponse {
             pd_term: self.settings.term.0,
             refusal,
             leader: Some(self.settings.me.into()),
-            pd_region,
+            pd_region: state.cluster.region(PD_REGION).map(|v| (&v.region).into()),
+            steps,
+            gone,
         })
+    }
+
+    /// Answers a store that listens, if there is something for it to do now.
+    pub async fn listen(&self, now: Now, request: &HeartbeatRequest) -> Result<Option<HeartbeatResponse>, MetaError> {
+        let store = StoreId(said_by(request).map_or(0, |s| s.id));
+        let due = {
+            let state = self.state.lock();
+            state.operators.has_steps_for(now, store, &state.cluster)
+        };
+        let refusal = self.heartbeat_refusal(request).unwrap_or_default();
+        if !due && refusal.is_empty() {
+            return Ok(None);
+        }
+        self.meta.confirm().await?;
+        let steps = if refusal.is_empty() { self.steps_for(now, store) } else { vec![] };
+        Ok(Some(HeartbeatResponse {
+            pd_term: self.settings.term.0,
+            refusal,
+            leader: Some(self.settings.me.into()),
+            steps,
+            ..HeartbeatResponse::default()
+        }))
+    }
+
+    /// The answer to a store that listened in vain.
+    pub fn nothing_to_do(&self) -> HeartbeatResponse {
+        HeartbeatResponse {
+            pd_term: self.settings.term.0,
+            leader: Some(self.settings.me.into()),
+            ..HeartbeatResponse::default()
+        }
     }
 
     fn heartbeat_refusal(&self, request: &HeartbeatRequest) -> Option<String> {
@@ -87,11 +124,29 @@ impl Service {
             state.cluster.retain_led(store, &led);
         }
         for region in request.regions {
-            if state.cluster.observe_region(region) == Observed::Malformed {
+            if state.cluster.observe_region(now, region) == Observed::Malformed {
                 tracing::warn!(store = store.0, "a heartbeat reported a region that can't be read");
             }
         }
+        let State { cluster, operators, .. } = &mut *state;
+        for failure in request.failures {
+            let (id, index) = (OperatorId(failure.operator_id), failure.index as usize);
+            operators.step_failed(now, id, index, failure.reason, failure.again);
+        }
+        let ended = operators.advance(now, cluster);
+        drop(state);
+        if ended > 0 {
+            self.changed();
+        }
     }
+}
+
+/// The replica's region as it goes on without it, if its leader told this PD so.
+fn without(cluster: &Cluster, replica: &StaleReplica) -> Option<proto::wire::Region> {
+    let conf_ver = replica.epoch.map_or(0, |e| e.conf_ver);
+    let view = cluster.region(RegionId(replica.region_id))?;
+    let newer = view.term.0 > 0 && view.epoch().conf_ver > conf_ver;
+    (newer && view.region.peer(PeerId(replica.peer_id)).is_none()).then(|| (&view.region).into())
 }
 
 /// The store's own record inside its heartbeat.

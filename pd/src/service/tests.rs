@@ -88,6 +88,7 @@ async fn lead(region: &Arc<Region1>, term: u64, now: Now) -> Service {
         term: Term(term),
         founders: (1..=3).map(founder).collect(),
         founded: vec![pd_region, user],
+        rules: Rules::default(),
         #[cfg(feature = "planted-bugs")]
         planted: None,
     };
@@ -101,7 +102,14 @@ fn now(ms: u64) -> Now {
 
 fn beat(id: u64, at: Now) -> HeartbeatRequest {
     let store = StoreStatus { store: Some(founder(id)), ..StoreStatus::default() };
-    HeartbeatRequest { cluster_id: CLUSTER.0, store: Some(store), regions: vec![], full: true, wall_ms: at.wall_ms }
+    HeartbeatRequest {
+        cluster_id: CLUSTER.0,
+        store: Some(store),
+        regions: vec![],
+        full: true,
+        wall_ms: at.wall_ms,
+        ..Default::default()
+    }
 }
 
 async fn report_all(pd: &Service, at: Now) {
@@ -202,4 +210,123 @@ async fn a_ddl_waits_for_a_gateway_and_a_new_pd_for_the_leases_of_the_old_one() 
         assert!(at < 2 * crate::catalog_lease::LEASE_MS, "they end soon");
     }
     assert!(at > crate::catalog_lease::LEASE_MS, "gateway 7 may commit under version 2 until then");
+}
+
+/// A leader's report of the user region: three voters, all of which follow.
+fn led_by(leader: u64, stores: &[u64]) -> wire::RegionStatus {
+    let peer = |id: u64| wire::Peer { id: id * 10, store_id: id, role: 0 };
+    let end = keyspace::keyspace_range(keyspace::PD_KEYSPACE).end;
+    let region = wire::Region {
+        id: 2,
+        range: Some((&KeyRange::new(end, Bytes::new())).into()),
+        epoch: Some(wire::RegionEpoch { conf_ver: 2, version: 1 }),
+        peers: stores.iter().copied().map(peer).collect(),
+    };
+    let progress = |id: &u64| wire::PeerProgress { peer_id: id * 10, matched: 50, active: true, needs_snapshot: false };
+    wire::RegionStatus {
+        region: Some(region),
+        leader: Some(peer(leader)),
+        term: 7,
+        committed_index: 50,
+        progress: stores.iter().filter(|id| **id != leader).map(progress).collect(),
+        ..wire::RegionStatus::default()
+    }
+}
+
+async fn report(pd: &Service, at: Now, store: u64, regions: Vec<wire::RegionStatus>) -> Vec<wire::RegionStep> {
+    let request = HeartbeatRequest { regions, full: false, ..beat(store, at) };
+    pd.heartbeat(at, request).await.expect("leads").steps
+}
+
+async fn admin(pd: &Service, at: Now, body: Body) -> Result<pd_response::Body, String> {
+    let response = ask(pd, at, body).await;
+    if response.refusal.is_empty() { Ok(response.body.expect("an answer")) } else { Err(response.refusal) }
+}
+
+fn lead_on(to_store: u64) -> Body {
+    let request = wire::MoveLeaderRequest { region_id: 2, to_store };
+    Body::Plan(wire::PlanRequest { kind: Some(wire::plan_request::Kind::TransferLeader(request)), epoch: None })
+}
+
+#[tokio::test]
+async fn a_step_goes_to_the_leaders_store_until_its_region_shows_it() {
+    let region = Arc::new(Region1::default());
+    let pd = lead(&region, 5, now(0)).await;
+    assert!(admin(&pd, now(0), lead_on(2)).await.expect_err("nobody reported it").contains("has no leader"));
+    report_all(&pd, now(0)).await;
+    report(&pd, now(0), 1, vec![led_by(1, &[1, 2, 3])]).await;
+    let listening = HeartbeatRequest { listen_ms: 1_000, ..beat(1, now(1)) };
+    assert_eq!(pd.listen(now(1), &listening).await, Ok(None), "nothing to do");
+    let changes = pd.changes();
+    let planned = admin(&pd, now(1), lead_on(2)).await.expect("planned");
+    let pd_response::Body::Plan(planned) = planned else { panic!("{planned:?}") };
+    assert!(changes.has_changed().expect("alive"), "who listens is woken");
+    let pushed = pd.listen(now(2), &listening).await.expect("leads").expect("a step");
+    assert_eq!(pushed.steps.iter().map(|s| s.operator_id).collect::<Vec<_>>(), planned.operator_ids);
+    assert!(report(&pd, now(3), 2, vec![]).await.is_empty(), "it is for the leader's store");
+    assert!(report(&pd, now(3), 1, vec![]).await.is_empty(), "it was sent just now");
+    assert_eq!(report(&pd, now(1_500), 1, vec![]).await.len(), 1, "nothing came of it");
+    report(&pd, now(1_600), 2, vec![wire::RegionStatus { term: 8, ..led_by(2, &[1, 2, 3]) }]).await;
+    let list = Body::Operators(wire::OperatorsRequest { finished: true, ..Default::default() });
+    let Ok(pd_response::Body::Operators(list)) = admin(&pd, now(1_700), list).await else { panic!("a list") };
+    assert_eq!(list.operators[0].state(), wire::OperatorState::Done);
+    assert_eq!(admin(&pd, now(1_700), lead_on(2)).await, Ok(pd_response::Body::Plan(Default::default())));
+}
+
+#[tokio::test]
+async fn a_drain_and_a_switched_off_scheduler_outlive_pd() {
+    let region = Arc::new(Region1::default());
+    let pd = lead(&region, 5, now(0)).await;
+    report_all(&pd, now(0)).await;
+    let change =
+        |change: wire::StoreChange| Body::StoreChange(wire::StoreChangeRequest { store_id: 3, change: change as i32 });
+    let refusal = admin(&pd, now(1), change(wire::StoreChange::Remove)).await.expect_err("regions are not reported");
+    assert!(refusal.contains("does not know all regions"), "{refusal}");
+    let pd_region = wire::RegionStatus {
+        region: Some((&pd.settings.founded[0]).into()),
+        leader: Some(pd.settings.me.into()),
+        term: 5,
+        ..Default::default()
+    };
+    report(&pd, now(1), 1, vec![pd_region, led_by(1, &[1, 2])]).await;
+    admin(&pd, now(1), change(wire::StoreChange::Drain)).await.expect("it has no replicas");
+    let off = Body::Schedulers(wire::SchedulersRequest { name: "balance-leader".into(), enabled: false });
+    admin(&pd, now(1), off).await.expect("switches");
+
+    let new = lead(&region, 6, now(0)).await;
+    let drains = |pd: &Service| pd.stores(now(0))[2].store.as_ref().map(|s| s.state());
+    assert_eq!(drains(&new), Some(wire::StoreState::Draining));
+    let list = Body::Schedulers(wire::SchedulersRequest::default());
+    let Ok(pd_response::Body::Schedulers(list)) = admin(&new, now(1), list).await else { panic!("a list") };
+    let off: Vec<_> = list.schedulers.iter().filter(|s| !s.enabled).map(|s| s.name.as_str()).collect();
+    assert_eq!(off, ["balance-leader"]);
+    admin(&new, now(1), change(wire::StoreChange::Up)).await.expect("takes it back");
+    assert_eq!(drains(&new), Some(wire::StoreState::Up));
+    report_all(&new, now(1)).await;
+    report(&new, now(1), 1, vec![led_by(1, &[1, 2])]).await;
+}
+
+#[tokio::test]
+async fn ids_of_a_split_are_durable_before_anybody_learns_them() {
+    let region = Arc::new(Region1::default());
+    let pd = lead(&region, 5, now(0)).await;
+    report_all(&pd, now(0)).await;
+    report(&pd, now(0), 1, vec![led_by(1, &[1, 2, 3])]).await;
+    let split = |key: &'static [u8]| {
+        let request = wire::SplitRegionRequest { region_id: 0, keys: vec![Bytes::from_static(key)] };
+        Body::Plan(wire::PlanRequest { kind: Some(wire::plan_request::Kind::Split(request)), epoch: None })
+    };
+    admin(&pd, now(1), split(b"\0\0\0\x01m")).await.expect("planned");
+    let steps = report(&pd, now(2), 1, vec![]).await;
+    let Some(wire::region_step::Kind::Split(step)) = &steps[0].kind else { panic!("{steps:?}") };
+    let used = step.ids[0].peer_ids.iter().chain([&step.ids[0].region_id]).max().copied();
+    assert_eq!((step.ids.len(), step.ids[0].peer_ids.len()), (1, 3));
+    // The next PD gives none of them again.
+    let new = lead(&region, 6, now(0)).await;
+    report_all(&new, now(0)).await;
+    report(&new, now(0), 1, vec![led_by(1, &[1, 2, 3])]).await;
+    admin(&new, now(1), split(b"\0\0\0\x01m")).await.expect("planned anew");
+    let steps = report(&new, now(2), 1, vec![]).await;
+    let Some(wire::region_step::Kind::Split(step)) = &steps[0].kind else { panic!("{steps:?}") };
+    assert!(Some(step.ids[0].region_id) > used);
 }

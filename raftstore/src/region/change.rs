@@ -161,6 +161,10 @@ impl Replica {
         let of = |peer: PeerId| progress.iter().find(|p| p.peer == peer);
         let last = self.node.raft.raft_log.last_index();
         for promoted in step.promoted() {
+            // A short log lacks few entries to who has nothing at all, too.
+            if of(promoted).is_none_or(|p| p.needs_snapshot) {
+                return Err(refused(format!("{promoted} of {id} has no data yet: a learner becomes a voter with it")));
+            }
             let lacks = of(promoted).map_or(last, |p| last - p.matched.0);
             if lacks > CAUGHT_UP_ENTRIES {
                 return Err(refused(format!(

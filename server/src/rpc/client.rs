@@ -68,13 +68,16 @@ impl NodeRpc for GrpcRpc {
         ended(address, limit(&request.header), client.call(request)).await
     }
     async fn heartbeat(&self, address: &str, request: HeartbeatRequest) -> Result<HeartbeatResponse, CallError> {
-        let mut client = PdClient::new(self.channel(address)?);
+        let mut client = PdClient::new(self.channel(address)?)
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        let limit = CALL_TIMEOUT + Duration::from_millis(request.listen_ms);
         let exchange = async {
             let mut answers = client.heartbeat(futures::stream::iter([request])).await?.into_inner();
             let answer = answers.message().await?;
             answer.map(Response::new).ok_or_else(|| Status::unavailable("the stream ended without an answer"))
         };
-        ended(address, CALL_TIMEOUT, exchange).await
+        ended(address, limit, exchange).await
     }
     async fn kv(&self, address: &str, request: KvRequest) -> Result<KvResponse, CallError> {
         let mut client = KvClient::new(self.channel(address)?)

@@ -6,24 +6,21 @@ use futures::{Stream, StreamExt};
 use kv::{Pd as _, PdError};
 use node::Node;
 use proto::{
-    KeyRange, RegionId, StoreId,
+    KeyRange,
     wire::{
-        self, AcceptRequest, AcceptResponse, ClusterStatusRequest, ClusterStatusResponse, GetStoresRequest,
-        GetStoresResponse, HeartbeatRequest, HeartbeatResponse, KvRequest, KvResponse, PdRequest, PdResponse,
-        ProbeRequest, ProbeResponse, RaftFrame, RaftStreamClosed, ScanRegionsRequest, ScanRegionsResponse,
-        ShowRegionRequest, ShowRegionResponse, SnapshotChunk, SnapshotReceived, TransferLeaderRequest,
-        TransferLeaderResponse,
+        AcceptRequest, AcceptResponse, CancelOperatorRequest, CancelOperatorResponse, ClusterStatusRequest,
+        ClusterStatusResponse, FindRegionRequest, FindRegionResponse, GetStoresRequest, GetStoresResponse,
+        HeartbeatRequest, HeartbeatResponse, KvRequest, KvResponse, OperatorsRequest, OperatorsResponse, PdRequest,
+        PdResponse, PlanRequest, PlanResponse, ProbeRequest, ProbeResponse, RaftFrame, RaftStreamClosed,
+        ScanRegionsRequest, ScanRegionsResponse, SchedulersRequest, SchedulersResponse, SnapshotChunk,
+        SnapshotReceived, StoreChangeRequest, StoreChangeResponse,
     },
 };
-use tonic::{Request, Response, Status, Streaming, async_trait, transport::Channel};
+use tonic::{Request, Response, Status, Streaming, async_trait};
 
 use super::{
-    channels::Channels,
     snapshots,
-    stubs::{
-        admin_client::AdminClient, admin_server::Admin, founding_server::Founding, kv_server::Kv, pd_server::Pd,
-        raft_server::Raft,
-    },
+    stubs::{admin_server::Admin, founding_server::Founding, kv_server::Kv, pd_server::Pd, raft_server::Raft},
 };
 
 /// Regions of one answer at most; who wants more asks again from where it ended.
@@ -34,8 +31,6 @@ const REGIONS_PAGE: u32 = 1000;
 pub struct Services {
     /// Answers.
     pub node: Arc<Node>,
-    /// To the node that an administrator really means.
-    pub channels: Arc<Channels>,
 }
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -100,9 +95,6 @@ impl Services {
             None => Err(Status::unavailable("this node has not found its cluster yet; its log says what it waits for")),
         }
     }
-    async fn regions(&self, range: &KeyRange, limit: u32) -> Result<Vec<wire::RegionStatus>, Status> {
-        self.pd()?.regions(range, limit).await.map_err(status)
-    }
 }
 
 fn status(error: PdError) -> Status {
@@ -124,53 +116,25 @@ impl Admin for Services {
         let ScanRegionsRequest { range, limit } = request.into_inner();
         let range = range.map(KeyRange::from).unwrap_or_default();
         let limit = if limit == 0 { REGIONS_PAGE } else { limit.min(REGIONS_PAGE) };
-        Ok(Response::new(ScanRegionsResponse { regions: self.regions(&range, limit).await? }))
+        let regions = self.pd()?.regions(&range, limit).await.map_err(status)?;
+        Ok(Response::new(ScanRegionsResponse { regions }))
     }
-    async fn show_region(&self, request: Request<ShowRegionRequest>) -> Answer<ShowRegionResponse> {
-        let region = self.region(request.into_inner().region_id).await?;
-        Ok(Response::new(ShowRegionResponse { region: Some(region) }))
+    async fn find_region(&self, request: Request<FindRegionRequest>) -> Answer<FindRegionResponse> {
+        Ok(Response::new(self.pd()?.find_region(request.into_inner()).await.map_err(status)?))
     }
-    async fn transfer_leader(&self, request: Request<TransferLeaderRequest>) -> Answer<TransferLeaderResponse> {
-        let request = request.into_inner();
-        let status = self.region(request.region_id).await?;
-        let (id, to) = (request.region_id, request.to_store);
-        if !status.region.unwrap_or_default().peers.iter().any(|peer| peer.store_id == to) {
-            return Err(Status::invalid_argument(format!("region {id} has no peer on store {to}")));
-        }
-        let leader = status.leader.unwrap_or_default().store_id;
-        if self.node.store() == Some(StoreId(leader)) {
-            self.node.store_handle().transfer(RegionId(id), StoreId(to));
-            return Ok(Response::new(TransferLeaderResponse {}));
-        }
-        if leader == 0 || request.forwarded {
-            return Err(Status::unavailable(format!("region {id} has no leader right now: try again")));
-        }
-        let mut client = AdminClient::new(self.channel_to(leader).await?);
-        client.transfer_leader(TransferLeaderRequest { forwarded: true, ..request }).await
+    async fn plan(&self, request: Request<PlanRequest>) -> Answer<PlanResponse> {
+        Ok(Response::new(self.pd()?.plan(request.into_inner()).await.map_err(status)?))
     }
-}
-
-impl Services {
-    async fn channel_to(&self, store: u64) -> Result<Channel, Status> {
-        let stores = self.pd()?.stores().await.map_err(status)?;
-        let known = stores.into_iter().filter_map(|s| s.store).find(|s| s.id == store);
-        let address = known.ok_or_else(|| Status::unavailable(format!("PD does not know store {store}")))?.address;
-        self.channels.to(&address.into()).map_err(|e| Status::unavailable(e.to_string()))
+    async fn list_operators(&self, request: Request<OperatorsRequest>) -> Answer<OperatorsResponse> {
+        Ok(Response::new(self.pd()?.operators(request.into_inner()).await.map_err(status)?))
     }
-
-    /// One region as PD knows it.
-    async fn region(&self, id: u64) -> Result<wire::RegionStatus, Status> {
-        let mut range = KeyRange::default();
-        loop {
-            let page = self.regions(&range, REGIONS_PAGE).await?;
-            let end = page.last().and_then(|r| r.region.as_ref()?.range.as_ref()).map(|r| r.end_key.clone());
-            if let Some(found) = page.into_iter().find(|r| r.region.as_ref().is_some_and(|r| r.id == id)) {
-                return Ok(found);
-            }
-            match end {
-                Some(end) if !end.is_empty() => range.start = end,
-                _ => return Err(Status::not_found(format!("no region {id}"))),
-            }
-        }
+    async fn cancel_operator(&self, request: Request<CancelOperatorRequest>) -> Answer<CancelOperatorResponse> {
+        Ok(Response::new(self.pd()?.cancel_operator(request.into_inner().id).await.map_err(status)?))
+    }
+    async fn change_store(&self, request: Request<StoreChangeRequest>) -> Answer<StoreChangeResponse> {
+        Ok(Response::new(self.pd()?.change_store(request.into_inner()).await.map_err(status)?))
+    }
+    async fn schedulers(&self, request: Request<SchedulersRequest>) -> Answer<SchedulersResponse> {
+        Ok(Response::new(self.pd()?.schedulers(request.into_inner()).await.map_err(status)?))
     }
 }

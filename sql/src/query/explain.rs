@@ -115,7 +115,7 @@ fn shown_range(table: &TableDescriptor, range: &KeyRange) -> String {
 }
 
 /// The values of a key's columns as far as the key goes. A bound that was moved behind a value shows the bytes that don't decode.
-fn shown_key(table: &TableDescriptor, key: &[u8]) -> String {
+pub fn shown_key(table: &TableDescriptor, key: &[u8]) -> String {
     let rows = table.rows();
     if key == rows.end {
         return "end".to_owned();

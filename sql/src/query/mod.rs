@@ -17,6 +17,7 @@
 pub mod bind;
 pub mod cache;
 pub mod catalog;
+pub mod cluster;
 pub mod engine;
 pub mod explain;
 pub mod failure;

@@ -25,6 +25,8 @@ use crate::{
 
 /// Nodes of a simulated cluster: the smallest that survives the loss of one.
 const NODES: usize = 3;
+/// Two more than a region has replicas.
+const MOVING_NODES: usize = 5;
 /// Sessions on each node.
 const SESSIONS: usize = 3;
 /// How long faults go on: some ten of them.
@@ -45,18 +47,32 @@ pub enum Kind {
     Register,
     /// Nodes, transfers between accounts, sums.
     Bank,
+    /// The same on more nodes than a region has replicas, whose PD splits regions, moves them, and makes those of a silent
+    /// store anew.
+    Moving,
 }
 
 /// All that this build has.
-pub const KINDS: &[Kind] = &[Kind::Stores, Kind::Register, Kind::Bank];
+pub const KINDS: &[Kind] = &[Kind::Stores, Kind::Register, Kind::Bank, Kind::Moving];
 
 impl Kind {
     /// What goes wrong, and for how long.
     fn torment(self) -> (Vec<Fault>, Duration) {
         match self {
             Kind::Stores | Kind::Register | Kind::Bank => (faults::USUAL.to_vec(), TORMENT),
+            Kind::Moving => ([faults::USUAL, &[Fault::Exile]].concat(), TORMENT * 2),
         }
     }
+
+    /// Nodes of its cluster.
+    fn nodes(self) -> usize {
+        if self == Kind::Moving { MOVING_NODES } else { NODES }
+    }
+}
+
+/// What PD strives for where regions move: everything happens within seconds and bytes instead of hours and megabytes.
+fn hasty() -> node::Rules {
+    node::Rules { down_after_ms: 7_000, split_bytes: 12 << 10, merge_bytes: 0, ..node::Rules::default() }
 }
 
 /// What a run did.
@@ -75,13 +91,17 @@ pub struct Report {
 /// Runs `kind` from `seed`.
 pub fn run(seed: u64, kind: Kind, settings: &Settings) -> Report {
     // Equal seeds of different kinds shall not share their faults.
-    let world = World::new(seed.wrapping_add((kind as u64 + 1) << 48), NODES);
+    let world = World::new(seed.wrapping_add((kind as u64 + 1) << 48), kind.nodes());
     let stores = |world: &World| Stores::cluster(world.clone(), NODES, settings.clone());
     let nodes = |world: &World| Nodes::cluster(world.clone(), NODES, settings.clone(), Bare);
     match kind {
         Kind::Stores => perform(kind, world.clone(), stores(&world), Arc::new(Register::default())),
         Kind::Register => perform(kind, world.clone(), nodes(&world), Arc::new(Register::default())),
         Kind::Bank => perform(kind, world.clone(), nodes(&world), Arc::new(Bank::default())),
+        Kind::Moving => {
+            let nodes = Nodes::cluster_with(world.clone(), MOVING_NODES, settings.clone(), Bare, hasty());
+            perform(kind, world.clone(), nodes, Arc::new(Bank::default()))
+        }
     }
 }
 
@@ -93,8 +113,8 @@ fn perform<S: Software>(
 ) -> Report {
     let (done, torment) = (Arc::new(AtomicBool::new(false)), kind.torment());
     let limit = torment.1 + SETTLE * 3;
-    let last_blow = kind == Kind::Stores;
-    let play = Play { world: world.clone(), cluster: cluster.clone(), workload, torment, last_blow };
+    let (nodes, pd_changes, last_blow) = (kind.nodes(), kind == Kind::Moving, kind == Kind::Stores);
+    let play = Play { world: world.clone(), cluster: cluster.clone(), workload, torment, nodes, pd_changes, last_blow };
     let noted = done.clone();
     world.spawn(Owner::Harness, async move {
         play.perform().await;
@@ -115,13 +135,16 @@ struct Play<S: Software> {
     workload: Arc<dyn Workload<S::Client>>,
     /// Which faults, and for how long.
     torment: (Vec<Fault>, Duration),
+    nodes: usize,
+    /// Regions are changed by PD, and nobody else.
+    pd_changes: bool,
     /// Whether a node dies for good when all is quiet.
     last_blow: bool,
 }
 
 impl<S: Software> Play<S> {
     async fn perform(self) {
-        for node in 0..NODES {
+        for node in 0..self.nodes {
             self.cluster.boot(node);
         }
         let workload = self.workload.clone();
@@ -134,7 +157,10 @@ impl<S: Software> Play<S> {
         let workload = self.workload.clone();
         let border: changes::Border = Arc::new(move |rng| workload.border(rng));
         let until = self.world.now() + lasts;
-        self.world.spawn(Owner::Harness, changes.clone().torment(border, until));
+        // Ids that somebody else gives away and PD's own would not grow together, as stores expect of a region's peers.
+        if !self.pd_changes {
+            self.world.spawn(Owner::Harness, changes.clone().torment(border, until));
+        }
         let (network, victim) = (self.cluster.network().clone(), Arc::new(self.cluster.clone()));
         faults::torment(self.world.clone(), network, victim, kinds, self.world.now() + lasts).await;
         self.workload.stop();
@@ -167,7 +193,7 @@ impl<S: Software> Play<S> {
         let give_up = self.world.now() + SETTLE;
         let mut turn = 0;
         loop {
-            let result = match self.cluster.client(turn % NODES) {
+            let result = match self.cluster.client(turn % self.nodes) {
                 Some(client) => attempt(client).await,
                 None => Err("the node is not ready".into()),
             };

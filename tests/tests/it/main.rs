@@ -2,6 +2,8 @@
 
 mod drivers;
 mod membership;
+#[allow(clippy::disallowed_methods, reason = "real processes run on real time")]
+mod placement;
 mod refusals;
 #[allow(clippy::disallowed_methods, reason = "real processes run on real time")]
 mod survival;

@@ -17,7 +17,10 @@ use std::sync::Arc;
 
 use datafusion::catalog::TableProvider;
 
-use crate::{catalog::CatalogSnapshot, query::failure};
+use crate::{
+    catalog::CatalogSnapshot,
+    query::{cluster, failure},
+};
 
 /// The schema of PostgreSQL's system tables.
 pub const PG_CATALOG: &str = "pg_catalog";
@@ -32,6 +35,7 @@ pub fn virtual_table(snapshot: &CatalogSnapshot, schema: Option<&str>, name: &st
             .or_else(|| objects::build(snapshot, name))
             .or_else(|| empty::build(name)),
         Some(INFORMATION_SCHEMA) => information_schema::build(snapshot, name),
+        Some(cluster::FLAREDB) => return cluster::table(snapshot, name),
         Some(_) => None,
     }?;
     match built.provider() {

@@ -41,10 +41,14 @@ impl SystemTable {
         self.rows.push(self.columns.iter().map(|(name, _)| value_of(name)).collect());
     }
 
-    /// As DataFusion reads it.
-    pub fn provider(self) -> Result<Arc<dyn TableProvider>> {
+    /// Its columns, as DataFusion has them.
+    pub fn schema(&self) -> Arc<Schema> {
         let fields = self.columns.iter().map(|(name, pg_type)| mapping::field(name, pg_type.plain(), true));
-        let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+        Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+    }
+
+    /// Its rows.
+    pub fn batch(&self) -> Result<RecordBatch> {
         let mut builders: Vec<ColumnBuilder> =
             self.columns.iter().map(|(_, pg_type)| ColumnBuilder::new(pg_type.plain(), self.rows.len())).collect();
         for row in &self.rows {
@@ -53,8 +57,13 @@ impl SystemTable {
             }
         }
         let arrays = builders.iter_mut().map(ColumnBuilder::finish).collect();
-        let batch = RecordBatch::try_new(Arc::clone(&schema), arrays)?;
-        Ok(Arc::new(MemTable::try_new(schema, vec![vec![batch]])?))
+        Ok(RecordBatch::try_new(self.schema(), arrays)?)
+    }
+
+    /// As DataFusion reads it.
+    pub fn provider(self) -> Result<Arc<dyn TableProvider>> {
+        let batch = self.batch()?;
+        Ok(Arc::new(MemTable::try_new(batch.schema(), vec![vec![batch]])?))
     }
 }
 

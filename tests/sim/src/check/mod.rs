@@ -5,3 +5,4 @@ pub mod counter;
 pub mod ledger;
 pub mod linearizable;
 pub mod referee;
+pub mod supervisor;

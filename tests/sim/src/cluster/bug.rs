@@ -76,6 +76,8 @@ pub const BUGS: &[Bug] = &[
     Bug::Kv(kv::planted::Planted::LostIsRefused),
     #[cfg(feature = "planted-bugs")]
     Bug::Pd(pd::Planted::TsoWindowNotPersisted),
+    #[cfg(feature = "planted-bugs")]
+    Bug::Pd(pd::Planted::RemovalBelowQuorum),
 ];
 
 /// How a cluster is built.

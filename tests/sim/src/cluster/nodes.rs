@@ -24,7 +24,7 @@ use super::{
     stores::{SHORT_LOG, SYNC_EVERY},
 };
 use crate::{
-    check::referee::Referee,
+    check::{referee::Referee, supervisor::Supervisor},
     machines::Machine,
     network::CallFailure,
     runtime::{NodeClock, NodeIndex, NodeSpawn, Owner, World},
@@ -78,6 +78,10 @@ impl Tenant for Bare {
 /// Nodes, each with a tenant.
 pub struct Nodes<T: Tenant> {
     tenant: T,
+    /// What their PD strives for.
+    rules: node::Rules,
+    /// Sees what PD tells stores to do.
+    supervisor: Supervisor,
 }
 
 /// One life of a node.
@@ -94,7 +98,18 @@ fn address(node: NodeIndex) -> String {
 impl<T: Tenant> Nodes<T> {
     /// A cluster of `nodes` nodes, all down.
     pub fn cluster(world: World, nodes: usize, settings: Settings, tenant: T) -> Arc<Cluster<Self>> {
-        Cluster::new(world, nodes, settings, Nodes { tenant })
+        Self::cluster_with(world, nodes, settings, tenant, node::Rules::default())
+    }
+
+    /// The same, whose PD strives for something else.
+    pub fn cluster_with(
+        world: World,
+        nodes: usize,
+        settings: Settings,
+        tenant: T,
+        rules: node::Rules,
+    ) -> Arc<Cluster<Self>> {
+        Cluster::new(world, nodes, settings, Nodes { tenant, rules, supervisor: Supervisor::default() })
     }
 
     fn config(cluster: &Cluster<Self>, index: NodeIndex, rng: &mut impl Rng) -> NodeConfig {
@@ -104,6 +119,7 @@ impl<T: Tenant> Nodes<T> {
             address: address(index),
             sql_address: String::new(),
             http_address: String::new(),
+            labels: Default::default(),
             join: (0..cluster.machines.len()).map(address).collect(),
             user_regions: USER_REGIONS,
             fresh_uuid: rng.random(),
@@ -115,6 +131,7 @@ impl<T: Tenant> Nodes<T> {
                 ..StoreConfig::new(StoreId(0), rng.random())
             },
             client: kv::ClientConfig { seed: rng.random(), plant: bug.of_kv(), ..client },
+            rules: cluster.software.rules.clone(),
             #[cfg(feature = "planted-bugs")]
             planted: bug.of_pd(),
         }
@@ -263,7 +280,18 @@ impl<T: Tenant> NodeRpc for Calls<T> {
         self.call(address, "pd", limit, move |node| async move { node.pd(request).await }).await
     }
     async fn heartbeat(&self, address: &str, request: HeartbeatRequest) -> Result<HeartbeatResponse, CallError> {
-        self.call(address, "heartbeat", CALL_LIMIT, move |node| async move { node.heartbeat(request).await }).await
+        let cluster = self.cluster.clone();
+        let serve = move |node: Arc<Node>| async move {
+            let answer = node.heartbeat(request.clone()).await;
+            if let (Some(cluster), Some(pd)) = (cluster.upgrade(), node.store()) {
+                let (world, supervisor) = (&cluster.world, &cluster.software.supervisor);
+                if let Err(reason) = supervisor.exchange(world, pd, &request, &answer) {
+                    world.fail(reason);
+                }
+            }
+            answer
+        };
+        self.call(address, "heartbeat", CALL_LIMIT, serve).await
     }
     async fn kv(&self, address: &str, request: KvRequest) -> Result<KvResponse, CallError> {
         let limit = limit(request.header.as_ref());

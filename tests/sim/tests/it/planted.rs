@@ -106,3 +106,8 @@ fn calling_a_lost_answer_a_refusal_is_found() {
 fn using_timestamps_before_their_window_is_durable_is_found() {
     must_be_found(Kind::Bank, 100, Bug::Pd(Pd::TsoWindowNotPersisted));
 }
+
+#[test]
+fn pd_planning_a_removal_below_quorum_is_found() {
+    must_be_found(Kind::Moving, 20, Bug::Pd(Pd::RemovalBelowQuorum));
+}

@@ -1,5 +1,7 @@
 //! Golden scripts of the pure cores: `pd/testscripts/<core>/*`. `UPDATE_GOLDENFILES=1 cargo test -p pd` rewrites them.
 
+mod plans;
+
 use std::{error::Error, fmt::Write, str::FromStr};
 
 use bytes::Bytes;
@@ -22,6 +24,16 @@ test_each_path! { in "pd/testscripts/catalog_lease" as catalog_lease => |path: &
 } }
 test_each_path! { in "pd/testscripts/cluster" as cluster => |path: &std::path::Path| {
     run(&mut ClusterScript::default(), path)
+} }
+
+test_each_path! { in "pd/testscripts/operator" as operator => |path: &std::path::Path| {
+    run(&mut plans::PlanScript::default(), path)
+} }
+test_each_path! { in "pd/testscripts/checker" as checker => |path: &std::path::Path| {
+    run(&mut plans::PlanScript::default(), path)
+} }
+test_each_path! { in "pd/testscripts/scheduler" as scheduler => |path: &std::path::Path| {
+    run(&mut plans::PlanScript::default(), path)
 } }
 
 fn run(script: &mut impl Runner, path: &std::path::Path) {
@@ -214,7 +226,7 @@ impl Runner for ClusterScript {
                 let leader = number(&mut args, "leader")?.map(|store| peer(store).into());
                 let term = number(&mut args, "term")?.ok_or("term=")?;
                 let status = RegionStatus { region: Some((&region).into()), leader, term, ..RegionStatus::default() };
-                observed(self.cluster.observe_region(status))
+                observed(self.cluster.observe_region(self.now, status))
             }
             "lookup" => Self::print(self.cluster.region_of(args.next_pos().ok_or("a key")?.as_bytes())),
             "regions" => self.listing(),

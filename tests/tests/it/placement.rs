@@ -1,0 +1,273 @@
+//! Regions that live, on real processes: by hand with `ctl`, and by PD itself.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+use tests::{
+    cluster::{Cluster, Node},
+    wait,
+};
+
+/// A step is a Raft round or two; the machine is busy.
+const CHANGE_LIMIT: Duration = Duration::from_secs(60);
+/// Every region needs a snapshot and four steps.
+const MOVE_LIMIT: Duration = Duration::from_secs(120);
+/// The shortest there is.
+const DOWN_AFTER: &[&str] = &["--down-after", "10"];
+
+fn regions(node: &Node) -> Result<Vec<Value>> {
+    node.ctl(&["region", "list"])?.as_array().cloned().context("a list")
+}
+
+/// Regions each store leads.
+fn leaders(node: &Node) -> Result<BTreeMap<u64, usize>> {
+    let mut led = BTreeMap::new();
+    for region in regions(node)? {
+        *led.entry(region["leader_store"].as_u64().with_context(|| format!("nobody leads {region}"))?).or_default() +=
+            1;
+    }
+    Ok(led)
+}
+
+/// The id of the store at a node's address.
+fn store_of(asked: &Node, node: &Node) -> Result<u64> {
+    let list = asked.ctl(&["store", "list"])?;
+    let rows = list.as_array().context("a list")?;
+    let own = rows.iter().find(|row| row["address"] == node.address().as_str() && row["state"] == "up");
+    own.and_then(|row| row["id"].as_u64()).with_context(|| format!("{} is not there: {list}", node.address()))
+}
+
+/// The stores that each region has voters on; learners and members of a joint state count as none.
+fn voters(node: &Node) -> Result<Vec<BTreeSet<u64>>> {
+    let stores = |region: &Value| -> Result<BTreeSet<u64>> {
+        let peers = region["peers"].as_array().context("peers")?;
+        let text = peers.iter().filter_map(Value::as_str).filter(|p| !p.contains(' '));
+        text.map(|p| p.split_once("@s").and_then(|(_, s)| s.parse().ok()).context("a store")).collect()
+    };
+    regions(node)?.iter().map(stores).collect()
+}
+
+/// Waits until every region has three voters, none of them on `without`.
+async fn whole(node: &Node, without: Option<u64>) {
+    wait::until("every region is whole", MOVE_LIMIT, || async {
+        let all = voters(node)?;
+        let fine = |on: &BTreeSet<u64>| on.len() == 3 && without.is_none_or(|store| !on.contains(&store));
+        ensure!(!all.is_empty() && all.iter().all(fine), "{all:?}");
+        Ok(())
+    })
+    .await;
+}
+
+/// Starts a fourth node and waits until it is a store; its index and id.
+async fn fourth(cluster: &mut Cluster) -> (usize, u64) {
+    let index = cluster.join();
+    let (first, new) = (&cluster.nodes()[0], &cluster.nodes()[index]);
+    let id = wait::until("it is registered", CHANGE_LIMIT, || async { store_of(first, new) }).await;
+    (index, id)
+}
+
+/// One session that inserts and wants no error.
+struct Writer {
+    stop: Arc<AtomicBool>,
+    written: Arc<AtomicU64>,
+    task: tokio::task::JoinHandle<Result<()>>,
+}
+
+impl Writer {
+    async fn start(node: &Node) -> Writer {
+        let client = node.connect().await.expect("the cluster is ready");
+        client.batch_execute("CREATE TABLE written (id bigint PRIMARY KEY)").await.expect("a table");
+        let (stop, written) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let (stopped, counted) = (stop.clone(), written.clone());
+        let task = tokio::spawn(async move {
+            let insert = client.prepare("INSERT INTO written VALUES ($1)").await?;
+            while !stopped.load(Ordering::Relaxed) {
+                let id = counted.load(Ordering::Relaxed) as i64;
+                client.execute(&insert, &[&id]).await.with_context(|| format!("insert {id}"))?;
+                counted.fetch_add(1, Ordering::Relaxed);
+            }
+            Ok(())
+        });
+        Writer { stop, written, task }
+    }
+
+    /// How many rows it wrote, without an error.
+    async fn finish(self) -> i64 {
+        self.stop.store(true, Ordering::Relaxed);
+        self.task.await.expect("no panic").expect("no statement failed");
+        self.written.load(Ordering::Relaxed) as i64
+    }
+}
+
+fn refused(node: &Node, args: &[&str], reason: &str) {
+    let said = format!("{:#}", node.ctl(args).expect_err("refused"));
+    assert!(said.contains(reason), "{args:?}: {said}");
+}
+
+async fn fill(node: &Node, rows: usize) {
+    let client = node.connect().await.expect("the cluster is ready");
+    client.batch_execute("CREATE TABLE filled (id int PRIMARY KEY, body text)").await.expect("a table");
+    let insert = format!("INSERT INTO filled SELECT g, repeat('x', 100) FROM generate_series(1, {rows}) AS s(g)");
+    client.batch_execute(&insert).await.expect("rows");
+}
+
+async fn rows(node: &Node) -> Result<i64> {
+    Ok(node.connect().await?.query_one("SELECT count(*) FROM filled", &[]).await?.get(0))
+}
+
+/// The key (hex) of a row of `filled`, from what EXPLAIN says of a look-up.
+async fn largest_region(node: &Node) -> u64 {
+    wait::until("sizes are reported", CHANGE_LIMIT, || async {
+        let list = node.ctl(&["region", "list", "--size", "--limit", "1"])?;
+        let largest = list.as_array().and_then(|l| l.first()).context("a region")?;
+        ensure!(largest["bytes"].as_u64() > Some(100_000), "{largest}");
+        largest["id"].as_u64().context("an id")
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn regions_are_split_and_led_by_hand() {
+    let cluster = Cluster::start_ready(3).await;
+    let node = &cluster.nodes()[0];
+    fill(node, 2_000).await;
+    let id = largest_region(node).await.to_string();
+    let before = regions(node).expect("a list").len();
+
+    node.ctl(&["region", "split", &id, "--at-half"]).expect("splits");
+    wait::until("both parts are led", CHANGE_LIMIT, || async {
+        ensure!(regions(node)?.len() == before + 1, "not yet");
+        leaders(node).map(drop)
+    })
+    .await;
+    assert_eq!(rows(&cluster.nodes()[1]).await.expect("reads"), 2_000);
+
+    node.ctl(&["scheduler", "disable", "balance-leader"]).expect("switches");
+    for store in ["1", "2", "3"] {
+        let shown = node.ctl(&["region", "transfer-leader", &id, store]).expect("moves");
+        assert_eq!(shown["leader_store"].to_string(), store);
+    }
+    node.ctl(&["scheduler", "enable", "balance-leader"]).expect("switches");
+    let done = node.ctl(&["operator", "list", "--all", "--region", &id]).expect("a list");
+    assert!(done.as_array().is_some_and(|l| l.iter().any(|op| op["state"] == "done")), "{done}");
+    wait::until("leaders are even", CHANGE_LIMIT, || async {
+        let led = leaders(node)?;
+        let (most, least) = (led.values().max().unwrap_or(&0), led.values().min().unwrap_or(&0));
+        ensure!(led.len() == 3 && most - least <= 2, "{led:?}");
+        Ok(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_makes_no_sense_is_refused_with_the_reason() {
+    let cluster = Cluster::start_ready(3).await;
+    let node = &cluster.nodes()[1];
+    refused(node, &["region", "show", "99"], "no region 99");
+    refused(node, &["region", "split", "2"], "--key HEX or --at-half");
+    refused(node, &["region", "split", "2", "--key", "00"], "region 1, not 2");
+    refused(node, &["region", "split", "2", "--key", "xyz"], "not hexadecimal");
+    refused(node, &["region", "split", "1", "--at-half"], "region 1 is PD's");
+    refused(node, &["region", "split", "2", "--at-half", "--epoch", "9/9"], "not 9/9");
+    refused(node, &["region", "merge", "2", "4"], "not neighbours");
+    refused(node, &["region", "move", "2", "--from", "1", "--to", "1"], "to the same store");
+    refused(node, &["region", "move", "2", "--from", "1", "--to", "2"], "has a replica on store 2 already");
+    refused(node, &["region", "move", "2", "--from", "1", "--to", "7"], "no store 7");
+    refused(node, &["region", "transfer-leader", "2", "7"], "no store 7");
+    refused(node, &["store", "drain", "1"], "2 stores would be left for regions of 3 replicas");
+    refused(node, &["store", "remove", "1"], "2 stores would be left for regions of 3 replicas");
+    refused(node, &["store", "drain", "7"], "no store 7");
+    refused(node, &["operator", "cancel", "7"], "no operator 7");
+    refused(node, &["scheduler", "disable", "nothing"], "balance-region");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fourth_node_gets_replicas_and_leaderships() {
+    let mut cluster = Cluster::start_ready(3).await;
+    fill(&cluster.nodes()[0], 500).await;
+    let writer = Writer::start(&cluster.nodes()[1]).await;
+    let (index, id) = fourth(&mut cluster).await;
+    let (first, new) = (&cluster.nodes()[0], &cluster.nodes()[index]);
+    wait::until("it has its share", MOVE_LIMIT, || async {
+        let on_it = voters(first)?.iter().filter(|on| on.contains(&id)).count();
+        let led = leaders(first)?.get(&id).copied().unwrap_or(0);
+        // PD's region stays where it is: nine replicas over four stores.
+        ensure!(on_it >= 2 && led >= 1, "{on_it} replicas, {led} leaderships");
+        Ok(())
+    })
+    .await;
+    whole(first, None).await;
+    let written = writer.finish().await;
+    let sql = wait::until("it serves SQL", CHANGE_LIMIT, || async { new.connect().await }).await;
+    assert_eq!(rows(new).await.expect("reads"), 500);
+    let found: i64 = sql.query_one("SELECT count(*) FROM written", &[]).await.expect("reads").get(0);
+    assert_eq!(found, written);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_gone_for_good_is_replaced() {
+    let mut cluster = Cluster::launch_with(3, DOWN_AFTER, false);
+    cluster.wait_ready().await;
+    fill(&cluster.nodes()[0], 500).await;
+    let lost = store_of(&cluster.nodes()[0], &cluster.nodes()[2]).expect("it is there");
+    fourth(&mut cluster).await;
+    cluster.kill(2);
+    let first = &cluster.nodes()[0];
+    whole(first, Some(lost)).await;
+    assert_eq!(rows(first).await.expect("reads"), 500);
+    // It can be taken off the list, twice.
+    for _ in 0..2 {
+        let gone = first.ctl(&["store", "remove", &lost.to_string()]).expect("nothing is left on it");
+        assert_eq!(gone["state"], "removed");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_is_drained_and_removed_under_load() {
+    let mut cluster = Cluster::start_ready(3).await;
+    fill(&cluster.nodes()[0], 500).await;
+    fourth(&mut cluster).await;
+    let writer = Writer::start(&cluster.nodes()[0]).await;
+    let (first, leaver) = (&cluster.nodes()[0], &cluster.nodes()[2]);
+    let id = store_of(first, leaver).expect("it is there");
+    let gone = first.ctl(&["store", "remove", &id.to_string()]).expect("its replicas go elsewhere");
+    assert_eq!(gone["state"], "removed");
+    let all = voters(first).expect("a list");
+    assert!(all.iter().all(|on| on.len() == 3 && !on.contains(&id)), "{all:?}");
+    let written = writer.finish().await;
+    cluster.terminate(2);
+    let client = cluster.nodes()[1].connect().await.expect("it serves");
+    let found: i64 = client.query_one("SELECT count(*) FROM written", &[]).await.expect("reads").get(0);
+    assert!(written > 0 && found == written, "{found} rows, {written} were acknowledged");
+    let shown: i64 = client
+        .query_one("SELECT count(*) FROM flaredb.stores WHERE state = 'removed'", &[])
+        .await
+        .expect("reads")
+        .get(0);
+    assert_eq!(shown, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_cluster_is_seen_as_tables() {
+    let cluster = Cluster::start_ready(3).await;
+    let client = cluster.nodes()[0].connect().await.expect("the cluster is ready");
+    for _ in 0..2 {
+        // The second time the plan is in the cache; its rows are not.
+        let sql = "SELECT count(*), count(DISTINCT leader_store) FROM flaredb.regions";
+        let row = client.query_one(sql, &[]).await.expect("reads");
+        assert_eq!(row.get::<_, i64>(0), 4);
+        client.batch_execute("SELECT * FROM flaredb.operators; SELECT * FROM flaredb.stores").await.expect("reads");
+    }
+    let sql = "SELECT count(*) FROM flaredb.region_peers p JOIN flaredb.stores s USING (store_id) \
+               WHERE p.role = 'voter' AND s.state = 'up'";
+    assert_eq!(client.query_one(sql, &[]).await.expect("reads").get::<_, i64>(0), 12);
+    client.batch_execute("DELETE FROM flaredb.regions").await.expect_err("they are PD's");
+}
