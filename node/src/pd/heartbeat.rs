@@ -259,7 +259,8 @@ impl Heartbeat {
         {
             tracing::error!(%error, "region 1's peers could not be remembered");
         }
-        if !full {
+        // A new store may be about to get a replica from here.
+        if !full && answer.store_count as usize == self.book.stores().len() {
             return;
         }
         let Ok(stores) = self.pd.stores().await else { return };
