@@ -328,6 +328,7 @@ mod tests {
             lease_until: None,
             asleep: false,
             split_off: Arc::default(),
+            asleep: false,
         };
         ReplicaStatus { view: Arc::new(view), applied, committed: applied, progress: Vec::new() }
     }
