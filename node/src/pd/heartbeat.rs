@@ -326,7 +326,6 @@ mod tests {
             leader: Some(peer),
             serves: true,
             lease_until: None,
-            asleep: false,
             split_off: Arc::default(),
             asleep: false,
         };
