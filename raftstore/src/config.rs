@@ -137,7 +137,7 @@ pub enum Planted {
     TruncateUnsynced,
     /// The apply state is written apart from the data, and before it.
     TornApply,
-    /// A proposal is applied although the region has changed since it was made.
+    /// Requests are served and proposals applied although the region has changed since they were made.
     StaleEpoch,
     /// A split that is applied again after a crash gives its new regions empty logs, although they have voted.
     SplitResetsLog,

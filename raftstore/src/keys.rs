@@ -57,7 +57,7 @@ pub struct ApplyState {
 /// What stays of a replica that was destroyed: who it was, so that no late message brings it back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tombstone {
-    /// The peer; a replica here later has a higher id.
+    /// The peer; a replica here later has another id.
     pub peer: PeerId,
     /// The epoch of the region in which it was a peer no more.
     pub epoch: Epoch,

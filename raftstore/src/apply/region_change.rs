@@ -68,11 +68,7 @@ impl Round<'_> {
         if before.get(Cf::Meta, &keys::region_key(new.id))?.is_some() {
             return Err(corrupt(new, position, "it is split off here and exists already"));
         }
-        let tombstone = before.get(Cf::Meta, &keys::tombstone_key(new.id))?;
-        let tombstone = tombstone.map(|t| keys::decode_tombstone(&t)).transpose();
-        let tombstone = tombstone.map_err(|e| EngineError::Corrupt(e.to_string()))?;
-        let lives = peer.is_some_and(|peer| tombstone.is_none_or(|t| t.peer < peer.id));
-        if !lives {
+        if peer.is_none() || before.get(Cf::Meta, &keys::tombstone_key(new.id))?.is_some() {
             self.ops.extend(clearing(new));
             return Ok(false);
         }

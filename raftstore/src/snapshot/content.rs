@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 
 use prost::Message as _;
-use proto::{Cf, LogIndex, Region, Term, wire};
-use raft::eraftpb::Snapshot;
+use proto::{Cf, LogIndex, PeerId, Region, Term, wire};
+use protobuf::Message as _;
+use raft::eraftpb::{Message, MessageType, Snapshot};
 
 use crate::{
     engine::{PART_FAMILIES, Part},
@@ -51,7 +52,7 @@ pub(super) fn from_wire(content: wire::SnapshotContent) -> Result<(Region, Vec<P
 
 impl Content {
     /// As raft-rs carries it.
-    pub fn to_raft(&self) -> Snapshot {
+    pub(crate) fn to_raft(&self) -> Snapshot {
         let mut snapshot = Snapshot::default();
         snapshot.set_data(to_wire(&self.region, &self.parts).encode_to_vec().into());
         let metadata = snapshot.mut_metadata();
@@ -77,6 +78,15 @@ impl Content {
         }
         let position = Position { index: LogIndex(metadata.index), term: Term(metadata.term) };
         Ok(Content { position, region, parts })
+    }
+
+    /// What goes in front of its files, as a leader of `term` says it: for whoever carries files without a leader.
+    pub fn message(&self, from: PeerId, to: PeerId, term: Term) -> wire::RaftMessage {
+        let mut message = Message { from: from.0, to: to.0, term: term.0, ..Message::default() };
+        message.set_msg_type(MessageType::MsgSnapshot);
+        message.set_snapshot(self.to_raft());
+        let bytes = message.write_to_bytes().expect("raft-rs's messages are complete");
+        wire::RaftMessage { region_id: self.region.id.0, message: bytes.into(), ..wire::RaftMessage::default() }
     }
 
     /// All bytes of its parts.

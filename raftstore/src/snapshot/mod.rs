@@ -12,7 +12,7 @@
 //! - While a snapshot is being taken its replica says nothing and its log and state are written by nobody else: what
 //!   was applied and written before must be done first ([`crate::region`], [`crate::store`]).
 //! - A crash at any step ends in the old state or, once the marker is durable, in the new one (`taking`).
-//! - Bounded: snapshots kept by a store ([`KEPT_AT_MOST`]), transfers it takes, bytes a second of each.
+//! - Bounded: snapshots kept by a store (`KEPT_AT_MOST`), transfers it takes, bytes a second of each.
 //!
 //! [`SnapshotDriver`] does this for both kinds of drivers, threads and the simulator's events. What is not here: when a
 //! replica wants one (`region::snapshot`), and sockets ([`crate::Transport`]).

@@ -4,7 +4,7 @@ use std::{path::Path, sync::Arc};
 
 use bytes::Bytes;
 use proto::{Epoch, KeyRange, LogIndex, Peer, PeerId, PeerRole, Region, RegionId, StoreId, Term, wire};
-use raft::eraftpb::{Entry, HardState, Message, MessageType};
+use raft::eraftpb::{Entry, HardState};
 
 use super::{Content, RECEIVING_AT_MOST, TakeTask, Taking, taking::recover};
 use crate::{
@@ -199,11 +199,7 @@ fn content(region: Region, index: u64) -> Content {
 }
 
 fn message(content: &Content) -> wire::RaftMessage {
-    let mut message = Message { from: 2, to: 1, term: 7, ..Message::default() };
-    message.set_msg_type(MessageType::MsgSnapshot);
-    message.set_snapshot(content.to_raft());
-    let bytes = protobuf::Message::write_to_bytes(&message).unwrap();
-    wire::RaftMessage { region_id: content.region.id.0, message: bytes.into(), ..wire::RaftMessage::default() }
+    content.message(PeerId(2), PeerId(1), Term(7))
 }
 
 fn block(part: u32, offset: u64, data: &'static [u8]) -> wire::SnapshotBlock {

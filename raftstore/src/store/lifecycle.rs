@@ -14,7 +14,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use proto::{LogIndex, Peer, Region, RegionId, StoreId, wire};
+use proto::{Epoch, LogIndex, Peer, Region, RegionId, StoreId, wire};
 use raft::eraftpb::{ConfState, HardState, MessageType};
 use tracing::{debug, info};
 
@@ -87,9 +87,14 @@ impl StoreCore {
             return self.received_by_nobody(now, region, to, envelope, out);
         };
         self.dirty.insert(region);
-        if to.is_some_and(|to| to.id > replica.peer().id) {
-            // Peer ids are never used again and grow: this store was removed and added anew.
-            let epoch = envelope.epoch.map(Into::into).unwrap_or_default();
+        let (epoch, own) = (envelope.epoch.map(Epoch::from).unwrap_or_default(), replica.peer().id);
+        // Peer ids are never used again: this store was removed and added anew. A replica without data does not know
+        // since when it is a peer; ids grow.
+        let newer = match replica.is_initialised() {
+            true => epoch.conf_ver > replica.region().epoch.conf_ver,
+            false => to.is_some_and(|to| to.id > own),
+        };
+        if newer && to.is_some_and(|to| to.id != own) {
             let reason = "another peer takes its place on this store";
             return out.removed.push(Removal { region, epoch, reason });
         }
@@ -112,8 +117,10 @@ impl StoreCore {
     ) {
         let for_us = to.filter(|to| to.store == self.config.store);
         let (Some(to), Some(from)) = (for_us, envelope.from.and_then(|p| Peer::try_from(p).ok())) else { return };
-        let buried = self.absent.tombstones.get(&region);
-        if self.absent.dying.contains_key(&region) || buried.is_some_and(|tombstone| to.id <= tombstone.peer) {
+        let epoch = envelope.epoch.map(Epoch::from).unwrap_or_default();
+        // Whoever is a peer in an epoch in which the buried one was none came after it.
+        let late = |buried: &Tombstone| to.id == buried.peer || epoch.conf_ver < buried.epoch.conf_ver;
+        if self.absent.dying.contains_key(&region) || self.absent.tombstones.get(&region).is_some_and(late) {
             return debug!(region = region.0, peer = to.id.0, "a Raft message for a replica that was destroyed");
         }
         let Ok(message) = message::decode(&envelope) else { return };

@@ -124,8 +124,6 @@ mod tests {
         Cf, Epoch, KeyRange, Peer, PeerId, PeerRole, Region, RegionId, StoreId,
         wire::{RaftFrame, RaftMessage, RaftStreamClosed, SnapshotReceived},
     };
-    use protobuf::Message as _;
-    use raft::eraftpb::{Message, MessageType};
     use raftstore::{
         Event, SnapshotDriver, StoreConfig, StoreCore, StoreHandle, Transport, bootstrap,
         effect::{SendTask, SnapshotId, SnapshotTask},
@@ -200,11 +198,7 @@ mod tests {
         let made = from.handle.take_events().pop();
         let Some(Event::SnapshotMade(_, Ok(mut content))) = made else { panic!("not made: {made:?}") };
         content.position.index = index.into();
-        let mut message = Message { from: 1, to: 2, term: 9, ..Message::default() };
-        message.set_msg_type(MessageType::MsgSnapshot);
-        message.set_snapshot(content.to_raft());
-        let bytes = message.write_to_bytes().unwrap();
-        let message = RaftMessage { region_id: 1, message: bytes.into(), ..RaftMessage::default() };
+        let message = content.message(PeerId(1), PeerId(2), 9.into());
         let task = SendTask { id, to: StoreId(2), peer: PeerId(2), message };
         from.driver.run(SnapshotTask::Send(Box::new(task))).unwrap();
         from.desk.0.lock().unwrap().take().unwrap()

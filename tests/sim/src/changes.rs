@@ -26,6 +26,7 @@ use rand_chacha::ChaCha8Rng;
 use crate::{
     cluster::{Cluster, Software},
     machines::{node_of, store_of},
+    network::Network,
     runtime::{Owner, World},
 };
 
@@ -33,6 +34,10 @@ use crate::{
 const PAUSE_MAX: Duration = Duration::from_millis(800);
 /// How long one is waited for; it may still happen later.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// A leader that hands over is deaf from within this long on: about when Raft asks for votes.
+const DEAF_WITHIN_MAX: Duration = Duration::from_millis(4);
+/// And for so long: about a lease.
+const DEAF_FOR: Duration = Duration::from_millis(300);
 /// Regions beyond which none is split any more: enough for borders everywhere, few enough to elect in.
 const REGIONS_AT_MOST: usize = 16;
 /// The first id that the harness gives away.
@@ -49,6 +54,8 @@ pub trait Stores: Send + Sync + 'static {
     fn store(&self, node: usize) -> Option<StoreHandle>;
     /// What it holds.
     fn engine(&self, node: usize) -> MemoryEngine;
+    /// The links.
+    fn network(&self) -> &Network;
 }
 
 impl<S: Software> Stores for Arc<Cluster<S>> {
@@ -60,6 +67,9 @@ impl<S: Software> Stores for Arc<Cluster<S>> {
     }
     fn engine(&self, node: usize) -> MemoryEngine {
         Cluster::engine(self, node)
+    }
+    fn network(&self) -> &Network {
+        Cluster::network(self)
     }
 }
 
@@ -147,6 +157,12 @@ impl Changes {
 
     async fn change_peers(&self, led: &[Led], next_id: &mut u64, rng: &mut ChaCha8Rng) {
         let led = &led[rng.random_range(0..led.len())];
+        if let Some(change) = self.spite(led) {
+            let (store, target) = (led.store.clone(), led.target());
+            return self
+                .note("memberships", async move { store.change_peers(&target, vec![change]).await.map(drop) })
+                .await;
+        }
         let mut changes = Vec::new();
         for node in 0..self.stores.nodes() {
             let store = store_of(node);
@@ -167,11 +183,33 @@ impl Changes {
         self.note("memberships", async move { store.change_peers(&target, changes).await.map(drop) }).await;
     }
 
+    /// While a voter's node is down: what would leave its region without a quorum.
+    fn spite(&self, led: &Led) -> Option<PeerChange> {
+        let voters: Vec<_> = led.region.peers.iter().filter(|p| p.role == PeerRole::Voter).collect();
+        let down = |p: &&&Peer| self.stores.store(node_of(p.store)).is_none();
+        let lives = voters.iter().find(|p| p.id != led.peer && !down(p))?;
+        (voters.len() == 3 && voters.iter().any(|p| down(&p))).then_some(PeerChange::Demote(lives.id))
+    }
+
     async fn transfer(&self, led: &[Led], rng: &mut ChaCha8Rng) {
         let led = &led[rng.random_range(0..led.len())];
         let to = led.region.peers[rng.random_range(0..led.region.peers.len())].store;
         let (store, target) = (led.store.clone(), led.target());
+        let old = node_of(store.store());
+        let deafness = rng.random_bool(0.5).then(|| rng.random_range(Duration::ZERO..DEAF_WITHIN_MAX));
+        if let Some(within) = deafness {
+            self.world.spawn(Owner::Harness, self.clone().deafen(old, within));
+        }
         self.note("hand-overs", async move { store.transfer_leader(&target, to).await }).await;
+    }
+
+    /// After a moment a node hears nobody for a while: a leader that has handed over does not know when it is over.
+    async fn deafen(self, node: usize, within: Duration) {
+        self.world.sleep(Owner::Harness, within).await;
+        let others: Vec<_> = (0..self.stores.nodes()).filter(|other| *other != node).collect();
+        others.iter().for_each(|&other| self.stores.network().cut(other, node));
+        self.world.sleep(Owner::Harness, DEAF_FOR).await;
+        others.iter().for_each(|&other| self.stores.network().mend(other, node));
     }
 
     async fn note(&self, what: &'static str, change: impl Future<Output = Result<(), AdminError>> + Send + 'static) {

@@ -194,7 +194,7 @@ impl StoreHost {
         };
         self.handle.answer(&mut effects);
         self.observe();
-        effects.log.iter().for_each(|write| self.show_memberships(write));
+        effects.log.iter().for_each(|write| self.show_writes(write));
         for (store, messages) in std::mem::take(&mut effects.sends) {
             self.drivers.transport.send(store, messages);
         }
@@ -310,11 +310,17 @@ impl StoreHost {
         self.next_snapshot(thread);
     }
 
-    /// Shows the referee whom leaders want as voters. Only entries that change a membership have a context.
-    fn show_memberships(&self, write: &LogWrite) {
+    /// Looks at what is to be written: logs that begin, and whom leaders want as voters (only entries that change a
+    /// membership have a context).
+    fn show_writes(&self, write: &LogWrite) {
         let silence = self.silence;
         let (world, referee) = (&self.drivers.world, &self.drivers.referee);
         for (region, change) in &write.batch.regions {
+            let begins = change.removed && change.truncated.is_some();
+            if begins && self.drivers.machine.log.load(*region).expect("memory does not fail").is_some() {
+                // Votes and entries that were promised would be forgotten.
+                world.fail(format!("{region}: {} begins a log anew that exists", self.handle.store()));
+            }
             for entry in change.entries.iter().filter(|entry| !entry.context.is_empty()) {
                 let wanted = wire::Membership::decode(&*entry.context).expect("a store writes what it can read");
                 let peers: Vec<_> = wanted.peers.into_iter().filter_map(|p| Peer::try_from(p).ok()).collect();

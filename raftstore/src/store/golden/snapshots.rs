@@ -4,7 +4,10 @@ use std::{
     collections::VecDeque,
     error::Error,
     fmt::Write,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc,
+        mpsc::{self, Receiver, Sender},
+    },
 };
 
 use proto::{StoreId, wire::RaftMessage};
@@ -15,29 +18,28 @@ use crate::{
     snapshot::Outgoing,
 };
 
-/// Snapshots on their way.
-#[derive(Clone, Default)]
-struct Couriers(Arc<Mutex<VecDeque<Outgoing>>>);
+/// Puts snapshots on their way.
+struct Couriers(Sender<Outgoing>);
 
 impl Transport for Couriers {
     fn send(&self, _: StoreId, _: Vec<RaftMessage>) {}
     fn send_snapshot(&self, snapshot: Outgoing) {
-        self.0.lock().unwrap().push_back(snapshot);
+        self.0.send(snapshot).expect("the script receives as long as the store lives");
     }
 }
 
 /// What one life of a store has to do about snapshots.
 pub(super) struct Snapshots {
     driver: SnapshotDriver,
-    couriers: Couriers,
+    on_their_way: Receiver<Outgoing>,
     pub(super) tasks: VecDeque<SnapshotTask>,
 }
 
 impl Snapshots {
     pub(super) fn new(engine: Arc<dyn Engine>, log: Arc<dyn LogEngine>, handle: StoreHandle) -> Self {
-        let couriers = Couriers::default();
-        let driver = SnapshotDriver::new(engine, log, Arc::new(couriers.clone()), handle);
-        Snapshots { driver, couriers, tasks: VecDeque::new() }
+        let (couriers, on_their_way) = mpsc::channel();
+        let driver = SnapshotDriver::new(engine, log, Arc::new(Couriers(couriers)), handle);
+        Snapshots { driver, on_their_way, tasks: VecDeque::new() }
     }
 }
 
@@ -61,8 +63,7 @@ impl Script {
             self.hear(id)?;
             return Ok(true);
         }
-        let sent = life.snapshots.couriers.0.lock().unwrap().pop_front();
-        let Some(snapshot) = sent else { return Ok(false) };
+        let Ok(snapshot) = life.snapshots.on_their_way.try_recv() else { return Ok(false) };
         let to = snapshot.to().0;
         let reachable = |id| self.nodes.get(id).is_some_and(|n| !n.cut_off);
         let receiver = self.nodes.get(&to).and_then(|n| n.life.as_ref());

@@ -59,22 +59,22 @@ fn a_snapshot_half_ingested_is_found() {
 
 #[test]
 fn applying_what_was_meant_for_another_epoch_is_found() {
-    must_be_found(Kind::Stores, 100, Bug::Store(Store::StaleEpoch));
+    must_be_found(Kind::Stores, 10, Bug::Store(Store::StaleEpoch));
 }
 
 #[test]
 fn a_split_that_resets_the_log_of_what_it_makes_is_found() {
-    must_be_found(Kind::Stores, 100, Bug::Store(Store::SplitResetsLog));
+    must_be_found(Kind::Stores, 10, Bug::Store(Store::SplitResetsLog));
 }
 
 #[test]
 fn a_hand_over_that_keeps_the_lease_is_found() {
-    must_be_found(Kind::Stores, 50, Bug::Store(Store::TransferKeepsLease));
+    must_be_found(Kind::Stores, 20, Bug::Store(Store::TransferKeepsLease));
 }
 
 #[test]
 fn removing_below_quorum_is_found() {
-    must_be_found(Kind::Stores, 100, Bug::Store(Store::RemoveBelowQuorum));
+    must_be_found(Kind::Stores, 50, Bug::Store(Store::RemoveBelowQuorum));
 }
 
 #[test]

@@ -24,6 +24,10 @@ const FAULTS: &[&str] = &[
     "slow syncs",
     "stalled syncs",
     "clock jumps",
+    "splits",
+    "memberships",
+    "hand-overs",
+    "changes refused",
 ];
 
 fn seeds() -> u64 {
