@@ -16,8 +16,10 @@ use crate::{
 
 /// What an empty region weighs: its log, its snapshots, its share of attention.
 pub const EMPTY_REGION_BYTES: u64 = 8 << 20;
-/// A store with less of its disk free gets no more replicas.
+/// A store with less of its disk free, in percent and in bytes, gets no more replicas: far above the reserve below which
+/// it refuses writes, and a large disk is not full because little of it is left.
 const FREE_PERCENT_MIN: u64 = 5;
+const FREE_BYTES_MIN: u64 = 4 << 30;
 
 /// A store in numbers.
 #[derive(Clone, Debug, PartialEq)]
@@ -95,7 +97,7 @@ impl<'a> Survey<'a> {
                     store: StoreId(look.record.id),
                     state: look.state,
                     live: look.live,
-                    full: capacity > 0 && available < capacity.saturating_mul(FREE_PERCENT_MIN) / 100,
+                    full: available < FREE_BYTES_MIN && available < capacity.saturating_mul(FREE_PERCENT_MIN) / 100,
                     slow: look.slow,
                     stopping: look.stopping,
                     labels: rules.spread_over.iter().map(|l| look.record.labels.get(l).cloned()).collect(),

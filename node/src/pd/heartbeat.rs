@@ -249,9 +249,22 @@ impl Heartbeat {
         *before = now;
     }
 
+    /// A region goes on without this store's replica, which has not heard: told as another replica would tell it.
+    fn leave(&self, gone: wire::Region) {
+        let replica = self.store.statuses().into_iter().find(|r| r.view.region.id.0 == gone.id);
+        let (Some(replica), Some(from)) = (replica, gone.peers.first().copied()) else { return };
+        let to = Some(replica.view.peer.into());
+        let (region_id, epoch) = (gone.id, gone.epoch);
+        let message =
+            wire::RaftMessage { region_id, from: Some(from), to, epoch, gone: Some(gone), ..Default::default() };
+        // When too much waits, the next full report asks again.
+        let _ = self.store.deliver(wire::RaftFrame { messages: vec![message], ..Default::default() });
+    }
+
     /// Region 1's peers and the stores' addresses, as PD knows them.
     async fn follow(&self, answer: HeartbeatResponse, full: bool) {
         self.steps.begin(answer.steps);
+        answer.gone.into_iter().for_each(|region| self.leave(region));
         let region = answer.pd_region.and_then(|r| Some((proto::Region::try_from(r.clone()).ok()?, r)));
         if let Some((region, message)) = region
             && self.pd.set_pd_region(&region)
@@ -259,7 +272,8 @@ impl Heartbeat {
         {
             tracing::error!(%error, "region 1's peers could not be remembered");
         }
-        if !full {
+        // A new store may be about to get a replica from here.
+        if !full && answer.store_count as usize == self.book.stores().len() {
             return;
         }
         let Ok(stores) = self.pd.stores().await else { return };
@@ -326,7 +340,6 @@ mod tests {
             leader: Some(peer),
             serves: true,
             lease_until: None,
-            asleep: false,
             split_off: Arc::default(),
             asleep: false,
         };

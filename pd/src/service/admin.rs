@@ -131,7 +131,9 @@ fn room_without(state: &State, now: Now, id: StoreId) -> Result<(), String> {
     let here = state.cluster.views().filter(|v| v.is_on(id));
     let most = here.map(|v| v.region.peers.len().min(state.rules.replicas)).max().unwrap_or(0);
     match rest < most {
-        true => Err(format!("{rest} stores would be left for regions of {most} replicas")),
+        true => {
+            Err(format!("{rest} stores would be left for regions of {most} replicas (those that are up and have room)"))
+        }
         false => Ok(()),
     }
 }

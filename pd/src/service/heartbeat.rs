@@ -32,6 +32,7 @@ impl Service {
             pd_region: state.cluster.region(PD_REGION).map(|v| (&v.region).into()),
             steps,
             gone,
+            store_count: state.cluster.store_count() as u64,
         })
     }
 
