@@ -17,7 +17,7 @@ pub struct Rules {
     pub split_bytes: u64,
     /// A region that has more to do than this (see [`crate::cluster::Load::score`]) is split.
     pub split_load: u64,
-    /// Two neighbours that are together below are merged.
+    /// Two neighbours that are together below are merged; 0: none ever are, by hand neither.
     pub merge_bytes: u64,
     /// Schedulers that are switched off.
     pub disabled: BTreeSet<String>,

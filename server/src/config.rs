@@ -120,7 +120,8 @@ impl Placement {
     pub fn rules(&self) -> node::Rules {
         let split_bytes = self.split_size << 20;
         let down_after_ms = self.down_after * 1_000;
-        node::Rules { down_after_ms, split_bytes, merge_bytes: split_bytes / 5, ..node::Rules::default() }
+        // Stores refuse merges yet: PD must not plan what can only fail.
+        node::Rules { down_after_ms, split_bytes, merge_bytes: 0, ..node::Rules::default() }
     }
 }
 
