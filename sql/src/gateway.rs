@@ -10,7 +10,7 @@ use futures::FutureExt;
 use crate::{
     catalog::{LeasedCatalog, store},
     error::{SqlError, SqlResult, SqlState},
-    planted::{Plant, Planted},
+    planted::Plant,
     session::{Session, Startup, plan::StatementPlanner},
     work::RowIds,
 };
@@ -164,9 +164,8 @@ impl Gateway {
             return;
         }
         let GatewayConfig { client, clock, .. } = self.config.clone();
-        let age = if self.plant.has(Planted::CollectAtOnce) { Duration::ZERO } else { GARBAGE_AGE };
         let collect = async move {
-            clock.sleep(age).await;
+            clock.sleep(GARBAGE_AGE).await;
             for storage_id in storage_ids {
                 if let Err(error) = store::collect(&client, storage_id).await {
                     // The garbage record stays; the rows take room until it is collected.

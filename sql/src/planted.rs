@@ -7,8 +7,6 @@ pub enum Planted {
     /// A commit is not fenced by the catalog lease: a gateway that was silent while its lease ran out commits by a schema
     /// that is gone.
     CommitPastLease,
-    /// Rows of a dropped or emptied table are deleted at once, and with them the records of commits that somebody asks for.
-    CollectAtOnce,
     /// A new catalog is taken without regard to transactions that used the old one.
     KeepDoomed,
     /// A single statement whose outcome is unknown is run again, as if it had met a conflict: it may be applied twice.

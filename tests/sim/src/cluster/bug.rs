@@ -92,8 +92,6 @@ pub const BUGS: &[Bug] = &[
     #[cfg(all(feature = "planted-bugs", feature = "sql"))]
     Bug::Sql(sql::planted::Planted::CommitPastLease),
     #[cfg(all(feature = "planted-bugs", feature = "sql"))]
-    Bug::Sql(sql::planted::Planted::CollectAtOnce),
-    #[cfg(all(feature = "planted-bugs", feature = "sql"))]
     Bug::Sql(sql::planted::Planted::KeepDoomed),
     #[cfg(all(feature = "planted-bugs", feature = "sql"))]
     Bug::Sql(sql::planted::Planted::RepeatUnknown),

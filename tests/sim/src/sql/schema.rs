@@ -154,7 +154,9 @@ impl Schema {
 
     async fn add(&self, connection: &mut Connection, seat: &mut Seat) {
         let (element, world) = (self.element(), &seat.world);
-        let think = world.sleep(seat.owner, seat.rng.random_range(Duration::ZERO..THINK_MAX));
+        // Half of them are programs, half people.
+        let think = if seat.rng.random_bool(0.5) { THINK_MAX } else { Duration::from_millis(1) };
+        let think = world.sleep(seat.owner, seat.rng.random_range(Duration::ZERO..think));
         // Until it is known better: the session may die at any point from here on.
         let span = Span { called: world.now(), answered: None };
         self.0.lock().history.added.insert(element, span);

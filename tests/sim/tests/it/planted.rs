@@ -125,11 +125,6 @@ mod gateways {
     }
 
     #[test]
-    fn deleting_the_records_of_commits_at_once_is_found() {
-        must_be_found(Kind::Schema, 30, Bug::Sql(Sql::CollectAtOnce));
-    }
-
-    #[test]
     fn keeping_transactions_of_an_older_schema_is_found() {
         must_be_found(Kind::Schema, 10, Bug::Sql(Sql::KeepDoomed));
     }
