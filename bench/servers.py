@@ -58,9 +58,23 @@ class FlareDB:
         self.ctl("cluster", "wait-ready", "--timeout", str(READY_SECONDS))
         # Clients go to the node that leads: as PostgreSQL's do, which has one primary for everything.
         self.leader = next(s for s in self.ctl("store", "list") if s["sql"] == f"127.0.0.1:{self.sql[0]}")["id"]
+        # And there the leaderships stay.
+        for scheduler in ("balance-leader", "balance-region", "hot-region"):
+            self.ctl("scheduler", "disable", scheduler)
         for region in self.ctl("region", "list"):
-            self.ctl("region", "transfer-leader", str(region["id"]), str(self.leader))
+            self.lead(region["id"])
         return self
+
+    def lead(self, region):
+        """PD itself moves with region 1, and a new PD needs a moment to hear of all leaders."""
+        end = time.monotonic() + READY_SECONDS
+        while True:
+            try:
+                return self.ctl("region", "transfer-leader", str(region), str(self.leader))
+            except SystemExit:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.2)
 
     def __exit__(self, *_):
         for process in self.processes:

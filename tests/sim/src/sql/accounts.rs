@@ -10,6 +10,8 @@
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
+use bytes::Bytes;
+use rand_chacha::ChaCha8Rng;
 use sql::{SqlError, SqlState};
 
 use super::{Connection, SqlClient, connection::is_unknown};
@@ -156,6 +158,10 @@ fn failed<T>(error: &SqlError) -> Outcome<T> {
 
 #[async_trait]
 impl Accounts for SqlClient {
+    fn border(rng: &mut ChaCha8Rng) -> Option<Bytes> {
+        Some(super::border(rng))
+    }
+
     async fn open(&mut self) -> Result<(), String> {
         let opened = match self.connection() {
             Ok(connection) => connection.open_bank().await,

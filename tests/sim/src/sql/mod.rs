@@ -18,8 +18,11 @@ mod schema;
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::{BufMut, Bytes, BytesMut};
 use futures::future::BoxFuture;
+use proto::keyspace::{self, FIRST_USER_TABLE, SQL_KEYSPACE};
 use rand::{Rng, RngCore};
+use rand_chacha::ChaCha8Rng;
 use sql::{Gateway, GatewayConfig};
 
 pub use connection::{Answer, Connection, SqlClient};
@@ -34,6 +37,19 @@ use crate::{
 const START_AGAIN: Duration = Duration::from_millis(200);
 /// Half of the lives have a client that gives up this soon: then faults outlast commits, whose outcome nobody knows.
 const IMPATIENT: Duration = Duration::from_millis(800);
+
+/// Tables that a run makes one after the other, and a few more: their ids are the catalog's to give.
+const TABLE_IDS: std::ops::Range<u32> = FIRST_USER_TABLE..FIRST_USER_TABLE + 24;
+/// Rows around which regions are cut.
+const ROWS: std::ops::Range<i64> = 0..64;
+
+/// Where a region may be cut: at a row of some table whose key is a bigint.
+fn border(rng: &mut ChaCha8Rng) -> Bytes {
+    let mut key = BytesMut::from(&keyspace::index_prefix(SQL_KEYSPACE, rng.random_range(TABLE_IDS), 0)[..]);
+    // As sql::codec orders integers: the sign's bit turned over.
+    key.put_i64(rng.random_range(ROWS) ^ i64::MIN);
+    key.freeze()
+}
 
 /// A gateway in every life of a node.
 pub struct Gateways;

@@ -1,6 +1,8 @@
 //! Registers as rows, each in a table of its own, written in every way SQL has.
 
 use async_trait::async_trait;
+use bytes::Bytes;
+use rand_chacha::ChaCha8Rng;
 use sql::SqlError;
 
 use super::{Connection, SqlClient, connection::is_unknown};
@@ -83,6 +85,10 @@ impl Connection {
 
 #[async_trait]
 impl Registers for SqlClient {
+    fn border(_: usize, rng: &mut ChaCha8Rng) -> Option<Bytes> {
+        Some(super::border(rng))
+    }
+
     async fn write(&mut self, register: usize, value: u64) -> WriteOutcome {
         let done = async {
             let connection = self.connection()?;

@@ -7,9 +7,11 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use rand::Rng;
+use rand_chacha::ChaCha8Rng;
 use sql::{SqlError, SqlState};
 
 use super::{Connection, SqlClient, connection::is_unknown};
@@ -245,6 +247,10 @@ fn refused(world: &World, error: &SqlError, what: &str) {
 }
 
 impl Workload<SqlClient> for Schema {
+    fn border(&self, rng: &mut ChaCha8Rng) -> Option<Bytes> {
+        Some(super::border(rng))
+    }
+
     fn prepare(self: Arc<Self>, mut client: SqlClient) -> BoxFuture<'static, Result<(), String>> {
         Box::pin(async move {
             let connection = client.connection().map_err(|error| error.to_string())?;
