@@ -10,8 +10,6 @@
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
-use bytes::Bytes;
-use rand_chacha::ChaCha8Rng;
 use sql::{SqlError, SqlState};
 
 use super::{Connection, SqlClient, connection::is_unknown};
@@ -158,10 +156,6 @@ fn failed<T>(error: &SqlError) -> Outcome<T> {
 
 #[async_trait]
 impl Accounts for SqlClient {
-    fn border(rng: &mut ChaCha8Rng) -> Option<Bytes> {
-        Some(super::border(rng))
-    }
-
     async fn open(&mut self) -> Result<(), String> {
         let opened = match self.connection() {
             Ok(connection) => connection.open_bank().await,

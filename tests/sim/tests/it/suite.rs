@@ -110,9 +110,10 @@ fn registers_in_sql_are_linearizable() {
 #[cfg(feature = "sql")]
 #[test]
 fn money_is_neither_made_nor_lost_in_sql() {
-    suite(
-        Kind::SqlBank,
-        &[
+    // Its regions stay whole: the bug planted here, a repeated statement, is found among fewer seeds then.
+    let faults = FAULTS.iter().copied().filter(|fault| *fault != "splits");
+    let wanted: Vec<_> = faults
+        .chain([
             "exiles",
             "gateways started",
             "transfers",
@@ -123,8 +124,9 @@ fn money_is_neither_made_nor_lost_in_sql() {
             "commits in two phases",
             "locks resolved",
             "commits of unknown outcome",
-        ],
-    );
+        ])
+        .collect();
+    suite_of(Kind::SqlBank, seeds(), &wanted);
 }
 
 #[cfg(feature = "sql")]
