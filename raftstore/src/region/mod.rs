@@ -131,7 +131,8 @@ impl Replica {
         // It never heard of a leader: INITIAL's term, or none in a replica that waits for its first snapshot.
         let unled = node.raft.term <= INITIAL.term.0;
         let fresh = unled || config.has(Planted::VoteAfterRestart);
-        let alone = is_only_voter(&region, peer);
+        // A learner beside it may have been demoted while it led, and its lease rest on this voter's acknowledgement.
+        let alone = region.peers.len() == 1;
         // Only of the regions that the cluster began with: whoever leads the region that this one was split off may
         // still hold a lease that covers it.
         let founded = region.epoch == Epoch { conf_ver: 1, version: 1 };
