@@ -207,11 +207,15 @@ impl PdRole {
         let mut changes = service.changes();
         loop {
             changes.mark_unchanged();
+            // An empty answer would make the store ask again at once, until this role has followed.
+            if service.has_failed() {
+                return Err(MetaError::NotLeading(Box::new(self.not_pd())));
+            }
             if let Some(answer) = service.listen(now(&*self.clock), request).await? {
                 return Ok(answer);
             }
             let left = until.since(self.clock.now());
-            if left.is_zero() || service.has_failed() {
+            if left.is_zero() {
                 return Ok(service.nothing_to_do());
             }
             let _ = select(std::pin::pin!(changes.changed()), self.clock.sleep(left)).await;

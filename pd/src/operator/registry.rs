@@ -192,6 +192,7 @@ impl Operators {
         self.due(now, store, cluster).into_iter().any(|(id, view)| {
             let op = &self.running[&id];
             self.unsafe_step(&op.plan.steps[op.at], view, &live).is_none()
+                && describe::for_store(op, op.at, view, cluster).is_some()
         })
     }
 
