@@ -34,6 +34,7 @@ pub mod measure;
 pub mod membership;
 pub mod node;
 pub mod pd;
+pub mod recovery;
 pub mod rpc;
 pub mod runner;
 pub mod split_keys;

@@ -151,6 +151,14 @@ impl Node {
             return Err(StartError::Refused(format!("user regions must be 1 to {most}, and the cluster id not 0")));
         }
         let identity = Identity::open(drivers.engine.clone(), config.fresh_uuid).map_err(FoundingError::Engine)?;
+        for note in identity.recoveries().map_err(FoundingError::Engine)?.notes {
+            tracing::warn!(
+                plan = %format!("{:x}", note.plan_id),
+                lost_stores = ?note.lost_stores,
+                regions = ?note.regions.iter().map(|r| r.id).collect::<Vec<_>>(),
+                "unsafe recovery was carried out here: acknowledged writes may be missing, the lost stores must never run"
+            );
+        }
         let (address, cluster) = (config.address.clone(), config.fresh_cluster_id);
         let membership = Membership::new(identity, address, &config.join, cluster, config.user_regions);
         Ok(Arc::new(Node {

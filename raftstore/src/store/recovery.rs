@@ -15,7 +15,8 @@
 
 use std::sync::Arc;
 
-use proto::{Cf, LogIndex, Peer, PeerRole, Region, RegionId, StoreId, Term};
+use bytes::Bytes;
+use proto::{Cf, KeyRange, LogIndex, Peer, PeerRole, Region, RegionId, StoreId, Term};
 use tracing::warn;
 
 use super::{
@@ -48,13 +49,15 @@ pub struct Remains {
     pub taking_snapshot: bool,
 }
 
-/// Above what a region that goes on alone begins.
-#[derive(Clone, Copy, Debug)]
+/// Above what a region that goes on alone begins, and what it keeps.
+#[derive(Clone, Debug)]
 pub struct Floor {
     /// Its epoch's count of membership changes.
     pub conf_ver: u64,
     /// Its term.
     pub term: Term,
+    /// What it keeps of its range, and at least which version it has then; `None`: all.
+    pub keeps: Option<(KeyRange, u64)>,
 }
 
 /// All that a stopped store holds, by region id. Changes nothing.
@@ -109,11 +112,38 @@ pub fn go_on_alone(
     now.peers = vec![Peer { role: PeerRole::Voter, ..peer }];
     raise_term(log, region, floor.term, last)?;
     let mut ops = also(&*engine.snapshot())?;
+    if let Some((range, version)) = floor.keeps {
+        ops.extend(narrowed(&mut now, &range, version)?);
+    }
     ops.push(WriteOp::Put(Cf::Meta, keys::region_key(region), keys::encode_region(&now)));
     engine.write(WriteBatch { ops })?;
     engine.sync()?;
     warn!(region = region.0, peer = peer.id.0, epoch = %now.epoch, last = last.0, "unsafe recovery: the region goes on with this replica alone");
     Ok(now)
+}
+
+/// The rest of its keys goes: they belong to newer regions, of which this replica has not heard.
+fn narrowed(region: &mut Region, keeps: &KeyRange, version: u64) -> Result<Vec<WriteOp>, BootError> {
+    let old = region.range.clone();
+    let Some(range) = old.intersect(keeps) else {
+        return Err(damaged(region.id, "nothing is left of what it should keep of its range"));
+    };
+    let mut ops = Vec::new();
+    if range != old {
+        let mut gone = |start: &Bytes, end: &Bytes| {
+            let clear = |cf| WriteOp::DeleteRange(cf, start.clone(), end.clone());
+            ops.extend([Cf::Data, Cf::Lock].map(clear));
+        };
+        if old.start < range.start {
+            gone(&old.start, &range.start);
+        }
+        if !range.end.is_empty() && range.end != old.end {
+            gone(&range.end, &old.end);
+        }
+    }
+    region.epoch.version = region.epoch.version.max(version) + 1;
+    region.range = range;
+    Ok(ops)
 }
 
 /// Applies what the log holds; the index of the last entry.
@@ -126,7 +156,10 @@ fn apply_all(
     let id = region.id;
     let snapshot = engine.snapshot();
     if snapshot.get(Cf::Meta, &keys::snapshot_key(id))?.is_some() {
-        return Err(damaged(id, "a snapshot of it is half taken: start the store once, so that it is taken or given up"));
+        return Err(damaged(
+            id,
+            "a snapshot of it is half taken: start the store once, so that it is taken or given up",
+        ));
     }
     let apply = apply_state(&*snapshot, id)?.ok_or_else(|| damaged(id, "it has no apply state"))?;
     let Some(found) = log.load(id)? else { return Ok(apply.applied.index) };
@@ -164,9 +197,8 @@ fn raise_term(log: &dyn LogEngine, region: RegionId, floor: Term, last: LogIndex
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
     use prost::Message;
-    use proto::{Batch, Epoch, KeyRange, PeerId, wire};
+    use proto::{Batch, Epoch, PeerId, wire};
     use raft::eraftpb::{Entry, EntryType, HardState};
 
     use super::*;
@@ -181,7 +213,7 @@ mod tests {
 
     const STORE: StoreId = StoreId(1);
     const ID: RegionId = RegionId(2);
-    const FLOOR: Floor = Floor { conf_ver: 100, term: Term(50) };
+    const FLOOR: Floor = Floor { conf_ver: 100, term: Term(50), keeps: None };
 
     fn peer(id: u64) -> Peer {
         Peer { id: PeerId(id), store: StoreId(id), role: PeerRole::Voter }
@@ -270,6 +302,16 @@ mod tests {
         // The store starts with both.
         let config = StoreConfig::new(STORE, 1);
         StoreCore::open(config, bed.engine.clone(), bed.log.clone(), Arc::new(Standing)).unwrap();
+    }
+
+    #[test]
+    fn what_belongs_to_newer_regions_goes() {
+        let bed = Bed::with(vec![put(6, region().epoch, "c"), put(7, region().epoch, "h")]);
+        let floor = Floor { keeps: Some((KeyRange::new("", "g"), 4)), ..FLOOR };
+        let engine: Arc<dyn Engine> = bed.engine.clone();
+        let now = go_on_alone(&engine, &*bed.log, STORE, ID, floor, |_| Ok(Vec::new())).unwrap();
+        assert_eq!((now.range, now.epoch.version), (KeyRange::new("b", "g"), 5));
+        assert_eq!((bed.has("c"), bed.has("h")), (true, false));
     }
 
     #[test]

@@ -4,6 +4,7 @@ mod drivers;
 mod membership;
 #[allow(clippy::disallowed_methods, reason = "real processes run on real time")]
 mod placement;
+mod recovery;
 mod refusals;
 mod slt;
 #[allow(clippy::disallowed_methods, reason = "real processes run on real time")]
