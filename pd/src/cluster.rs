@@ -384,7 +384,7 @@ impl Cluster {
         let members: Vec<_> = self.stores.values().filter(|s| s.record.state() != StoreState::Removed).collect();
         let heard = members.iter().filter(|s| s.report.is_some()).count();
         let patience = if heard * 2 > members.len() { SETTLE_MS } else { self.down_after_ms };
-        heard == members.len() || now.monotonic_ms.saturating_sub(self.since_ms) > patience
+        heard == members.len() || now.monotonic_ms.saturating_sub(self.since_ms) >= patience
     }
 
     /// Regions nobody is known to lead, or whose leader's store has fallen silent.
