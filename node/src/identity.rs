@@ -9,6 +9,7 @@
 //! 'N' 'p'  1u8 ‖ wire::Region            region 1 as PD last told
 //! 'N' 'a'  1u8 ‖ wire::GetStoresResponse where the stores are, as PD last told
 //! 'N' 'r'  1u8 ‖ wire::RecoveryNotes     unsafe recoveries that were carried out here
+//! 'N' 'q' …, 'N' 't'                     eventual writes that wait, see `eventual::queue`
 //! ```
 //!
 //! A directory with a founding record but no store id was stopped in the middle of a founding, and goes on with it.

@@ -4,6 +4,8 @@ mod drivers;
 mod membership;
 #[allow(clippy::disallowed_methods, reason = "real processes run on real time")]
 mod placement;
+#[allow(clippy::disallowed_methods, reason = "real processes run on real time")]
+mod public_kv;
 mod recovery;
 mod refusals;
 mod slt;
