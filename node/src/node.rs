@@ -309,6 +309,7 @@ impl Node {
             sizes: running.sizes.clone(),
             steps,
             stopping: self.stopping.clone(),
+            end: self.end.clone(),
         });
         self.drivers.spawn.spawn(Box::pin(running.role.clone().run()));
         self.drivers.spawn.spawn(Box::pin(heartbeat.clone().run()));
@@ -347,7 +348,8 @@ impl Node {
         self.running.get().expect("the node was started")
     }
 
-    /// Completes when the node must not go on, with the reason (it belongs to another cluster than `--join` says).
+    /// Completes when the node must not go on, with the reason (it belongs to another cluster than `--join` says, or its
+    /// store was removed).
     pub async fn must_end(&self) -> String {
         let mut end = self.end.subscribe();
         loop {
