@@ -381,6 +381,10 @@ impl Node {
     pub fn is_pd(&self) -> bool {
         self.running.get().is_some_and(|r| r.role.is_running())
     }
+    /// What PD has done, when this node is PD.
+    pub fn pd_counts(&self) -> Option<::pd::Counts> {
+        self.running.get().and_then(|r| r.role.counts())
+    }
     /// The replicas of this store.
     pub fn replicas(&self) -> Vec<RegionStatus> {
         let Some(running) = self.running.get() else { return vec![] };

@@ -30,8 +30,8 @@ use proto::wire::RaftMessage;
 use tracing::error;
 
 use crate::{
-    Applier, Event, MonotonicClock, StoreCore, StoreHandle, Transport,
-    effect::{Effects, LogWrite},
+    Applier, Event, Instant, MonotonicClock, StoreCore, StoreHandle, Transport,
+    effect::{Applied, Effects, LogWrite},
     engine::Engine,
     log::{LogBatch, LogEngine},
 };
@@ -189,7 +189,9 @@ impl StoreLoop {
         if effects.apply.is_empty() {
             return Ok(Vec::new());
         }
+        let begun = self.clock.now();
         let applied = self.applier.run(effects.apply).map_err(|e| format!("applying failed: {e}"))?;
+        self.count_applied(begun, &applied);
         Ok(vec![Event::Applied(applied)])
     }
 
@@ -197,12 +199,35 @@ impl StoreLoop {
     fn write(&mut self) -> Result<Option<Event>, String> {
         let Some(last) = self.writes.last().map(|w| w.sequence) else { return Ok(None) };
         let sync = self.writes.iter().any(|w| w.sync);
+        let begun = self.clock.now();
+        self.count_log_write();
         let mut writes = self.writes.drain(..).map(|w| w.batch).peekable();
         while let Some(batch) = writes.next() {
             let sync = sync && writes.peek().is_none();
             write(&*self.log, batch, sync)?;
         }
+        self.handle.counters().log_seconds.observe(self.clock.now().since(begun).as_secs_f64());
         Ok(Some(Event::LogWritten(last)))
+    }
+}
+
+/// What the loop does is counted; nobody waits for it.
+impl StoreLoop {
+    fn count_applied(&self, begun: Instant, applied: &[Applied]) {
+        let counters = self.handle.counters();
+        counters.apply_seconds.observe(self.clock.now().since(begun).as_secs_f64());
+        for done in applied {
+            if let Applied::Entries { region, outcomes, .. } = done {
+                counters.applied(*region, outcomes.len());
+            }
+        }
+    }
+
+    fn count_log_write(&self) {
+        let regions = || self.writes.iter().flat_map(|w| &w.batch.regions);
+        let bytes: usize = regions().flat_map(|(_, log)| &log.entries).map(|entry| entry.data.len()).sum();
+        self.handle.counters().log_regions.observe(regions().count() as f64);
+        self.handle.counters().log_bytes.observe(bytes as f64);
     }
 }
 

@@ -20,6 +20,7 @@ use crate::{
     config::StoreConfig,
     effect::{Answer, Event, Seen, Ticket},
     engine::Engine,
+    metrics::Metrics,
     region::{ReplicaView, Role},
 };
 
@@ -209,6 +210,7 @@ pub(crate) struct Shared {
     pub(crate) next_ticket: AtomicU64,
     /// Snapshots that are arriving.
     pub(crate) receiving: AtomicUsize,
+    pub(crate) metrics: Metrics,
 }
 
 impl Shared {
@@ -220,6 +222,7 @@ impl Shared {
     ) -> Self {
         Shared {
             inbox: Inbox::new(config.limits),
+            metrics: Metrics::new(config.store),
             config,
             engine,
             clock,
@@ -240,6 +243,11 @@ impl Shared {
             return Err(reason);
         }
         Ok(receiver)
+    }
+
+    /// How many wait for an answer.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.lock().len()
     }
 
     /// Hands out answers.

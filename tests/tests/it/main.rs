@@ -2,6 +2,7 @@
 
 mod drivers;
 mod membership;
+mod metrics;
 #[allow(clippy::disallowed_methods, reason = "real processes run on real time")]
 mod placement;
 mod refusals;
