@@ -31,6 +31,15 @@ pub(super) struct Hibernation {
     idle_ticks: u32,
     /// Followers that sleep already.
     agreed: BTreeSet<PeerId>,
+    /// A leader has just woken: for so many ticks more, a peer's silence says nothing.
+    grace_ticks: u32,
+}
+
+impl Hibernation {
+    /// It is not idle any more.
+    fn end(&mut self) {
+        *self = Hibernation { grace_ticks: self.grace_ticks, ..Hibernation::default() };
+    }
 }
 
 impl Replica {
@@ -42,10 +51,21 @@ impl Replica {
     /// Something happens.
     pub(super) fn wake(&mut self) {
         if self.is_asleep() && self.leads() {
-            // Peers get time to answer before their silence counts.
+            // Peers get time to answer before their silence counts; that they did before the sleep counts no more.
             self.node.raft.election_elapsed = 0;
+            self.hibernation.grace_ticks = self.config.election_ticks;
+            for peer in self.region.peers.iter().filter(|p| p.id != self.peer.id) {
+                if let Some(progress) = self.node.raft.mut_prs().get_mut(peer.id.0) {
+                    progress.recent_active = false;
+                }
+            }
         }
-        self.hibernation = Hibernation::default();
+        self.hibernation.end();
+    }
+
+    /// Whether this leader has just woken, and does not know yet who is alive.
+    pub(super) fn has_just_woken(&self) -> bool {
+        self.hibernation.grace_ticks > 0
     }
 
     /// Nothing is under way, and nothing is missing here.
@@ -72,8 +92,9 @@ impl Replica {
 
     /// A leader's tick: it falls asleep when everybody else has.
     pub(super) fn tick_idle(&mut self, now: Instant) {
+        self.hibernation.grace_ticks = self.hibernation.grace_ticks.saturating_sub(1);
         if !self.config.hibernates || !self.leads() || !self.is_idle() || !self.all_are_level() {
-            self.hibernation = Hibernation::default();
+            self.hibernation.end();
             return;
         }
         self.hibernation.idle_ticks += 1;
