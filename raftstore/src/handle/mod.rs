@@ -26,6 +26,7 @@ use crate::{
     metrics::{Counted, Metrics, SnapshotCounts},
     region::{ReplicaView, Role, message},
     snapshot::{RECEIVING_AT_MOST, Receiving},
+    verify::Verified,
 };
 use inbox::NotTaken;
 pub use shared::Leadership;
@@ -241,6 +242,24 @@ impl StoreHandle {
             self.shared.receiving.fetch_sub(1, Ordering::AcqRel);
         }
         receiving
+    }
+
+    /// Has every replica of a region that is led here hash it as it is at one entry of its log; `id` is drawn at random by
+    /// the caller. `Ok`: the mark is applied here, and is or will be at the others. See [`crate::verify`].
+    pub async fn mark(&self, target: &Target, id: u64) -> Result<(), ProposeError> {
+        let mut batch = Batch::default();
+        batch.mark(id);
+        self.propose(target, batch).await
+    }
+
+    /// What this store's replica has to say to a mark; `None`: nothing yet, or nothing any more.
+    pub fn verified(&self, region: RegionId, id: u64) -> Option<Verified> {
+        self.shared.kept.of(region, id)
+    }
+
+    /// For drivers: a marked region was hashed, or not.
+    pub fn keep_verified(&self, verified: Verified) {
+        self.shared.kept.keep(verified);
     }
 
     /// The store's counters, with what is so right now.

@@ -22,6 +22,7 @@ use crate::{
     engine::Engine,
     metrics::Metrics,
     region::{ReplicaView, Role},
+    verify::Kept,
 };
 
 /// Who leads a region, as one replica of it sees it.
@@ -211,6 +212,8 @@ pub(crate) struct Shared {
     /// Snapshots that are arriving.
     pub(crate) receiving: AtomicUsize,
     pub(crate) metrics: Metrics,
+    /// Trees of marks.
+    pub(crate) kept: Kept,
 }
 
 impl Shared {
@@ -223,6 +226,7 @@ impl Shared {
         Shared {
             inbox: Inbox::new(config.limits),
             metrics: Metrics::new(config.store),
+            kept: Kept::default(),
             config,
             engine,
             clock,
