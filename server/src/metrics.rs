@@ -16,6 +16,9 @@ pub fn exposition(server: &Server) -> String {
     if let Some(counts) = server.node.pd_counts() {
         pd(&look, &counts);
     }
+    if let Some(counts) = server.node.verify_counts() {
+        verified(&look, &counts);
+    }
     let mut families = look.0.gather();
     if server.node.store().is_some() {
         families.extend(server.node.store_handle().metrics().gather());
@@ -46,6 +49,16 @@ fn pd(look: &Look, counts: &pd::Counts) {
     look.counters("pd_operators_total", "Operators that ended.", &["rule", "outcome"], &ended);
     look.counter("pd_timestamp_requests_total", "Requests for timestamps.", counts.timestamp_requests);
     look.counter("pd_timestamps_total", "Timestamps handed out.", counts.timestamps);
+}
+
+fn verified(look: &Look, counts: &node::verify::rounds::VerifyCounts) {
+    let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    let values = [
+        (vec!["equal"], load(&counts.equal)),
+        (vec!["differs"], load(&counts.differs)),
+        (vec!["incomplete"], load(&counts.incomplete)),
+    ];
+    look.counters("verify_regions_total", "Regions compared by the slow pass.", &["outcome"], &values);
 }
 
 /// One scrape. Names are this file's own and each is used once, so that nothing can fail.

@@ -206,6 +206,7 @@ fn node_config(settings: &NodeSettings) -> NodeConfig {
         fresh_cluster_id: Uuid::new_v4().as_u64_pair().0,
         store: StoreConfig::new(StoreId(0), seed),
         client: kv::ClientConfig { seed, ..Default::default() },
+        verify_every: settings.verify_every,
         rules: settings.placement.rules(),
     }
 }

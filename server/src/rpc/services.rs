@@ -13,7 +13,8 @@ use proto::{
         HeartbeatRequest, HeartbeatResponse, KvRequest, KvResponse, OperatorsRequest, OperatorsResponse, PdRequest,
         PdResponse, PlanRequest, PlanResponse, ProbeRequest, ProbeResponse, RaftFrame, RaftStreamClosed,
         ScanRegionsRequest, ScanRegionsResponse, SchedulersRequest, SchedulersResponse, SnapshotChunk,
-        SnapshotReceived, StoreChangeRequest, StoreChangeResponse,
+        SnapshotReceived, StoreChangeRequest, StoreChangeResponse, VerifyRegionRequest, VerifyRegionResponse,
+        VerifyRequest, VerifyResponse,
     },
 };
 use tonic::{Request, Response, Status, Streaming, async_trait};
@@ -70,6 +71,10 @@ impl Raft for Services {
             }
         }
         Ok(Response::new(RaftStreamClosed { reason: "the sender ended it".into() }))
+    }
+
+    async fn verify(&self, request: Request<VerifyRequest>) -> Answer<VerifyResponse> {
+        Ok(Response::new(self.node.verify(request.into_inner()).await))
     }
 
     async fn snapshot(&self, chunks: Request<Streaming<SnapshotChunk>>) -> Answer<SnapshotReceived> {
@@ -133,6 +138,10 @@ impl Admin for Services {
     }
     async fn change_store(&self, request: Request<StoreChangeRequest>) -> Answer<StoreChangeResponse> {
         Ok(Response::new(self.pd()?.change_store(request.into_inner()).await.map_err(status)?))
+    }
+    async fn verify_region(&self, request: Request<VerifyRegionRequest>) -> Answer<VerifyRegionResponse> {
+        self.pd()?;
+        Ok(Response::new(self.node.verifier().verify(&request.into_inner()).await.map_err(status)?))
     }
     async fn schedulers(&self, request: Request<SchedulersRequest>) -> Answer<SchedulersResponse> {
         Ok(Response::new(self.pd()?.schedulers(request.into_inner()).await.map_err(status)?))

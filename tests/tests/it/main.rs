@@ -10,3 +10,4 @@ mod slt;
 #[allow(clippy::disallowed_methods, reason = "real processes run on real time")]
 mod survival;
 mod tidy;
+mod verify;

@@ -12,7 +12,7 @@ use proto::{
 };
 use serde_json::{Value, json};
 
-use super::{Client, Patience, ended, hex, leader, operator, said};
+use super::{Client, Patience, ended, hex, leader, operator, said, verify};
 use crate::cli::output::{Output, Table};
 
 /// Regions of one answer; the list is fetched page by page.
@@ -65,6 +65,16 @@ pub(super) enum RegionVerb {
         #[command(flatten)]
         change: Change,
     },
+    /// Compares what the replicas of a region hold, at one entry of its log; fails when they differ.
+    Verify {
+        /// Its id.
+        id: Option<u64>,
+        /// Every region, one after another.
+        #[arg(long, conflicts_with = "id", required_unless_present = "id")]
+        all: bool,
+        #[command(flatten)]
+        patience: Patience,
+    },
     /// Moves a region's leadership.
     TransferLeader {
         /// The region's id.
@@ -116,6 +126,7 @@ pub(super) async fn run(client: &mut Client, verb: &RegionVerb, output: Output) 
             let found = find(client, id.unwrap_or(0), key.as_deref()).await?;
             return show(&found, output);
         }
+        RegionVerb::Verify { id, patience, .. } => return verify::run(client, *id, *patience, output).await,
         RegionVerb::Split { id, key, at_half, change } => {
             ensure!(*at_half || !key.is_empty(), "where? --key HEX or --at-half");
             let keys = key.iter().map(|text| unhex(text)).collect::<anyhow::Result<Vec<_>>>()?;
@@ -169,7 +180,7 @@ async fn list(client: &mut Client, filter: &Filter, output: Output) -> anyhow::R
     Ok(table.render(output))
 }
 
-async fn scan(client: &mut Client, mut range: KeyRange) -> anyhow::Result<Vec<RegionStatus>> {
+pub(super) async fn scan(client: &mut Client, mut range: KeyRange) -> anyhow::Result<Vec<RegionStatus>> {
     let mut regions = Vec::new();
     loop {
         let request = ScanRegionsRequest { range: Some(range.clone()), limit: REGIONS_PAGE };
