@@ -185,11 +185,13 @@ impl Replica {
         let of = |peer: PeerId| progress.iter().find(|p| p.peer == peer);
         let peers = step.peers_after(&self.region);
         let voters: Vec<_> = membership::voters_to_be(&peers).collect();
-        let alive = voters.iter().filter(|&&voter| of(voter).is_some_and(|p| p.active)).count();
+        // One that waits for a snapshot may have no data at all: then it grants no votes either.
+        let counts = |p: &PeerProgress| p.active && !p.needs_snapshot;
+        let alive = voters.iter().filter(|&&voter| of(voter).is_some_and(counts)).count();
         if alive <= voters.len() / 2 && !self.config.has(Planted::RemoveBelowQuorum) {
             let (voters, needed) = (voters.len(), voters.len() / 2 + 1);
             return Err(refused(format!(
-                "{id} would have {voters} voters of which {alive} answer: {needed} are needed"
+                "{id} would have {voters} voters of which {alive} answer and have its data: {needed} are needed"
             )));
         }
         Ok(())

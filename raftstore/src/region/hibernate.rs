@@ -5,6 +5,7 @@
 //!  follower  a marked heartbeat, and it has everything too ─► sleeps, and says so in its answer
 //!  both      wake with any other message and with any request
 //!  follower  wakes when its leader's store falls silent or was restarted ([`crate::store`] hears of it)
+//!  leader    wakes when no quorum of its voters' stores is heard of
 //! ```
 //!
 //! A sleeping leader has no lease for long: nobody acknowledges heartbeats, so it runs out, and the next reader, who
@@ -145,10 +146,22 @@ impl Replica {
         }
     }
 
-    /// A store fell silent or was restarted. A replica whose leader was there goes on as if it had been awake. Whether
-    /// it was woken.
-    pub(crate) fn lost_store(&mut self, now: Instant, store: StoreId) -> bool {
+    /// A store fell silent or was restarted; `lives` tells which others are heard of. Whether it wakes this replica: a
+    /// follower whose leader was there goes on as if it had been awake; a leader that hears of no quorum finds out
+    /// whether it still leads, and whether it is still a peer.
+    pub(crate) fn lost_store(&mut self, now: Instant, store: StoreId, lives: impl Fn(StoreId) -> bool) -> bool {
         let (Some(since), Some(leader)) = (self.hibernation.asleep, self.leader()) else { return false };
+        if self.leads() {
+            let voters: Vec<_> =
+                membership::voters_to_be(&self.region.peers).filter_map(|p| self.region.peer(p)).collect();
+            let living = voters.iter().filter(|p| p.id == self.peer.id || lives(p.store)).count();
+            if living > voters.len() / 2 {
+                return false;
+            }
+            info!(region = self.region.id.0, peer = self.peer.id.0, living, "woken: most voters' stores are lost");
+            self.wake();
+            return true;
+        }
         if leader.store != store {
             return false;
         }
