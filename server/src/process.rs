@@ -129,7 +129,8 @@ impl Server {
 
     fn serve(self: Arc<Self>, ports: Ports) {
         let Ports { grpc, sql, http } = ports;
-        let (services, stopping) = (Services { node: self.node.clone() }, self.stopping.subscribe());
+        let (services, stopping) =
+            (Services { node: self.node.clone(), gateway: self.door.gateway.clone() }, self.stopping.subscribe());
         self.tasks.run("gRPC port", async move {
             if let Err(error) = server::serve(services, grpc, stopping).await {
                 tracing::error!(%error, "the gRPC port is closed");

@@ -278,6 +278,18 @@ impl Pd for LocalPd {
         Ok(vec![])
     }
 
+    async fn split_at(&self, keys: Vec<Bytes>) -> Result<Vec<u64>, PdError> {
+        let is_border = |key: &Bytes| self.regions.iter().any(|r| r.range.start == *key);
+        match keys.iter().all(is_border) {
+            true => Ok(vec![]),
+            false => Err(PdError::Refused("regions of a local store stay as they are".into())),
+        }
+    }
+
+    async fn operator(&self, _id: u64) -> Result<Option<OperatorStatus>, PdError> {
+        Ok(None)
+    }
+
     async fn catalog_lease(
         &self,
         gateway: u64,

@@ -6,6 +6,7 @@ mod metrics;
 #[allow(clippy::disallowed_methods, reason = "real processes run on real time")]
 mod placement;
 mod refusals;
+mod regions;
 mod slt;
 #[allow(clippy::disallowed_methods, reason = "real processes run on real time")]
 mod survival;

@@ -6,8 +6,9 @@ use clap::{Args, Subcommand};
 use proto::{
     keyspace,
     wire::{
-        FindRegionRequest, FindRegionResponse, KeyRange, MergeRegionRequest, MoveLeaderRequest, MovePeerRequest,
-        PlanRequest, RegionEpoch, RegionStatus, ScanRegionsRequest, SplitRegionRequest, plan_request::Kind,
+        FindRegionRequest, FindRegionResponse, FindTableRequest, KeyRange, MergeRegionRequest, MoveLeaderRequest,
+        MovePeerRequest, PlanRequest, RegionEpoch, RegionStatus, ScanRegionsRequest, SplitRegionRequest,
+        plan_request::Kind,
     },
 };
 use serde_json::{Value, json};
@@ -89,9 +90,9 @@ pub(super) enum RegionVerb {
 /// Which regions.
 #[derive(Args, Debug)]
 pub(super) struct Filter {
-    /// Of the SQL table with this id.
-    #[arg(long, value_name = "ID", conflicts_with = "key")]
-    table: Option<u32>,
+    /// Of this SQL table: NAME or SCHEMA.NAME, or the number it has in keys.
+    #[arg(long, value_name = "NAME", conflicts_with = "key")]
+    table: Option<String>,
     /// The one that holds this key (hex).
     #[arg(long, value_name = "HEX")]
     key: Option<String>,
@@ -159,8 +160,14 @@ pub(super) async fn run(client: &mut Client, verb: &RegionVerb, output: Output) 
 
 async fn list(client: &mut Client, filter: &Filter, output: Output) -> anyhow::Result<String> {
     let mut range = KeyRange::default();
-    if let Some(table) = filter.table {
-        range = (&keyspace::table_range(keyspace::SQL_KEYSPACE, table)).into();
+    if let Some(table) = &filter.table {
+        range = match table.parse() {
+            Ok(number) => (&keyspace::table_range(keyspace::SQL_KEYSPACE, number)).into(),
+            Err(_) => {
+                let request = FindTableRequest { name: table.clone() };
+                client.find_table(request).await.map_err(said)?.into_inner().range.unwrap_or_default()
+            }
+        };
     }
     let mut regions = match &filter.key {
         Some(key) => vec![find(client, 0, Some(key)).await?.region.unwrap_or_default()],
