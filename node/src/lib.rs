@@ -38,6 +38,7 @@ pub mod rpc;
 pub mod runner;
 pub mod split_keys;
 pub mod steps;
+pub mod verify;
 
 pub use ::pd::Rules;
 pub use address_book::AddressBook;

@@ -198,6 +198,7 @@ impl<S: Software> Play<S> {
         if !self.pd_changes {
             self.world.spawn(Owner::Harness, changes.clone().torment(border, until));
         }
+        self.world.spawn(Owner::Harness, changes.clone().verify(until));
         let (network, victim) = (self.cluster.network().clone(), Arc::new(self.cluster.clone()));
         faults::torment(self.world.clone(), network, victim, kinds, self.world.now() + lasts).await;
         self.workload.stop();

@@ -263,6 +263,9 @@ impl StoreHost {
                 host.show_entries(task);
             }
             let applied = host.applier.run(tasks).expect("what is committed applies");
+            for marked in host.applier.take_marked() {
+                host.handle.keep_verified(marked.hash());
+            }
             host.busy.lock().applying = false;
             host.handle.complete(Event::Applied(applied));
             host.apply();

@@ -6,6 +6,7 @@ mod cluster;
 mod operator;
 mod region;
 mod store;
+mod verify;
 
 use std::time::Duration;
 

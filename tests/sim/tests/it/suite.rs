@@ -28,6 +28,7 @@ const FAULTS: &[&str] = &[
     "memberships",
     "hand-overs",
     "changes refused",
+    "replicas compared",
 ];
 
 fn seeds() -> u64 {
