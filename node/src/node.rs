@@ -26,7 +26,8 @@ use raftstore::{
 use tokio::sync::watch;
 
 use crate::{
-    AddressBook, FoundingError, FrameSender, Membership, NodeRpc, PdClient, StoreRunner, drain,
+    AddressBook, FoundingError, FrameSender, Membership, NodeRpc, PdClient, PublicKv, StoreRunner, drain,
+    eventual::Eventual,
     founding::{Answers, record},
     frames::{self, Envelopes, Sender},
     identity::{Identity, UUID_LEN},
@@ -150,6 +151,7 @@ struct Running {
     sizes: Arc<Sizes>,
     verifier: Arc<Verifier>,
     verified: Arc<VerifyCounts>,
+    public_kv: PublicKv,
 }
 
 impl Node {
@@ -160,6 +162,14 @@ impl Node {
             return Err(StartError::Refused(format!("user regions must be 1 to {most}, and the cluster id not 0")));
         }
         let identity = Identity::open(drivers.engine.clone(), config.fresh_uuid).map_err(FoundingError::Engine)?;
+        for note in identity.recoveries().map_err(FoundingError::Engine)?.notes {
+            tracing::warn!(
+                plan = %format!("{:x}", note.plan_id),
+                lost_stores = ?note.lost_stores,
+                regions = ?note.regions.iter().map(|r| r.id).collect::<Vec<_>>(),
+                "unsafe recovery was carried out here: acknowledged writes may be missing, the lost stores must never run"
+            );
+        }
         let (address, cluster) = (config.address.clone(), config.fresh_cluster_id);
         let membership = Membership::new(identity, address, &config.join, cluster, config.user_regions);
         Ok(Arc::new(Node {
@@ -192,7 +202,7 @@ impl Node {
         let cluster = ClusterId(record.cluster_id);
         let sender = Sender { cluster, store, uuid: self.membership.uuid(), boot_id: self.membership.boot_id() };
         let envelopes = Envelopes::new(sender.clone(), self.book.clone(), self.drivers.frames.clone());
-        let running = self.assemble(cluster, sender, record, regions, handle.clone(), pd);
+        let running = self.assemble(cluster, sender, record, regions, handle.clone(), pd)?;
         if self.running.set(running).is_err() {
             return Err(StartError::Refused("the node was started before".into()));
         }
@@ -256,8 +266,8 @@ impl Node {
         founded: Vec<proto::Region>,
         store: StoreHandle,
         pd: PdClient,
-    ) -> Running {
-        let Drivers { clock, spawn, scan, rpc, .. } = self.drivers.clone();
+    ) -> Result<Running, StartError> {
+        let Drivers { clock, spawn, scan, rpc, engine, .. } = self.drivers.clone();
         let origin = Origin {
             cluster,
             founders: record.founders,
@@ -291,9 +301,12 @@ impl Node {
             clock: clock.clone(),
         });
         let config = self.config.client.clone();
-        let client = kv::Client::with_config(door.clone(), Arc::new(pd.clone()), clock, spawn, config);
+        let client = kv::Client::with_config(door.clone(), Arc::new(pd.clone()), clock.clone(), spawn, config);
+        let spaces = kv::Spaces::new(client.clone());
+        let eventual = Eventual::open(engine, store.clone(), spaces.clone(), clock).map_err(BootError::Engine)?;
+        let public_kv = PublicKv { spaces, eventual: Arc::new(eventual) };
         let (sizes, verified) = (Arc::default(), Arc::default());
-        Running { cluster, sender, store, role, pd, door, client, load, sizes, verifier, verified }
+        Ok(Running { cluster, sender, store, role, pd, door, client, load, sizes, verifier, verified, public_kv })
     }
 
     fn spawn_tasks(self: &Arc<Self>) {
@@ -328,6 +341,7 @@ impl Node {
         self.drivers.spawn.spawn(Box::pin(running.role.clone().run()));
         self.drivers.spawn.spawn(Box::pin(heartbeat.clone().run()));
         self.drivers.spawn.spawn(Box::pin(heartbeat.listen()));
+        self.drivers.spawn.spawn(Box::pin(running.public_kv.eventual.clone().carry()));
         self.drivers.spawn.spawn(Box::pin(self.clone().look_around()));
     }
 
@@ -396,6 +410,10 @@ impl Node {
     /// Transactions.
     pub fn client(&self) -> kv::Client {
         self.running().client.clone()
+    }
+    /// The public KV service, once this node runs.
+    pub fn public_kv(&self) -> Option<PublicKv> {
+        self.running.get().map(|r| r.public_kv.clone())
     }
     /// Timestamps, ids, routing, catalog leases; what PD knows of the cluster.
     pub fn pd_client(&self) -> PdClient {

@@ -19,6 +19,7 @@ pub(crate) mod boot;
 #[cfg(test)]
 mod golden;
 mod lifecycle;
+pub mod recovery;
 mod snapshots;
 mod upkeep;
 

@@ -68,6 +68,9 @@ mod tests {
             "flaredb ctl --endpoint h:1 region verify --all",
             "flaredb ctl --endpoint h:1 store list",
             "flaredb ctl --endpoint h:1 pd leader",
+            "flaredb ctl unsafe-recover survey --data-dir d --out f",
+            "flaredb ctl unsafe-recover plan --lost 2,3 --out p f g",
+            "flaredb ctl unsafe-recover apply --data-dir d --plan p --yes",
         ] {
             if let Err(e) = Cli::try_parse_from(line.split(' ')) {
                 panic!("{line}: {e}");

@@ -5,6 +5,9 @@ mod membership;
 mod metrics;
 #[allow(clippy::disallowed_methods, reason = "real processes run on real time")]
 mod placement;
+#[allow(clippy::disallowed_methods, reason = "real processes run on real time")]
+mod public_kv;
+mod recovery;
 mod refusals;
 mod regions;
 mod slt;
