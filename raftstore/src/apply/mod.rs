@@ -7,13 +7,15 @@
 //! learns of it with [`Applied`] and may still send tasks that carry the region as it was.
 //!
 //! - `region_change`: entries that split the region or change its peers.
+//! - `merge`: entries by which two regions become one.
 //! - `destroy`: what is left of a replica that is no peer any more.
 
 mod destroy;
+mod merge;
 mod region_change;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, OnceLock},
 };
 
@@ -44,8 +46,12 @@ pub struct Applier {
     engine: Arc<dyn Engine>,
     store: StoreId,
     ahead: Mutex<Ahead>,
+    /// Regions that others have taken over here. What the core still sends of them changes nothing. Their ids are never
+    /// used again, and few: one for each merge in the life of a process.
+    absorbed: Mutex<BTreeSet<RegionId>>,
     torn: bool,
     trusts_any_epoch: bool,
+    purges_unsynced: bool,
 }
 
 impl Applier {
@@ -55,16 +61,20 @@ impl Applier {
             engine,
             store: config.store,
             ahead: Mutex::default(),
+            absorbed: Mutex::default(),
             torn: config.has(Planted::TornApply),
             trusts_any_epoch: config.has(Planted::StaleEpoch),
+            purges_unsynced: config.has(Planted::MergePurgesUnsynced),
         }
     }
 
     /// Applies tasks in one batch. An error means that the store must stop.
     pub fn run(&self, tasks: Vec<ApplyTask>) -> Result<Vec<Applied>, EngineError> {
         let mut ahead = self.ahead.lock();
-        let mut round = Round::new(self, &mut ahead);
+        let mut absorbed = self.absorbed.lock();
+        let mut round = Round::new(self, &mut ahead, &mut absorbed);
         let applied = tasks.into_iter().map(|task| round.task(task)).collect::<Result<Vec<_>, _>>()?;
+        let merged = round.merged && !self.purges_unsynced;
         let mut batch = WriteBatch { ops: round.ops };
         if self.torn {
             let is_state = |op: &WriteOp| matches!(op, WriteOp::Put(Cf::Meta, ..));
@@ -73,8 +83,9 @@ impl Applier {
             batch = WriteBatch { ops: data };
         }
         self.engine.write(batch)?;
-        if applied.iter().any(|done| matches!(done, Applied::Destroyed(_))) {
-            // A tombstone is durable before the log goes: a log without one would be a voter that forgot its votes.
+        if merged || applied.iter().any(|done| matches!(done, Applied::Destroyed(_))) {
+            // A tombstone is durable before the log goes: a log without one would be a voter that forgot its votes, and
+            // a merge's source without its log could not be brought up to its end again.
             self.engine.sync()?;
         }
         Ok(applied)
@@ -86,6 +97,9 @@ struct Round<'a> {
     engine: &'a dyn Engine,
     store: StoreId,
     ahead: &'a mut Ahead,
+    absorbed: &'a mut BTreeSet<RegionId>,
+    /// A region was taken over.
+    merged: bool,
     trusts_any_epoch: bool,
     /// The state before this round; made when the first move needs it.
     before: OnceLock<Arc<dyn Snapshot>>,
@@ -102,11 +116,13 @@ fn corrupt(region: &Region, position: Position, why: impl std::fmt::Display) -> 
 }
 
 impl<'a> Round<'a> {
-    fn new(applier: &'a Applier, ahead: &'a mut Ahead) -> Self {
+    fn new(applier: &'a Applier, ahead: &'a mut Ahead, absorbed: &'a mut BTreeSet<RegionId>) -> Self {
         Round {
             engine: &*applier.engine,
             store: applier.store,
             ahead,
+            absorbed,
+            merged: false,
             trusts_any_epoch: applier.trusts_any_epoch,
             before: OnceLock::new(),
             ops: Vec::new(),
@@ -125,6 +141,11 @@ impl<'a> Round<'a> {
                 return Ok(Applied::Destroyed(region.id));
             }
         };
+        if self.absorbed.contains(&region.id) {
+            let last = entries.last().expect("a task has entries");
+            let position = Position { index: LogIndex(last.index), term: Term(last.term) };
+            return Ok(Applied::Entries { region: region.id, position, outcomes: Vec::new() });
+        }
         let outcomes = entries.iter().map(|e| self.entry(&mut region, e)).collect::<Result<Vec<_>, _>>()?;
         let position = outcomes.last().expect("a task has entries").position;
         // The commit index on disk must not be ahead of the log on disk; what is applied was synced there.
