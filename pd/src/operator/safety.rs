@@ -26,9 +26,10 @@ pub fn objection(step: &Step, view: &RegionView, live: &dyn Fn(StoreId) -> bool)
     }
 }
 
-/// Whether the peer counts: its store reports, and its leader hears it.
+/// Whether the peer counts: its store reports, its leader hears it, and it does not wait for a snapshot (without data it
+/// grants no votes).
 pub fn is_live(view: &RegionView, peer: &Peer, live: &dyn Fn(StoreId) -> bool) -> bool {
-    live(peer.store) && view.progress_of(peer.id).is_none_or(|p| p.active)
+    live(peer.store) && view.progress_of(peer.id).is_none_or(|p| p.active && !p.needs_snapshot)
 }
 
 fn joint(promote: &[StoreId], demote: &[StoreId], view: &RegionView, live: &dyn Fn(StoreId) -> bool) -> Option<String> {

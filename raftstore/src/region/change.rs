@@ -212,15 +212,18 @@ impl Replica {
         let steps = membership::steps(&self.region, self.peer.id, changes).map_err(AdminError::Refused)?;
         let voters_change = steps.iter().find(|step| step.is_joint());
         if let Some(step) = voters_change {
-            self.check_voters(now, step)?;
+            self.check_promoted(now, step)?;
+            if !self.has_just_woken() {
+                self.check_living(now, step)?;
+            }
         }
         info!(region = self.region.id.0, epoch = %self.region.epoch, ?changes, "a change of the membership begins");
         self.changes.under_way = Some(UnderWay::Peers { ticket, steps });
         Ok(())
     }
 
-    /// Whether the new voters can decide anything, right after the change.
-    fn check_voters(&self, now: Instant, step: &Step) -> Result<(), AdminError> {
+    /// Whether new voters have what old ones have.
+    fn check_promoted(&self, now: Instant, step: &Step) -> Result<(), AdminError> {
         let id = self.region.id;
         let progress = self.progress(now);
         let of = |peer: PeerId| progress.iter().find(|p| p.peer == peer);
@@ -238,13 +241,22 @@ impl Replica {
                 )));
             }
         }
+        Ok(())
+    }
+
+    /// Whether the voters can decide anything, right after the change.
+    fn check_living(&self, now: Instant, step: &Step) -> Result<(), AdminError> {
+        let (id, progress) = (self.region.id, self.progress(now));
+        let of = |peer: PeerId| progress.iter().find(|p| p.peer == peer);
         let peers = step.peers_after(&self.region);
         let voters: Vec<_> = membership::voters_to_be(&peers).collect();
-        let alive = voters.iter().filter(|&&voter| of(voter).is_some_and(|p| p.active)).count();
+        // One that waits for a snapshot may have no data at all: then it grants no votes either.
+        let counts = |p: &PeerProgress| p.active && !p.needs_snapshot;
+        let alive = voters.iter().filter(|&&voter| of(voter).is_some_and(counts)).count();
         if alive <= voters.len() / 2 && !self.config.has(Planted::RemoveBelowQuorum) {
             let (voters, needed) = (voters.len(), voters.len() / 2 + 1);
             return Err(refused(format!(
-                "{id} would have {voters} voters of which {alive} answer: {needed} are needed"
+                "{id} would have {voters} voters of which {alive} answer and have its data: {needed} are needed"
             )));
         }
         Ok(())
@@ -268,18 +280,21 @@ impl Replica {
         let Some(step) = steps.front().cloned() else {
             return self.end_membership(Ok(vec![Region::clone(&self.region)]), out);
         };
-        if let Err(error) = self.check_step(now, &step) {
-            return self.end_membership(Err(error), out);
+        if step.is_joint() {
+            let living = self.check_living(now, &step);
+            if living.is_err() && self.has_just_woken() {
+                // They are asked with the next heartbeat.
+                return;
+            }
+            if let Err(error) = self.check_promoted(now, &step).and(living) {
+                return self.end_membership(Err(error), out);
+            }
         }
         if self.propose_membership(step.peers_after(&self.region), step.conf_change())
             && let Some(UnderWay::Peers { steps, .. }) = &mut self.changes.under_way
         {
             steps.pop_front();
         }
-    }
-
-    fn check_step(&self, now: Instant, step: &Step) -> Result<(), AdminError> {
-        if step.is_joint() { self.check_voters(now, step) } else { Ok(()) }
     }
 
     /// Whether Raft took it.

@@ -5,6 +5,7 @@
 //!  follower  a marked heartbeat, and it has everything too ─► sleeps, and says so in its answer
 //!  both      wake with any other message and with any request
 //!  follower  wakes when its leader's store falls silent or was restarted ([`crate::store`] hears of it)
+//!  leader    wakes when no quorum of its voters' stores is heard of
 //! ```
 //!
 //! A sleeping leader has no lease for long: nobody acknowledges heartbeats, so it runs out, and the next reader, who
@@ -31,6 +32,15 @@ pub(super) struct Hibernation {
     idle_ticks: u32,
     /// Followers that sleep already.
     agreed: BTreeSet<PeerId>,
+    /// A leader has just woken: for so many ticks more, a peer's silence says nothing.
+    grace_ticks: u32,
+}
+
+impl Hibernation {
+    /// It is not idle any more.
+    fn end(&mut self) {
+        *self = Hibernation { grace_ticks: self.grace_ticks, ..Hibernation::default() };
+    }
 }
 
 impl Replica {
@@ -42,10 +52,21 @@ impl Replica {
     /// Something happens.
     pub(super) fn wake(&mut self) {
         if self.is_asleep() && self.leads() {
-            // Peers get time to answer before their silence counts.
+            // Peers get time to answer before their silence counts; that they did before the sleep counts no more.
             self.node.raft.election_elapsed = 0;
+            self.hibernation.grace_ticks = self.config.election_ticks;
+            for peer in self.region.peers.iter().filter(|p| p.id != self.peer.id) {
+                if let Some(progress) = self.node.raft.mut_prs().get_mut(peer.id.0) {
+                    progress.recent_active = false;
+                }
+            }
         }
-        self.hibernation = Hibernation::default();
+        self.hibernation.end();
+    }
+
+    /// Whether this leader has just woken, and does not know yet who is alive.
+    pub(super) fn has_just_woken(&self) -> bool {
+        self.hibernation.grace_ticks > 0
     }
 
     /// Nothing is under way, and nothing is missing here.
@@ -72,8 +93,9 @@ impl Replica {
 
     /// A leader's tick: it falls asleep when everybody else has.
     pub(super) fn tick_idle(&mut self, now: Instant) {
+        self.hibernation.grace_ticks = self.hibernation.grace_ticks.saturating_sub(1);
         if !self.config.hibernates || !self.leads() || !self.is_idle() || !self.all_are_level() {
-            self.hibernation = Hibernation::default();
+            self.hibernation.end();
             return;
         }
         self.hibernation.idle_ticks += 1;
@@ -124,10 +146,22 @@ impl Replica {
         }
     }
 
-    /// A store fell silent or was restarted. A replica whose leader was there goes on as if it had been awake. Whether
-    /// it was woken.
-    pub(crate) fn lost_store(&mut self, now: Instant, store: StoreId) -> bool {
+    /// A store fell silent or was restarted; `lives` tells which others are heard of. Whether it wakes this replica: a
+    /// follower whose leader was there goes on as if it had been awake; a leader that hears of no quorum finds out
+    /// whether it still leads, and whether it is still a peer.
+    pub(crate) fn lost_store(&mut self, now: Instant, store: StoreId, lives: impl Fn(StoreId) -> bool) -> bool {
         let (Some(since), Some(leader)) = (self.hibernation.asleep, self.leader()) else { return false };
+        if self.leads() {
+            let voters: Vec<_> =
+                membership::voters_to_be(&self.region.peers).filter_map(|p| self.region.peer(p)).collect();
+            let living = voters.iter().filter(|p| p.id == self.peer.id || lives(p.store)).count();
+            if living > voters.len() / 2 {
+                return false;
+            }
+            info!(region = self.region.id.0, peer = self.peer.id.0, living, "woken: most voters' stores are lost");
+            self.wake();
+            return true;
+        }
         if leader.store != store {
             return false;
         }

@@ -103,7 +103,7 @@ impl StoreCore {
             return;
         }
         for (region, replica) in &mut self.replicas {
-            if replica.lost_store(now, store) {
+            if replica.lost_store(now, store, |store| self.beats.lives(store)) {
                 self.dirty.insert(*region);
             }
         }
