@@ -39,7 +39,7 @@ pub mod runner;
 pub mod split_keys;
 pub mod steps;
 
-pub use ::pd::Rules;
+pub use ::pd::{MERGE_PART, Rules};
 pub use address_book::AddressBook;
 pub use membership::{Founded, FoundingError, Membership};
 pub use node::{Drivers, Node, NodeConfig, StartError};

@@ -30,7 +30,8 @@ impl Round<'_> {
             return Ok(Err(RegionError { kind: None, message }));
         }
         let record = self.merges(region)?;
-        self.remember(region, Merges { prepared: Some(Prepared { into: into.clone(), at: position }), ..record });
+        let prepared = Some(Box::new(Prepared { into: into.clone(), at: position }));
+        self.remember(region, Merges { prepared, ..record });
         let now = Arc::new(merge::next_version(region));
         self.becomes(region, now.clone());
         info!(region = now.id.0, index = position.index.0, epoch = %now.epoch, into = into.id.0, "prepared to be merged");
@@ -73,7 +74,8 @@ impl Round<'_> {
         let source = Region::try_from(source).map_err(|e| corrupt(region, position, e))?;
         let prepared = Position { index: LogIndex(commit.index), term: Term(commit.term) };
         self.check_source(region, position, &source, prepared)?;
-        let now = merge::union(region, &source).ok_or_else(|| corrupt(region, position, "a merge with no neighbour"))?;
+        let now =
+            merge::union(region, &source).ok_or_else(|| corrupt(region, position, "a merge with no neighbour"))?;
         let now = Arc::new(now);
         let peer = source.peer_on(self.store).ok_or_else(|| corrupt(region, position, "the source was never here"))?;
         let merged = Some((now.id, now.epoch.version));

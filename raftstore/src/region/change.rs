@@ -153,13 +153,7 @@ impl Changes {
 
 impl Replica {
     /// Somebody wants the region changed. `neighbour`: of a merge, the target as its replica here is.
-    pub(crate) fn admin(
-        &mut self,
-        now: Instant,
-        request: AdminRequest,
-        neighbour: Option<&Region>,
-        out: &mut Outbox,
-    ) {
+    pub(crate) fn admin(&mut self, now: Instant, request: AdminRequest, neighbour: Option<&Region>, out: &mut Outbox) {
         self.wake();
         let AdminRequest { ticket, target, change } = request;
         let begun = self.check_target(&target).map_err(AdminError::from).and_then(|()| match change {
@@ -378,7 +372,7 @@ impl Replica {
         let mut record = self.changes.merging.record.clone();
         match step {
             MergeStep::Prepared { into } => {
-                record.prepared = Some(Prepared { into, at: position });
+                record.prepared = Some(Box::new(Prepared { into, at: position }));
                 self.becomes(region);
                 self.changes.merging.becomes(record);
                 // What was asked before is answered with what is not known any more: who serves the keys.

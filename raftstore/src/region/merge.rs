@@ -47,7 +47,7 @@ const COMMIT_CONTEXT: &[u8] = b"merge";
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Merges {
     /// It is a source that waits for its target.
-    pub prepared: Option<Prepared>,
+    pub prepared: Option<Box<Prepared>>,
     /// The entry by which it took over the last source; index 0: never.
     pub absorbed: Position,
 }
@@ -83,7 +83,7 @@ impl Merges {
         let position = |index, term| Position { index: LogIndex(index), term: Term(term) };
         let at = position(record.index, record.term);
         let absorbed = position(record.absorbed_index, record.absorbed_term);
-        Ok(Merges { prepared: into.map(|into| Prepared { into, at }), absorbed })
+        Ok(Merges { prepared: into.map(|into| Box::new(Prepared { into, at })), absorbed })
     }
 }
 
@@ -216,7 +216,7 @@ impl Replica {
 
     /// It is a source that waits for its target.
     pub(crate) fn prepared(&self) -> Option<&Prepared> {
-        self.changes.merging.record.prepared.as_ref()
+        self.changes.merging.record.prepared.as_deref()
     }
 
     /// Whether it serves nobody, because it is a source.
@@ -451,7 +451,8 @@ impl Replica {
     pub(super) fn keeps_log_for_merge(&self) -> bool {
         let raft = &self.node.raft;
         let absorbed = self.changes.merging.record.absorbed.index.0;
-        let lacks = |p: &&Peer| p.role != PeerRole::Learner && raft.prs().get(p.id.0).is_some_and(|q| q.matched < absorbed);
+        let lacks =
+            |p: &&Peer| p.role != PeerRole::Learner && raft.prs().get(p.id.0).is_some_and(|q| q.matched < absorbed);
         self.is_silenced()
             || self.changes.absorbs()
             || !raft.apply_to_current_term()
@@ -509,7 +510,7 @@ mod tests {
     #[test]
     fn the_record_survives() {
         let at = Position { index: LogIndex(7), term: Term(3) };
-        let prepared = Some(Prepared { into: region(8, "g", "m", 9), at });
+        let prepared = Some(Box::new(Prepared { into: region(8, "g", "m", 9), at }));
         for record in [Merges::default(), Merges { prepared, absorbed: at }] {
             assert_eq!(Merges::from_wire(record.to_wire()), Ok(record));
         }

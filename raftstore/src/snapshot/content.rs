@@ -38,7 +38,12 @@ pub struct Content {
 pub(super) fn to_wire(region: &Region, merges: &Merges, parts: &[Part]) -> wire::SnapshotContent {
     let part = |p: &Part| wire::SnapshotPart { cf: p.cf.into(), bytes: p.bytes, checksum: p.checksum };
     let merges = (!merges.is_empty()).then(|| merges.to_wire());
-    wire::SnapshotContent { format: FORMAT, region: Some(region.into()), parts: parts.iter().map(part).collect(), merges }
+    wire::SnapshotContent {
+        format: FORMAT,
+        region: Some(region.into()),
+        parts: parts.iter().map(part).collect(),
+        merges,
+    }
 }
 
 pub(super) fn from_wire(content: wire::SnapshotContent) -> Result<(Region, Merges, Vec<Part>), String> {

@@ -81,7 +81,12 @@ fn prepare((engine, log): &Disk, maker: &dyn Engine) -> TakeTask {
     let position = Position { index: LogIndex(20), term: Term(7) };
     let cleared = vec![KeyRange::new("b", "z"), region.range.clone()];
     let hard_state = HardState { term: 8, vote: 0, commit: 8, ..HardState::default() };
-    TakeTask { content: Content { position, region, merges: Default::default(), parts }, hard_state, folder: "received".into(), cleared }
+    TakeTask {
+        content: Content { position, region, merges: Default::default(), parts },
+        hard_state,
+        folder: "received".into(),
+        cleared,
+    }
 }
 
 const OLD: [&str; 4] = ["data:a=other", "data:b=old", "data:c=old", "lock:q=old"];

@@ -243,7 +243,9 @@ mod tests {
         let is_there = || engine.snapshot().get(Cf::Meta, &keys::region_key(region.id)).unwrap().is_some();
         found();
         assert!(is_there());
-        engine.write(WriteBatch { ops: destruction(&region, Tombstone { peer: peer.id, epoch, merged: None }) }).unwrap();
+        engine
+            .write(WriteBatch { ops: destruction(&region, Tombstone { peer: peer.id, epoch, merged: None }) })
+            .unwrap();
         found();
         assert!(!is_there());
     }

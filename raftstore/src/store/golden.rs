@@ -657,11 +657,7 @@ fn kind(message: &RaftMessage) -> String {
 }
 
 fn describe_message(envelope: &RaftMessage) -> String {
-    if envelope.asks
-        || envelope.gone.is_some()
-        || envelope.merge_ask.is_some()
-        || envelope.merge_verdict.is_some()
-    {
+    if envelope.asks || envelope.gone.is_some() || envelope.merge_ask.is_some() || envelope.merge_verdict.is_some() {
         return format!("r{} {}", envelope.region_id, kind(envelope));
     }
     let m = parsed(envelope);

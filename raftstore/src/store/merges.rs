@@ -137,9 +137,10 @@ impl StoreCore {
         }
         // One that knows its region was a peer already when the source was taken over, or came after.
         let target = RegionId(verdict.target_id);
-        let will_need_it = self.replicas.get(&target).is_some_and(|target| {
-            target.is_initialised() && target.region().epoch.version < verdict.target_version
-        });
+        let will_need_it = self
+            .replicas
+            .get(&target)
+            .is_some_and(|target| target.is_initialised() && target.region().epoch.version < verdict.target_version);
         if !will_need_it {
             let reason = "its region was merged into another one";
             let merged = Some((target, verdict.target_version));
@@ -148,13 +149,7 @@ impl StoreCore {
     }
 
     /// A replica whose region is no more asks for votes, or whether it is still a peer.
-    pub(super) fn answer_orphan(
-        &self,
-        region: RegionId,
-        from: Peer,
-        envelope: &wire::RaftMessage,
-        out: &mut Outbox,
-    ) {
+    pub(super) fn answer_orphan(&self, region: RegionId, from: Peer, envelope: &wire::RaftMessage, out: &mut Outbox) {
         let Some(buried) = self.absent.tombstones.get(&region) else { return };
         let (Some((into, version)), Some(own)) = (buried.merged, envelope.to.and_then(|p| Peer::try_from(p).ok()))
         else {
