@@ -53,7 +53,7 @@ pub struct Declared {
 pub struct StatementPlan {
     /// How.
     pub kind: PlanKind,
-    /// The catalog's version it was planned for; 0 when it does not depend on it.
+    /// [`CatalogSnapshot::plan_version`] of what it was planned for; 0 when it does not depend on it.
     pub version: u64,
     /// Types of the client's parameters.
     pub param_types: Vec<PgType>,
@@ -217,7 +217,7 @@ impl StatementPlanner {
         self.compiled.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         Ok(match compile::compile(&statement, catalog, types) {
             Ok(compiled) if compiled.params.len() == types.len() => {
-                Some(StatementPlan::key(compiled.plan, compiled.params, catalog.version))
+                Some(StatementPlan::key(compiled.plan, compiled.params, catalog.plan_version()))
             }
             // Errors are reported with the statement as it was written.
             _ => None,
@@ -291,16 +291,16 @@ impl StatementPlanner {
         let types: Vec<Option<ColumnType>> = declared.iter().map(column_type).collect();
         if let Some(planned) = self.queries.find(sql, catalog, &types)? {
             self.general.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-            return Ok(StatementPlan::general(planned, catalog.version));
+            return Ok(StatementPlan::general(planned, catalog.plan_version()));
         }
         self.compiled.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         match compile::compile(statement, catalog, declared) {
-            Ok(compiled) => Ok(StatementPlan::key(compiled.plan, compiled.params, catalog.version)),
+            Ok(compiled) => Ok(StatementPlan::key(compiled.plan, compiled.params, catalog.plan_version())),
             Err(Refusal::Error(error)) => Err(error),
             Err(Refusal::Unknown) => {
                 self.general.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                 let planned = self.queries.plan(sql, (**statement).clone(), catalog, &types)?;
-                Ok(StatementPlan::general(planned, catalog.version))
+                Ok(StatementPlan::general(planned, catalog.plan_version()))
             }
         }
     }
