@@ -1,5 +1,5 @@
 //! Entries by which two regions become one. The target's new range, the end of the source's replica and how far the target
-//! has applied are in one batch; it is synced before the source's log goes.
+//! has applied are in one batch; the source's log stays until that is synced.
 
 use std::sync::Arc;
 
@@ -88,7 +88,6 @@ impl Round<'_> {
         let record = self.merges(region)?;
         self.remember(region, Merges { absorbed: position, ..record });
         self.becomes(region, now.clone());
-        self.merged = true;
         info!(region = now.id.0, index = position.index.0, epoch = %now.epoch, source = source.id.0, "merged");
         Ok(Ok(RegionChange::Merge { region: now, step: MergeStep::Absorbed { source: source.id } }))
     }

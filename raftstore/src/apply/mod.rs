@@ -51,7 +51,6 @@ pub struct Applier {
     absorbed: Mutex<BTreeSet<RegionId>>,
     torn: bool,
     trusts_any_epoch: bool,
-    purges_unsynced: bool,
 }
 
 impl Applier {
@@ -64,7 +63,6 @@ impl Applier {
             absorbed: Mutex::default(),
             torn: config.has(Planted::TornApply),
             trusts_any_epoch: config.has(Planted::StaleEpoch),
-            purges_unsynced: config.has(Planted::MergePurgesUnsynced),
         }
     }
 
@@ -74,7 +72,6 @@ impl Applier {
         let mut absorbed = self.absorbed.lock();
         let mut round = Round::new(self, &mut ahead, &mut absorbed);
         let applied = tasks.into_iter().map(|task| round.task(task)).collect::<Result<Vec<_>, _>>()?;
-        let merged = round.merged && !self.purges_unsynced;
         let mut batch = WriteBatch { ops: round.ops };
         if self.torn {
             let is_state = |op: &WriteOp| matches!(op, WriteOp::Put(Cf::Meta, ..));
@@ -83,9 +80,8 @@ impl Applier {
             batch = WriteBatch { ops: data };
         }
         self.engine.write(batch)?;
-        if merged || applied.iter().any(|done| matches!(done, Applied::Destroyed(_))) {
-            // A tombstone is durable before the log goes: a log without one would be a voter that forgot its votes, and
-            // a merge's source without its log could not be brought up to its end again.
+        if applied.iter().any(|done| matches!(done, Applied::Destroyed(_))) {
+            // A tombstone is durable before the log goes: a log without one would be a voter that forgot its votes.
             self.engine.sync()?;
         }
         Ok(applied)
@@ -98,8 +94,6 @@ struct Round<'a> {
     store: StoreId,
     ahead: &'a mut Ahead,
     absorbed: &'a mut BTreeSet<RegionId>,
-    /// A region was taken over.
-    merged: bool,
     trusts_any_epoch: bool,
     /// The state before this round; made when the first move needs it.
     before: OnceLock<Arc<dyn Snapshot>>,
@@ -122,7 +116,6 @@ impl<'a> Round<'a> {
             store: applier.store,
             ahead,
             absorbed,
-            merged: false,
             trusts_any_epoch: applier.trusts_any_epoch,
             before: OnceLock::new(),
             ops: Vec::new(),

@@ -48,10 +48,11 @@ enum UnderWay {
         ticket: Ticket,
         steps: VecDeque<Step>,
     },
-    /// As the source; until it is taken over or rolled back.
+    /// As the source; until it is taken over or rolled back. Not proposed while it is not known who is there.
     Merge {
         ticket: Ticket,
-        position: Position,
+        into: Box<Region>,
+        position: Option<Position>,
     },
     /// As the target, which nobody waits for.
     Absorb {
@@ -72,9 +73,8 @@ impl UnderWay {
     /// The entry that is waited for.
     fn position(&self) -> Option<Position> {
         match self {
-            UnderWay::Split { position, .. } | UnderWay::Merge { position, .. } | UnderWay::Absorb { position } => {
-                Some(*position)
-            }
+            UnderWay::Split { position, .. } | UnderWay::Absorb { position } => Some(*position),
+            UnderWay::Merge { position, .. } => *position,
             UnderWay::Peers { .. } => None,
         }
     }
@@ -96,16 +96,38 @@ impl Changes {
     /// Whether a split may be committed that is not applied: then a lease must not be renewed, since another store may
     /// soon lead the right part.
     pub(super) fn splits_between(&self, applied: LogIndex, committed: LogIndex) -> bool {
+        let position = match &self.under_way {
+            Some(UnderWay::Split { position, .. }) => Some(*position),
+            Some(UnderWay::Merge { position, .. }) => *position,
+            _ => None,
+        };
+        position.is_some_and(|position| applied < position.index && position.index <= committed)
+    }
+
+    pub(super) fn merge_begins(&mut self, ticket: Ticket, into: Box<Region>) {
+        self.under_way = Some(UnderWay::Merge { ticket, into, position: None });
+    }
+
+    /// The target of a merge that is not proposed yet.
+    pub(super) fn merge_waits(&self) -> Option<&Region> {
         match &self.under_way {
-            Some(UnderWay::Split { position, .. } | UnderWay::Merge { position, .. }) => {
-                applied < position.index && position.index <= committed
-            }
-            _ => false,
+            Some(UnderWay::Merge { into, position: None, .. }) => Some(into),
+            _ => None,
         }
     }
 
-    pub(super) fn merge_begins(&mut self, ticket: Ticket, position: Position) {
-        self.under_way = Some(UnderWay::Merge { ticket, position });
+    pub(super) fn merge_is_proposed(&mut self, at: Position) {
+        if let Some(UnderWay::Merge { position, .. }) = &mut self.under_way {
+            *position = Some(at);
+        }
+    }
+
+    /// Whoever waits for a merge of this region gets an answer.
+    pub(super) fn merge_ends(&mut self, result: Result<Vec<Region>, AdminError>, out: &mut Outbox) {
+        if let Some(UnderWay::Merge { ticket, .. }) = self.under_way {
+            self.under_way = None;
+            answer(&mut out.replies, ticket, result);
+        }
     }
 
     pub(super) fn absorption_begins(&mut self, position: Position) {
@@ -115,14 +137,6 @@ impl Changes {
     /// Whether an entry is on its way that ends a merge into this region.
     pub(super) fn absorbs(&self) -> bool {
         matches!(self.under_way, Some(UnderWay::Absorb { .. }))
-    }
-
-    /// The region is part of another one now.
-    pub(super) fn merged(&mut self, target: &Region, out: &mut Outbox) {
-        if let Some(UnderWay::Merge { ticket, .. }) = self.under_way {
-            self.under_way = None;
-            answer(&mut out.replies, ticket, Ok(vec![target.clone()]));
-        }
     }
 
     /// This replica leads no more: what was proposed may still be carried out.
@@ -160,7 +174,7 @@ impl Replica {
             AdminChange::Split(at) => self.begin_split(ticket, &at, out),
             AdminChange::Peers(changes) => self.begin_peers(now, ticket, &changes),
             AdminChange::Transfer(to) => self.begin_handover(ticket, to),
-            AdminChange::Merge(into) => self.begin_merge(now, ticket, &into, neighbour, out),
+            AdminChange::Merge(into) => self.begin_merge(now, ticket, into, neighbour, out),
         });
         if let Err(error) = begun {
             debug!(region = self.region.id.0, peer = self.peer.id.0, %error, "a change of the region is refused");
@@ -384,11 +398,8 @@ impl Replica {
                 record.prepared = None;
                 self.becomes(region);
                 self.changes.merging.becomes(record);
-                if let Some(UnderWay::Merge { ticket, .. }) = self.changes.under_way {
-                    self.changes.under_way = None;
-                    let why = "the target had changed, or too few peers were there in time: all is as before";
-                    answer(&mut out.replies, ticket, Err(refused(why)));
-                }
+                let why = "the target had changed, or too few peers were there in time: all is as before";
+                self.changes.merge_ends(Err(refused(why)), out);
             }
             MergeStep::Absorbed { .. } => {
                 record.absorbed = position;

@@ -233,31 +233,62 @@ impl Replica {
         &mut self,
         now: Instant,
         ticket: Ticket,
-        into: &Region,
+        into: Box<Region>,
         here: Option<&Region>,
         out: &mut Outbox,
     ) -> Result<(), AdminError> {
         self.check_quiet()?;
-        check(&self.region, into).map_err(refused)?;
-        match here {
-            Some(here) if here.epoch == into.epoch && here.range == into.range => {}
-            Some(here) => {
-                return Err(refused(format!("{} is of epoch {} here, not of {}", here.id, here.epoch, into.epoch)));
-            }
-            None => return Err(refused(format!("{} has no replica on the store that leads {}", into.id, self.id()))),
+        check(&self.region, &into).map_err(refused)?;
+        self.check_target_here(&into, here)?;
+        if !self.has_just_woken() {
+            self.check_all_there(now)?;
         }
+        self.changes.merge_begins(ticket, into);
+        self.drive_merge(now, here, out);
+        Ok(())
+    }
+
+    fn check_target_here(&self, into: &Region, here: Option<&Region>) -> Result<(), AdminError> {
+        match here {
+            Some(here) if here.epoch == into.epoch && here.range == into.range => Ok(()),
+            Some(here) => Err(refused(format!("{} is of epoch {} here, not of {}", here.id, here.epoch, into.epoch))),
+            None => Err(refused(format!("{} has no replica on the store that leads {}", into.id, self.id()))),
+        }
+    }
+
+    fn check_all_there(&self, now: Instant) -> Result<(), AdminError> {
         let last = self.node.raft.raft_log.last_index();
         let near = |p: &PeerProgress| p.active && !p.needs_snapshot && p.matched.0 + LAG_ENTRIES >= last;
-        if let Some(away) = self.progress(now).iter().find(|p| !near(p)) {
-            return Err(refused(format!("{} of {} is away or lags: a merge needs all peers", away.peer, self.id())));
+        match self.progress(now).iter().find(|p| !near(p)) {
+            Some(away) => {
+                Err(refused(format!("{} of {} is away or lags: a merge needs all peers", away.peer, self.id())))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Proposes PrepareMerge once all peers are there. One that has just woken waits to hear of them.
+    fn prepare(&mut self, now: Instant, into: &Region, here: Option<&Region>, out: &mut Outbox) {
+        let there = self.check_all_there(now);
+        if there.is_err() && self.has_just_woken() {
+            return;
+        }
+        if let Err(error) = there.and_then(|()| self.check_target_here(into, here)) {
+            return self.changes.merge_ends(Err(error), out);
         }
         self.propose_waiting(out);
         let kind = wire::region_change::Kind::PrepareMerge(wire::PrepareMerge { into: Some(into.into()) });
-        let position = self.propose_change(kind, Vec::new()).map_err(|_| self.not_leader())?;
-        info!(region = self.region.id.0, into = into.id.0, index = position.index.0, "a merge is proposed");
-        self.changes.merge_begins(ticket, position);
-        self.node.skip_bcast_commit(false);
-        Ok(())
+        // A refusal is tried again with the next turn.
+        if let Ok(position) = self.propose_change(kind, Vec::new()) {
+            info!(region = self.region.id.0, into = into.id.0, index = position.index.0, "a merge is proposed");
+            self.changes.merge_is_proposed(position);
+            self.node.skip_bcast_commit(false);
+        }
+    }
+
+    /// Which region's replica here matters to it: that which it is to be merged into.
+    pub(crate) fn merges_into(&self) -> Option<RegionId> {
+        self.prepared().map(|p| p.into.id).or_else(|| self.changes.merge_waits().map(|into| into.id))
     }
 
     pub(super) fn propose_change(
@@ -279,8 +310,12 @@ impl Replica {
         merging.pause = merging.pause.saturating_sub(1);
     }
 
-    /// Lets a source's leader go on: it asks the target, or rolls back. `target`: as its replica here has applied it.
-    pub(crate) fn drive_merge(&mut self, target: Option<&Region>, out: &mut Outbox) {
+    /// Lets a source's leader go on: it prepares, asks the target, or rolls back. `target`: as its replica here has
+    /// applied it.
+    pub(crate) fn drive_merge(&mut self, now: Instant, target: Option<&Region>, out: &mut Outbox) {
+        if let Some(into) = self.changes.merge_waits().cloned() {
+            return self.prepare(now, &into, target, out);
+        }
         let Some(prepared) = self.prepared().cloned() else { return };
         let term = self.term();
         if !self.leads() || !self.node.raft.apply_to_current_term() || self.changes.merging.rollback == Some(term) {
@@ -464,7 +499,7 @@ impl Replica {
         let error = self.epoch_mismatch();
         // What is not applied by now comes after PrepareMerge, and never will be.
         self.proposals.refuse(&error, &mut out.replies);
-        self.changes.merged(target, out);
+        self.changes.merge_ends(Ok(vec![target.clone()]), out);
     }
 }
 

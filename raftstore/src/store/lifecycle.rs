@@ -44,6 +44,10 @@ pub(super) struct Absent {
     pub(super) tombstones: BTreeMap<RegionId, Tombstone>,
     /// Of replicas that have ended and whose state is being removed: their ranges are not free yet.
     dying: BTreeMap<RegionId, Arc<Region>>,
+    /// Regions that others have taken over since the state was last synced, and before: their logs are still here.
+    pub(super) absorbed: Vec<RegionId>,
+    /// Those of them that a sync under way makes so durably.
+    pub(super) syncing: Vec<RegionId>,
     /// Requests for votes in regions that are not split off here yet, with the ticks they wait, by region and sender.
     waiting: BTreeMap<(RegionId, u64), (u32, wire::RaftMessage)>,
 }

@@ -4,7 +4,7 @@
 //!   source's leader ──MergeAsk──► every peer of the target       who leads it proposes; who has left the epoch behind says
 //!                   ◄─MergeVerdict─                              what became of the source
 //!   target's replica at a CommitMerge ──► waits for the source's replica here, tells it what is committed
-//!                                     ──► applied: the source's replica ends, its log goes
+//!                                     ──► applied: the source's replica ends; synced: its log goes
 //!   source's replica that missed it   ──asks for votes──► a tombstone ──MergeVerdict──► it ends, unless the target's
 //!                                                         replica here will still need it
 //! ```
@@ -18,6 +18,7 @@ use tracing::info;
 use super::StoreCore;
 use crate::{
     clock::Instant,
+    config::Planted,
     keys::Tombstone,
     log::RegionLog,
     region::{
@@ -28,9 +29,9 @@ use crate::{
 };
 
 impl StoreCore {
-    /// The target of a source, as its replica here has applied it.
+    /// What a region is to be merged into, as its replica here has applied it.
     pub(super) fn merge_target(&self, source: RegionId) -> Option<Arc<Region>> {
-        let into = self.replicas.get(&source)?.prepared()?.into.id;
+        let into = self.replicas.get(&source)?.merges_into()?;
         self.replicas.get(&into).filter(|target| target.is_initialised()).map(|target| target.region().clone())
     }
 
@@ -62,7 +63,8 @@ impl StoreCore {
         }
     }
 
-    /// A target has taken over a source, durably: the source's replica is no more.
+    /// A target has taken over a source, whose replica is no more. Its log stays until that is durable: a crash may take the
+    /// state back to before.
     pub(super) fn absorb(&mut self, target: &Arc<Region>, source: RegionId, out: &mut Outbox) {
         let Some(mut replica) = self.replicas.remove(&source) else { return };
         let peer = replica.peer();
@@ -76,7 +78,18 @@ impl StoreCore {
         self.dirty.remove(&source);
         out.gone.push(source);
         out.merged.push((source, target.id));
-        out.begin_log(source, RegionLog { removed: true, ..RegionLog::default() });
+        if self.config.has(Planted::MergePurgesUnsynced) {
+            out.begin_log(source, RegionLog { removed: true, ..RegionLog::default() });
+        } else {
+            self.absent.absorbed.push(source);
+        }
+    }
+
+    /// What had been taken over when the state engine was synced is so durably: the logs of the sources may go.
+    pub(super) fn purge_absorbed(&mut self, out: &mut Outbox) {
+        for source in std::mem::take(&mut self.absent.syncing) {
+            out.begin_log(source, RegionLog { removed: true, ..RegionLog::default() });
+        }
     }
 
     /// Messages about merges that are for this very store.

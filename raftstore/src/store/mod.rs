@@ -161,7 +161,7 @@ impl StoreCore {
     fn collect(&mut self, now: Instant, region: RegionId, out: &mut Outbox) {
         let target = self.merge_target(region);
         let Some(replica) = self.replicas.get_mut(&region) else { return };
-        replica.drive_merge(target.as_deref(), out);
+        replica.drive_merge(now, target.as_deref(), out);
         replica.collect(now, out);
         if replica.is_initialised() {
             out.seen.push(replica.seen(now));
@@ -208,6 +208,7 @@ impl StoreCore {
                 }
             }
             Event::UpkeepDone => {
+                self.purge_absorbed(out);
                 for (region, applied) in self.upkeep.done() {
                     if let Some(replica) = self.replica(region) {
                         replica.engine_synced(applied);
@@ -329,6 +330,9 @@ impl StoreCore {
         let replicas = &self.replicas;
         effects.upkeep =
             self.upkeep.start(now, || replicas.iter().map(|(region, r)| (*region, r.applied_index())).collect());
+        if effects.upkeep {
+            self.absent.syncing.append(&mut self.absent.absorbed);
+        }
         effects
     }
 }
