@@ -148,6 +148,10 @@ pub enum Planted {
     RemoveBelowQuorum,
     /// A snapshot is taken without the marker that has it taken again after a crash.
     UnmarkedSnapshot,
+    /// The source of a merge goes on being read while its target may have taken it over.
+    MergeSourceStillRead,
+    /// The log of a merge's source goes before it is durable that the target has its data.
+    MergePurgesUnsynced,
     /// Sleeping regions do not wake when their leader's store falls silent or is restarted.
     SleepThroughRestart,
     /// Replicas are compared as they are before the round in which the mark is applied.

@@ -56,7 +56,10 @@ pub use config::{Limits, LogBounds, Planted, StoreConfig};
 pub use effect::{Effects, Event};
 pub use handle::{Leadership, ReplicaStatus, StoreHandle};
 pub use metrics::Metrics;
-pub use region::{ReplicaView, Role};
+pub use region::{
+    ReplicaView, Role,
+    merge::{Merges, Prepared},
+};
 pub use snapshot::SnapshotDriver;
 pub use store::{BootError, StoreCore, bootstrap};
 pub use transport::Transport;

@@ -129,8 +129,8 @@ impl Placement {
     pub fn rules(&self) -> node::Rules {
         let split_bytes = self.split_size << 20;
         let down_after_ms = self.down_after * 1_000;
-        // Stores refuse merges yet: PD must not plan what can only fail.
-        node::Rules { down_after_ms, split_bytes, merge_bytes: 0, ..node::Rules::default() }
+        let merge_bytes = split_bytes / node::MERGE_PART;
+        node::Rules { down_after_ms, split_bytes, merge_bytes, ..node::Rules::default() }
     }
 }
 

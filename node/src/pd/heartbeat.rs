@@ -354,6 +354,7 @@ mod tests {
             term,
             leader: Some(peer),
             serves: true,
+            merging: false,
             lease_until: None,
             split_off: Arc::default(),
             asleep: false,

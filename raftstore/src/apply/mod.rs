@@ -8,14 +8,16 @@
 //!
 //! - `region_change`: entries that split the region or change its peers.
 //! - `mark`: entries at which all replicas are compared.
+//! - `merge`: entries by which two regions become one.
 //! - `destroy`: what is left of a replica that is no peer any more.
 
 mod destroy;
 mod mark;
+mod merge;
 mod region_change;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, OnceLock},
 };
 
@@ -49,6 +51,9 @@ pub struct Applier {
     ahead: Mutex<Ahead>,
     /// Views at marks that nobody has fetched yet.
     marked: Mutex<Vec<Marked>>,
+    /// Regions that others have taken over here. What the core still sends of them changes nothing. Their ids are never
+    /// used again, and few: one for each merge in the life of a process.
+    absorbed: Mutex<BTreeSet<RegionId>>,
     torn: bool,
     trusts_any_epoch: bool,
     syncs_births: bool,
@@ -63,6 +68,7 @@ impl Applier {
             store: config.store,
             ahead: Mutex::default(),
             marked: Mutex::default(),
+            absorbed: Mutex::default(),
             torn: config.has(Planted::TornApply),
             trusts_any_epoch: config.has(Planted::StaleEpoch),
             syncs_births: !config.has(Planted::SplitUnsynced),
@@ -73,7 +79,8 @@ impl Applier {
     /// Applies tasks in one batch. An error means that the store must stop.
     pub fn run(&self, tasks: Vec<ApplyTask>) -> Result<Vec<Applied>, EngineError> {
         let mut ahead = self.ahead.lock();
-        let mut round = Round::new(self, &mut ahead);
+        let mut absorbed = self.absorbed.lock();
+        let mut round = Round::new(self, &mut ahead, &mut absorbed);
         let applied = tasks.into_iter().map(|task| round.task(task)).collect::<Result<Vec<_>, _>>()?;
         let (ops, marked) = (round.ops, round.marked);
         let mut batch = WriteBatch { ops };
@@ -110,6 +117,7 @@ struct Round<'a> {
     engine: &'a dyn Engine,
     store: StoreId,
     ahead: &'a mut Ahead,
+    absorbed: &'a mut BTreeSet<RegionId>,
     trusts_any_epoch: bool,
     marks_early: bool,
     /// The state before this round; made when the first move needs it.
@@ -130,11 +138,12 @@ fn corrupt(region: &Region, position: Position, why: impl std::fmt::Display) -> 
 }
 
 impl<'a> Round<'a> {
-    fn new(applier: &'a Applier, ahead: &'a mut Ahead) -> Self {
+    fn new(applier: &'a Applier, ahead: &'a mut Ahead, absorbed: &'a mut BTreeSet<RegionId>) -> Self {
         Round {
             engine: &*applier.engine,
             store: applier.store,
             ahead,
+            absorbed,
             trusts_any_epoch: applier.trusts_any_epoch,
             marks_early: applier.marks_early,
             before: OnceLock::new(),
@@ -156,6 +165,11 @@ impl<'a> Round<'a> {
                 return Ok(Applied::Destroyed(region.id));
             }
         };
+        if self.absorbed.contains(&region.id) {
+            let last = entries.last().expect("a task has entries");
+            let position = Position { index: LogIndex(last.index), term: Term(last.term) };
+            return Ok(Applied::Entries { region: region.id, position, outcomes: Vec::new() });
+        }
         let mut outcomes = Vec::with_capacity(entries.len());
         for entry in &entries {
             let outcome = self.entry(&mut region, entry)?;

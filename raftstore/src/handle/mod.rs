@@ -84,7 +84,7 @@ impl StoreHandle {
     /// A current view, without waiting; `None` when there is no lease and [`StoreHandle::snapshot`] must ask the quorum.
     pub fn try_snapshot(&self, target: &Target) -> Option<Result<RegionSnapshot, RegionError>> {
         let look = |replica: &ReplicaShared| self.snapshot_under_lease(replica, target);
-        self.shared.replicas.with(target.region, look).unwrap_or_else(|| Some(Err(not_here(target.region))))
+        self.shared.replicas.with(target.region, look).unwrap_or_else(|| Some(Err(self.not_here(target.region))))
     }
 
     fn snapshot_under_lease(
@@ -132,7 +132,7 @@ impl StoreHandle {
         if let Some(answer) = self.try_snapshot(target) {
             return answer;
         }
-        let replica = self.shared.replicas.get(target.region).ok_or_else(|| not_here(target.region))?;
+        let replica = self.shared.replicas.get(target.region).ok_or_else(|| self.not_here(target.region))?;
         let term = replica.view.load().term;
         let pinned = Target { term: Some(term), ..*target };
         let answer = match self.shared.ask(|ticket| Event::Read(ticket, pinned)) {
@@ -142,7 +142,7 @@ impl StoreHandle {
         match answer {
             Ok(Answer::Readable(Ok(()))) => {}
             Ok(Answer::Readable(Err(e))) => return Err(e),
-            Ok(_) | Err(_) => return Err(not_here(target.region)),
+            Ok(_) | Err(_) => return Err(self.not_here(target.region)),
         }
         let applied = replica.applied();
         let engine = self.shared.engine.snapshot();
@@ -151,7 +151,7 @@ impl StoreHandle {
         let view = replica.view.load();
         check(&self.shared.config, &view, &pinned)?;
         if !here {
-            return Err(not_here(target.region));
+            return Err(self.not_here(target.region));
         }
         Ok(RegionSnapshot { engine, region: view.region.clone(), term, applied })
     }
@@ -159,7 +159,7 @@ impl StoreHandle {
     /// Replicates and applies a batch. `Ok`: it is applied here. A `Region` error: it certainly is and will be nowhere.
     pub async fn propose(&self, target: &Target, batch: Batch) -> Result<(), ProposeError> {
         let look = |replica: &ReplicaShared| check(&self.shared.config, &replica.view.load(), target);
-        self.shared.replicas.with(target.region, look).unwrap_or_else(|| Err(not_here(target.region)))?;
+        self.shared.replicas.with(target.region, look).unwrap_or_else(|| Err(self.not_here(target.region)))?;
         let bytes = batch.ops.iter().map(Message::encoded_len).sum();
         let (target, ops) = (*target, batch.ops);
         let (counts, begun) = (self.shared.metrics.proposals(target.region), self.shared.clock.now());
@@ -204,14 +204,17 @@ impl StoreHandle {
         self.change(target, AdminChange::Transfer(to)).await.map(drop)
     }
 
-    /// Merges the region of `source`, led here, into its neighbour `into`, whose peers live on the same stores.
-    pub async fn merge(&self, source: &Target, into: &Region) -> Result<(), AdminError> {
-        Err(AdminError::Refused(format!("merging {} into {} is not there yet", source.region, into.id)))
+    /// Merges the region of `source`, led here, into its neighbour `into`, whose peers live on the same stores and which
+    /// is exactly as the caller says. The source serves nobody meanwhile: a few round trips, or, if a peer is away or
+    /// the target changes, until it is given up. Answers, when it is done here, with the target as it is then.
+    pub async fn merge(&self, source: &Target, into: &Region) -> Result<Region, AdminError> {
+        let mut regions = self.change(source, AdminChange::Merge(Box::new(into.clone()))).await?;
+        regions.pop().ok_or_else(|| AdminError::Unknown("the answer names no region".into()))
     }
 
     async fn change(&self, target: &Target, change: AdminChange) -> Result<Vec<Region>, AdminError> {
         let look = |replica: &ReplicaShared| check(&self.shared.config, &replica.view.load(), target);
-        self.shared.replicas.with(target.region, look).unwrap_or_else(|| Err(not_here(target.region)))?;
+        self.shared.replicas.with(target.region, look).unwrap_or_else(|| Err(self.not_here(target.region)))?;
         let target = *target;
         let asked = self.shared.ask(|ticket| Event::Admin(AdminRequest { ticket, target, change }));
         match asked.map_err(|reason| not_taken(reason, target.region))?.await {
@@ -380,13 +383,19 @@ impl StoreHandle {
         for seen in effects.seen.drain(..) {
             self.shared.replicas.publish(seen);
         }
+        // Before it is gone, so that nobody is told that it is nowhere.
+        effects.merged.drain(..).for_each(|(source, target)| self.shared.replicas.inherited(source, target));
         effects.gone.drain(..).for_each(|region| self.shared.replicas.remove(region));
         self.shared.answer(std::mem::take(&mut effects.replies));
     }
-}
 
-fn not_here(region: RegionId) -> RegionError {
-    RegionError::region_not_found(region)
+    /// It is not here, or not any more.
+    fn not_here(&self, region: RegionId) -> RegionError {
+        match self.shared.replicas.heir(region) {
+            Some(heir) => heir.view.load().epoch_mismatch(),
+            None => RegionError::region_not_found(region),
+        }
+    }
 }
 
 fn not_taken(reason: NotTaken, region: RegionId) -> RegionError {
@@ -404,6 +413,9 @@ fn check(config: &StoreConfig, view: &ReplicaView, target: &Target) -> Result<()
     }
     if target.epoch != view.region.epoch && !config.has(Planted::StaleEpoch) {
         return Err(view.epoch_mismatch());
+    }
+    if view.merging {
+        return Err(RegionError::merging(view.region.id, BUSY_BACKOFF_MS));
     }
     Ok(())
 }

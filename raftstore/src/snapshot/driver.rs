@@ -117,10 +117,10 @@ impl SnapshotDriver {
 
     fn export(&self, region: RegionId, folder: &str) -> Result<Made, String> {
         let snapshot = self.engine.snapshot();
-        let (region, position) = taking::state_of(&*snapshot, region)?;
+        let (region, position, merges) = taking::state_of(&*snapshot, region)?;
         let parts = Vec::new();
         // From here on the folder goes again, whatever happens.
-        let content = Content { position, region, parts };
+        let content = Content { position, region, merges, parts };
         let mut made = Made { engine: self.engine.clone(), folder: folder.into(), content };
         let parts = self.engine.export(&*snapshot, &made.content.region.range, folder);
         made.content.parts = parts.map_err(|e| e.to_string())?;

@@ -1,4 +1,4 @@
-//! Regions that do not stand still: splits, memberships and hand-overs at random, beside faults and load.
+//! Regions that do not stand still: splits, merges, memberships and hand-overs at random, beside faults and load.
 //!
 //! Whoever asks is the harness: it goes to the store that leads, as an operator's step would, and takes what comes:
 //! refused, lost, or done. What must hold is judged by the workload, by the referee, and at the end by [`Changes::settled`]:
@@ -112,8 +112,9 @@ impl Changes {
                 continue;
             }
             match rng.random_range(0..10) {
-                0..4 => self.split(&led, &border, &mut next_id, &mut rng).await,
-                4..7 => self.change_peers(&led, &mut next_id, &mut rng).await,
+                0..3 => self.split(&led, &border, &mut next_id, &mut rng).await,
+                3..5 => self.merge(&led, &mut next_id, &mut rng).await,
+                5..7 => self.change_peers(&led, &mut next_id, &mut rng).await,
                 _ => self.transfer(&led, &mut rng).await,
             }
         }
@@ -151,6 +152,24 @@ impl Changes {
         });
         let (store, target, at) = (led.store.clone(), led.target(), at.collect());
         self.note("splits", async move { store.split(&target, at).await.map(drop) }).await;
+    }
+
+    /// Merges neighbours that are on the same stores; others are brought together first.
+    async fn merge(&self, led: &[Led], next_id: &mut u64, rng: &mut ChaCha8Rng) {
+        let source = &led[rng.random_range(0..led.len())];
+        let (range, merges_right) = (&source.region.range, rng.random_bool(0.5));
+        let touches = |other: &&Led| match merges_right {
+            true => other.region.range.start == range.end && !range.end.is_empty(),
+            false => other.region.range.end == range.start && !range.start.is_empty(),
+        };
+        let Some(into) = led.iter().find(touches).map(|l| &l.region) else { return };
+        let (store, target) = (source.store.clone(), source.target());
+        let changes = come_together(source, into, next_id);
+        if changes.is_empty() {
+            let into = Region::clone(into);
+            return self.note("merges", async move { store.merge(&target, &into).await.map(drop) }).await;
+        }
+        self.note("memberships", async move { store.change_peers(&target, changes).await.map(drop) }).await;
     }
 
     async fn change_peers(&self, led: &[Led], next_id: &mut u64, rng: &mut ChaCha8Rng) {
@@ -293,6 +312,25 @@ impl Changes {
         };
         Ok(seen.iter().find_map(differ).map_or(Ok(()), Err))
     }
+}
+
+/// What brings a region to the stores of another one, as voters there.
+fn come_together(source: &Led, into: &Region, next_id: &mut u64) -> Vec<PeerChange> {
+    let mut changes = Vec::new();
+    for there in &into.peers {
+        match source.region.peer_on(there.store) {
+            None => {
+                *next_id += 1;
+                let peer = Peer { id: PeerId(*next_id), store: there.store, role: PeerRole::Learner };
+                changes.push(PeerChange::AddLearner(peer));
+            }
+            Some(peer) if peer.role == PeerRole::Learner => changes.push(PeerChange::Promote(peer.id)),
+            Some(_) => {}
+        }
+    }
+    let elsewhere = source.region.peers.iter().filter(|p| p.id != source.peer && into.peer_on(p.store).is_none());
+    changes.extend(elsewhere.map(|p| PeerChange::Remove(p.id)));
+    changes
 }
 
 /// How far the state is, which may be further than its store has noticed.

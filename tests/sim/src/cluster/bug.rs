@@ -80,6 +80,10 @@ pub const BUGS: &[Bug] = &[
     #[cfg(feature = "planted-bugs")]
     Bug::Store(raftstore::Planted::EarlyMark),
     #[cfg(feature = "planted-bugs")]
+    Bug::Store(raftstore::Planted::MergeSourceStillRead),
+    #[cfg(feature = "planted-bugs")]
+    Bug::Store(raftstore::Planted::MergePurgesUnsynced),
+    #[cfg(feature = "planted-bugs")]
     Bug::Kv(kv::planted::Planted::SkipMaxTs),
     #[cfg(feature = "planted-bugs")]
     Bug::Kv(kv::planted::Planted::DropSecondaryCommit),

@@ -88,6 +88,16 @@ fn sleeping_through_a_leaders_restart_is_found() {
 }
 
 #[test]
+fn reading_a_merges_source_is_found() {
+    must_be_found(Kind::Stores, 10, Bug::Store(Store::MergeSourceStillRead));
+}
+
+#[test]
+fn purging_a_merges_source_before_its_target_is_durable_is_found() {
+    must_be_found(Kind::Stores, 25, Bug::Store(Store::MergePurgesUnsynced));
+}
+
+#[test]
 fn skipping_max_ts_is_found() {
     must_be_found(Kind::Bank, 20, Bug::Kv(Kv::SkipMaxTs));
 }

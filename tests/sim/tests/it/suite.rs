@@ -25,6 +25,7 @@ const FAULTS: &[&str] = &[
     "stalled syncs",
     "clock jumps",
     "splits",
+    "merges",
     "memberships",
     "hand-overs",
     "changes refused",
