@@ -28,7 +28,7 @@ pub struct Keys {
 pub fn keys(table: &TableDescriptor, borders: &Borders, env: &Env<'_>) -> SqlResult<Keys> {
     match borders {
         Borders::Values(rows) => at_values(table, rows, env),
-        Borders::Into { regions, between } => into_regions(table, *regions, between.as_ref(), env),
+        Borders::Into { regions, between } => into_regions(table, *regions, between.as_deref(), env),
     }
 }
 

@@ -63,7 +63,7 @@ pub enum Borders {
         /// How many.
         regions: u64,
         /// The values that are spread; all of the type's when not said.
-        between: Option<(Expr, Expr)>,
+        between: Option<Box<(Expr, Expr)>>,
     },
 }
 
@@ -153,14 +153,14 @@ fn borders(tail: &[TokenWithSpan]) -> Result<Borders, ParserError> {
     Ok(borders)
 }
 
-fn between(parser: &mut Parser<'_>) -> Result<Option<(Expr, Expr)>, ParserError> {
+fn between(parser: &mut Parser<'_>) -> Result<Option<Box<(Expr, Expr)>>, ParserError> {
     if !parser.parse_keyword(Keyword::BETWEEN) {
         return Ok(None);
     }
     let tighter = PostgreSqlDialect {}.prec_value(Precedence::Between);
     let low = parser.parse_subexpr(tighter)?;
     parser.expect_keyword(Keyword::AND)?;
-    Ok(Some((low, parser.parse_subexpr(tighter)?)))
+    Ok(Some(Box::new((low, parser.parse_subexpr(tighter)?))))
 }
 
 #[cfg(test)]
@@ -181,7 +181,8 @@ mod tests {
         assert!(matches!(split.target, Target::Index { if_exists: false, .. }));
         let split = one("CREATE TABLE t (split int PRIMARY KEY) SPLIT INTO 8 REGIONS BETWEEN 0 AND 10 + 5");
         assert!(matches!(split.target, Target::Create(_)));
-        let Borders::Into { regions: 8, between: Some((low, high)) } = split.borders else { panic!("{split:?}") };
+        let Borders::Into { regions: 8, between: Some(between) } = split.borders else { panic!("no range") };
+        let (low, high) = *between;
         assert_eq!((low.to_string(), high.to_string()), ("0".into(), "10 + 5".into()));
         assert!(matches!(one("ALTER TABLE t SPLIT INTO 4").borders, Borders::Into { regions: 4, between: None }));
         for other in ["CREATE TABLE split (at int)", "ALTER TABLE split ADD COLUMN at int", "SELECT 'split at' AS x"] {
