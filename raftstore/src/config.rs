@@ -139,8 +139,9 @@ pub enum Planted {
     TornApply,
     /// Requests are served and proposals applied although the region has changed since they were made.
     StaleEpoch,
-    /// A split that is applied again after a crash gives its new regions empty logs, although they have voted.
-    SplitResetsLog,
+    /// A region that is split off speaks before it is durable: a split that is applied again after a crash gives it an empty
+    /// log, although it has voted.
+    SplitUnsynced,
     /// A leader that hands over goes on serving reads under its lease.
     TransferKeepsLease,
     /// A leader changes the membership although too few of the new voters are alive.

@@ -30,7 +30,7 @@ use raft::eraftpb::{Entry, EntryType};
 
 use crate::{
     config::Planted,
-    effect::{Applied, ApplyTask, ApplyWork, EntryOutcome},
+    effect::{Applied, ApplyTask, ApplyWork, EntryOutcome, RegionChange},
     engine::{Engine, EngineError, Snapshot, WriteBatch, WriteOp},
     keys::{self, ApplyState, COMMAND_FORMAT},
     log::Position,
@@ -51,6 +51,7 @@ pub struct Applier {
     absorbed: Mutex<BTreeSet<RegionId>>,
     torn: bool,
     trusts_any_epoch: bool,
+    syncs_births: bool,
 }
 
 impl Applier {
@@ -63,6 +64,7 @@ impl Applier {
             absorbed: Mutex::default(),
             torn: config.has(Planted::TornApply),
             trusts_any_epoch: config.has(Planted::StaleEpoch),
+            syncs_births: !config.has(Planted::SplitUnsynced),
         }
     }
 
@@ -80,12 +82,22 @@ impl Applier {
             batch = WriteBatch { ops: data };
         }
         self.engine.write(batch)?;
-        if applied.iter().any(|done| matches!(done, Applied::Destroyed(_))) {
-            // A tombstone is durable before the log goes: a log without one would be a voter that forgot its votes.
+        // A tombstone is durable before the log goes: a log without one would be a voter that forgot its votes. And a region
+        // that is split off is durable before its replica speaks: what it promised is in a log that begins now, and the
+        // split may never be applied here again (a snapshot of the parent skips it).
+        let to_be_durable = |done: &Applied| match done {
+            Applied::Destroyed(_) => true,
+            Applied::Entries { outcomes, .. } => self.syncs_births && outcomes.iter().any(gives_birth),
+        };
+        if applied.iter().any(to_be_durable) {
             self.engine.sync()?;
         }
         Ok(applied)
     }
+}
+
+fn gives_birth(outcome: &EntryOutcome) -> bool {
+    matches!(&outcome.change, Some(Ok(RegionChange::Split { born, .. })) if !born.is_empty())
 }
 
 /// One batch in the making.

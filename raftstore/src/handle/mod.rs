@@ -218,7 +218,14 @@ impl StoreHandle {
     /// come next, then [`Receiving::finish`].
     pub fn receive_snapshot(&self, message: wire::RaftMessage) -> Result<Receiving, String> {
         let (_, content) = message::decode_snapshot(&message).map_err(|refused| refused.to_string())?;
-        receive::check(&content, self.shared.config.store, &self.statuses())?;
+        let replicas = self.statuses();
+        if let Err(reason) = receive::check(&content, self.shared.config.store, &replicas) {
+            if receive::is_here(&content, &replicas) {
+                // Its leader does not know, or would not send it: it is told. A store that stops tells nobody.
+                let _ = self.shared.inbox.push(Event::Received(vec![message]));
+            }
+            return Err(reason);
+        }
         let taken = self.shared.receiving.fetch_add(1, Ordering::AcqRel);
         let receiving = if taken < RECEIVING_AT_MOST {
             let number = self.shared.next_ticket.fetch_add(1, Ordering::Relaxed);

@@ -184,11 +184,17 @@ impl Replica {
         [Some(least(false)), away, anyone].into_iter().flatten().max().unwrap_or_default()
     }
 
-    /// Snapshots come with their files, not in a frame. And none is taken by one who leads.
-    pub(super) fn refuse_in_frame(kind: MessageType) -> Result<(), Refused> {
-        match kind {
-            MessageType::MsgSnapshot => Err(Refused("a snapshot without its files")),
-            _ => Ok(()),
+    /// Snapshots come with their files, not in a frame; but one that brings nothing new is merely answered by raft-rs with
+    /// what this replica has, and needs none.
+    pub(super) fn refuse_in_frame(&self, message: &Message) -> Result<(), Refused> {
+        if message.get_msg_type() != MessageType::MsgSnapshot {
+            return Ok(());
+        }
+        let (at, log) = (message.get_snapshot().get_metadata(), &self.node.raft.raft_log);
+        let is_known = at.index < log.committed || log.match_term(at.index, at.term);
+        match at.index <= self.applied.index.0 && is_known {
+            true => Ok(()),
+            false => Err(Refused("a snapshot without its files")),
         }
     }
 

@@ -268,7 +268,7 @@ impl Replica {
         let from = self.sender(&message, envelope)?;
         message::check_against_log(&message, self.node.store().truncated(), self.node.raft.raft_log.last_index())?;
         let kind = message.get_msg_type();
-        Self::refuse_in_frame(kind)?;
+        self.refuse_in_frame(&message)?;
         let asks_for_vote = matches!(kind, MessageType::MsgRequestVote | MessageType::MsgRequestPreVote);
         if asks_for_vote && (self.election.silent() || !self.is_initialised()) {
             // Without data there is no log either, and a vote that is not remembered could be given twice.

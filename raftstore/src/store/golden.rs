@@ -193,7 +193,7 @@ impl Script {
             Some("serve-expired-lease") => Planted::ServeExpiredLease,
             Some("forget-vote") => Planted::ForgetVote,
             Some("sleep-through-restart") => Planted::SleepThroughRestart,
-            Some("split-resets-log") => Planted::SplitResetsLog,
+            Some("split-unsynced") => Planted::SplitUnsynced,
             Some("transfer-keeps-lease") => Planted::TransferKeepsLease,
             Some("remove-below-quorum") => Planted::RemoveBelowQuorum,
             Some("merge-source-still-read") => Planted::MergeSourceStillRead,

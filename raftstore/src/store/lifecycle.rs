@@ -1,8 +1,8 @@
 //! Replicas that come and go while the store runs.
 //!
 //! ```text
-//!   come   split off here              region state and apply state are in the parent's apply batch; the log's first
-//!                                      records follow, unless there is a log: a crash came between, and it has votes
+//!   come   split off here              region state and apply state are in the parent's apply batch, which is synced;
+//!                                      only then does it speak, and its log begin
 //!          a leader speaks to a peer   nothing on disk until its first snapshot; only when no other replica here
 //!          that is not here            covers the range, or the split that makes room for it is still to be applied
 //!   go     removed by an entry, told   the replica ends at once; after what is being applied the state goes, the
@@ -22,7 +22,6 @@ use tracing::{debug, info};
 use super::StoreCore;
 use crate::{
     clock::Instant,
-    config::Planted,
     effect::{ApplyTask, ApplyWork, EntryOutcome, MergeStep, RegionChange},
     keys::{INITIAL, Tombstone},
     log::{LogState, RegionLog},
@@ -198,18 +197,10 @@ impl StoreCore {
     fn give_birth(&mut self, now: Instant, region: Arc<Region>, stands: bool, out: &mut Outbox) {
         let id = region.id;
         let peer = region.peer_on(self.config.store).expect("a region is born where it has a peer");
-        let found =
-            self.log.load(id).expect("the Raft log is readable").filter(|log| log.truncated.index >= INITIAL.index);
-        let resets = self.config.has(Planted::SplitResetsLog);
-        let found = found.filter(|_| !resets);
-        if found.is_none() {
-            out.begin_log(id, first_records());
-        }
-        let state = found.unwrap_or_else(first_log);
-        let commit = state.hard_state.commit.max(INITIAL.index.0).into();
+        out.begin_log(id, first_records());
         let conf_state = membership::conf_state(&region);
         let cache_bytes = cache_share(self.replicas.len());
-        let storage = LogStorage::new(id, self.log.clone(), state, commit, conf_state, cache_bytes);
+        let storage = LogStorage::new(id, self.log.clone(), first_log(), INITIAL.index, conf_state, cache_bytes);
         let replica = Replica::new(self.config.clone(), region, peer, storage, INITIAL);
         let mut replica = replica.expect("the membership of a region is one for Raft");
         for envelope in self.absent.take_waiting(id) {

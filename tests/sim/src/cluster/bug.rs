@@ -72,7 +72,7 @@ pub const BUGS: &[Bug] = &[
     #[cfg(feature = "planted-bugs")]
     Bug::Store(raftstore::Planted::StaleEpoch),
     #[cfg(feature = "planted-bugs")]
-    Bug::Store(raftstore::Planted::SplitResetsLog),
+    Bug::Store(raftstore::Planted::SplitUnsynced),
     #[cfg(feature = "planted-bugs")]
     Bug::Store(raftstore::Planted::TransferKeepsLease),
     #[cfg(feature = "planted-bugs")]
