@@ -22,7 +22,7 @@ use crate::{
     coverage::Coverage,
     faults::{self, Fault, Victim},
     runtime::{NodeIndex, Owner, World},
-    workload::{Seat, Workload, bank::Bank, register::Register},
+    workload::{Seat, Workload, bank::Bank, register::Register, space::Doors},
 };
 
 /// Nodes of a simulated cluster: the smallest that survives the loss of one.
@@ -64,6 +64,8 @@ pub enum Kind {
     /// Gateways, tables that are emptied and made anew while others fill them.
     #[cfg(feature = "sql")]
     Schema,
+    /// [`Kind::Register`] through the public KV service.
+    Space,
 }
 
 /// All that this build has.
@@ -78,13 +80,14 @@ pub const KINDS: &[Kind] = &[
     Kind::SqlBank,
     #[cfg(feature = "sql")]
     Kind::Schema,
+    Kind::Space,
 ];
 
 impl Kind {
     /// What goes wrong, and for how long.
     fn torment(self) -> (Vec<Fault>, Duration) {
         match self {
-            Kind::Stores | Kind::Register | Kind::Bank => (faults::USUAL.to_vec(), TORMENT),
+            Kind::Stores | Kind::Register | Kind::Bank | Kind::Space => (faults::USUAL.to_vec(), TORMENT),
             Kind::Moving => ([faults::USUAL, &[Fault::Exile]].concat(), TORMENT * 2),
             #[cfg(feature = "sql")]
             Kind::SqlRegister | Kind::SqlBank | Kind::Schema => {
@@ -130,6 +133,10 @@ pub fn run(seed: u64, kind: Kind, settings: &Settings) -> Report {
         Kind::Stores => perform(kind, world.clone(), stores(&world), Arc::new(Register::default())),
         Kind::Register => perform(kind, world.clone(), nodes(&world), Arc::new(Register::default())),
         Kind::Bank => perform(kind, world.clone(), nodes(&world), Arc::new(Bank::default())),
+        Kind::Space => {
+            let doors = Nodes::cluster(world.clone(), NODES, settings.clone(), Doors);
+            perform(kind, world.clone(), doors, Arc::new(Register::default()))
+        }
         Kind::Moving => {
             let nodes = Nodes::cluster_with(world.clone(), MOVING_NODES, settings.clone(), Bare, hasty());
             perform(kind, world.clone(), nodes, Arc::new(Bank::default()))

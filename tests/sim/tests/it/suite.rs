@@ -82,6 +82,11 @@ fn registers_in_nodes_are_linearizable() {
 }
 
 #[test]
+fn strong_namespaces_are_linearizable() {
+    suite(Kind::Space, &["elections", "registers read", "registers written", "writes refused"]);
+}
+
+#[test]
 fn money_is_neither_made_nor_lost() {
     suite(
         Kind::Bank,
