@@ -15,8 +15,9 @@
 //! Whichever comes second sees the other: if the read's 1 comes before the write's 2, commit_ts is above R; otherwise
 //! the write's 1 came before the read's 2, and the read waits.
 //!
-//! A new leader does not know what its predecessor has served. Before the first 1PC of a term it takes a timestamp from PD:
-//! every read of the past had an older one.
+//! A new leader does not know what its predecessor has served, nor what was served of keys that have just come to its region
+//! by a merge. Before the first 1PC of a term, and after every change of the borders, it takes a timestamp from PD: every
+//! read of the past had an older one.
 
 use std::{
     collections::BTreeMap,
@@ -40,8 +41,17 @@ pub struct Concurrency {
     /// How many keys are locked in memory: usually none, and then a read need not take the mutex.
     locked: AtomicU64,
     locks: Mutex<BTreeMap<Bytes, MemoryLock>>,
-    /// For each region the term for which `max_ts` is known to cover all earlier ones.
-    synced: Mutex<BTreeMap<RegionId, Term>>,
+    /// For each region the reign for which `max_ts` is known to cover all earlier ones.
+    synced: Mutex<BTreeMap<RegionId, Reign>>,
+}
+
+/// A time during which one leader alone has served the same keys.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Reign {
+    /// Of the leader.
+    pub term: Term,
+    /// Of the region's borders.
+    pub version: u64,
 }
 
 struct MemoryLock {
@@ -108,17 +118,17 @@ impl Concurrency {
         Published { concurrency: self.clone(), keys, _done: sender }
     }
 
-    /// Whether `max_ts` covers the reads of all terms before `term`.
-    pub fn is_synced(&self, region: RegionId, term: Term) -> bool {
-        self.synced.lock().get(&region) == Some(&term)
+    /// Whether `max_ts` covers all reads before `reign`.
+    pub fn is_synced(&self, region: RegionId, reign: Reign) -> bool {
+        self.synced.lock().get(&region) == Some(&reign)
     }
 
-    /// A timestamp that PD has issued after `term` began: it covers the reads of all terms before.
-    pub fn sync(&self, region: RegionId, term: Term, fresh: Timestamp) {
+    /// A timestamp that PD has issued after `reign` began: it covers all reads before.
+    pub fn sync(&self, region: RegionId, reign: Reign, fresh: Timestamp) {
         self.raise(fresh);
         let mut synced = self.synced.lock();
         let known = synced.entry(region).or_default();
-        *known = (*known).max(term);
+        *known = (*known).max(reign);
     }
 }
 
@@ -198,11 +208,13 @@ mod tests {
     }
 
     #[test]
-    fn a_term_is_synced_once_and_older_terms_do_not_undo_it() {
+    fn a_reign_is_synced_once_and_older_ones_do_not_undo_it() {
         let shared = Concurrency::default();
-        assert!(!shared.is_synced(RegionId(2), Term(5)));
-        shared.sync(RegionId(2), Term(5), Timestamp(100));
-        shared.sync(RegionId(2), Term(4), Timestamp(90));
-        assert!(shared.is_synced(RegionId(2), Term(5)) && shared.max_ts() == Timestamp(100));
+        let reign = |term, version| Reign { term: Term(term), version };
+        assert!(!shared.is_synced(RegionId(2), reign(5, 1)));
+        shared.sync(RegionId(2), reign(5, 1), Timestamp(100));
+        shared.sync(RegionId(2), reign(4, 1), Timestamp(90));
+        assert!(shared.is_synced(RegionId(2), reign(5, 1)) && shared.max_ts() == Timestamp(100));
+        assert!(!shared.is_synced(RegionId(2), reign(5, 2)), "it has other keys");
     }
 }

@@ -41,8 +41,9 @@ pub mod rpc;
 pub mod runner;
 pub mod split_keys;
 pub mod steps;
+pub mod verify;
 
-pub use ::pd::Rules;
+pub use ::pd::{MERGE_PART, Rules};
 pub use address_book::AddressBook;
 pub use membership::{Founded, FoundingError, Membership};
 pub use node::{Drivers, Node, NodeConfig, StartError};

@@ -16,7 +16,7 @@ use proto::{
     wire::{
         self, AcceptRequest, AcceptResponse, FoundingRecord, HeartbeatRequest, HeartbeatResponse, KvRequest,
         KvResponse, PdRequest, PdResponse, ProbeRequest, ProbeResponse, RaftFrame, RegionError, RegionStatus,
-        SnapshotHead,
+        SnapshotHead, VerifyRequest, VerifyResponse,
     },
 };
 use raftstore::{
@@ -41,6 +41,11 @@ use crate::{
         role::{Origin, PdRole},
     },
     steps::Steps,
+    verify::{
+        Verifier,
+        answer::answer,
+        rounds::{Rounds, VerifyCounts},
+    },
 };
 
 /// Pause between attempts to register a new store with a PD that is not there.
@@ -72,6 +77,8 @@ pub struct NodeConfig {
     pub store: StoreConfig,
     /// The client's behaviour.
     pub client: kv::ClientConfig,
+    /// While this node is PD: how often the replicas of one region are compared. Zero: never.
+    pub verify_every: Duration,
     /// What PD strives for, when this node is PD; the same on every node.
     pub rules: ::pd::Rules,
     /// An invariant of PD's to break.
@@ -142,6 +149,8 @@ struct Running {
     client: kv::Client,
     load: Arc<LoadMeter>,
     sizes: Arc<Sizes>,
+    verifier: Arc<Verifier>,
+    verified: Arc<VerifyCounts>,
     public_kv: PublicKv,
 }
 
@@ -273,6 +282,14 @@ impl Node {
         let service = kv::Service::new(regions, Arc::new(pd.clone()), clock.clone(), spawn.clone(), scan.clone())
             .plant(self.config.client.plant);
         let load = Arc::new(LoadMeter::default());
+        let verifier = Arc::new(Verifier {
+            cluster,
+            store: store.clone(),
+            pd: pd.clone(),
+            rpc: rpc.clone(),
+            book: self.book.clone(),
+            clock: clock.clone(),
+        });
         let door = Arc::new(KvDoor {
             cluster,
             store: sender.store,
@@ -288,7 +305,8 @@ impl Node {
         let spaces = kv::Spaces::new(client.clone());
         let eventual = Eventual::open(engine, store.clone(), spaces.clone(), clock).map_err(BootError::Engine)?;
         let public_kv = PublicKv { spaces, eventual: Arc::new(eventual) };
-        Ok(Running { cluster, sender, store, role, pd, door, client, load, sizes: Arc::default(), public_kv })
+        let (sizes, verified) = (Arc::default(), Arc::default());
+        Ok(Running { cluster, sender, store, role, pd, door, client, load, sizes, verifier, verified, public_kv })
     }
 
     fn spawn_tasks(self: &Arc<Self>) {
@@ -311,6 +329,16 @@ impl Node {
             stopping: self.stopping.clone(),
             end: self.end.clone(),
         });
+        if !self.config.verify_every.is_zero() {
+            let rounds = Rounds {
+                verifier: running.verifier.clone(),
+                role: running.role.clone(),
+                every: self.config.verify_every,
+                clock: self.drivers.clock.clone(),
+                counts: running.verified.clone(),
+            };
+            self.drivers.spawn.spawn(Box::pin(rounds.run()));
+        }
         self.drivers.spawn.spawn(Box::pin(running.role.clone().run()));
         self.drivers.spawn.spawn(Box::pin(heartbeat.clone().run()));
         self.drivers.spawn.spawn(Box::pin(heartbeat.listen()));
@@ -401,6 +429,18 @@ impl Node {
     pub fn is_pd(&self) -> bool {
         self.running.get().is_some_and(|r| r.role.is_running())
     }
+    /// Compares the replicas of regions.
+    pub fn verifier(&self) -> Arc<Verifier> {
+        self.running().verifier.clone()
+    }
+    /// What the slow pass over all regions has found, on this node.
+    pub fn verify_counts(&self) -> Option<Arc<VerifyCounts>> {
+        self.running.get().map(|r| r.verified.clone())
+    }
+    /// What PD has done, when this node is PD.
+    pub fn pd_counts(&self) -> Option<::pd::Counts> {
+        self.running.get().and_then(|r| r.role.counts())
+    }
     /// The replicas of this store.
     pub fn replicas(&self) -> Vec<RegionStatus> {
         let Some(running) = self.running.get() else { return vec![] };
@@ -455,6 +495,18 @@ impl Node {
                 let region = proto::RegionId(request.header.as_ref().map_or(0, |h| h.region_id));
                 KvResponse { region_error: Some(RegionError::region_not_found(region)), body: None }
             }
+        }
+    }
+
+    /// Marks a region that this store leads, or tells what its replica has to say to a mark.
+    pub async fn verify(&self, request: VerifyRequest) -> VerifyResponse {
+        let refuse = |refusal: String| VerifyResponse { refusal, hash: None };
+        match self.running.get() {
+            Some(running) if request.cluster_id == running.cluster.0 => answer(&running.store, &request).await,
+            Some(running) => {
+                refuse(RegionError::cluster_mismatch(running.cluster, ClusterId(request.cluster_id)).to_string())
+            }
+            None => refuse("this node is not in a cluster yet".into()),
         }
     }
 

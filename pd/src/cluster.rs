@@ -48,6 +48,7 @@ struct Report {
     boot_id: u64,
     slow_score: u32,
     stopping: bool,
+    snapshots: Option<wire::SnapshotCounts>,
 }
 
 #[derive(Clone, Debug)]
@@ -172,6 +173,7 @@ impl Cluster {
             boot_id: status.boot_id,
             slow_score: status.slow_score,
             stopping: status.stopping,
+            snapshots: status.snapshots,
         });
         self.median_offset_ms = self.median_offset();
         Observed::Taken
@@ -318,6 +320,7 @@ impl Cluster {
                 boot_id: report.map_or(0, |r| r.boot_id),
                 slow_score: report.map_or(0, |r| r.slow_score),
                 stopping: report.is_some_and(|r| r.stopping),
+                snapshots: report.and_then(|r| r.snapshots),
                 load: load.get(&id).map(Into::into),
             }
         };

@@ -61,8 +61,8 @@ pub use catalog_lease::CatalogLeases;
 pub use cluster::Cluster;
 pub use meta::{MetaError, MetaStore, MetaWrite};
 pub use operator::Operators;
-pub use rules::Rules;
-pub use service::{Answer, Service, Settings};
+pub use rules::{MERGE_PART, Rules};
+pub use service::{Answer, Counts, Service, Settings};
 pub use survey::Survey;
 pub use tso::Tso;
 

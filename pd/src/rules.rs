@@ -17,8 +17,11 @@ pub struct Rules {
     pub split_bytes: u64,
     /// A region that has more to do than this (see [`crate::cluster::Load::score`]) is split.
     pub split_load: u64,
-    /// Two neighbours that are together below are merged; 0: none ever are, by hand neither.
+    /// Two neighbours that are together below, and idle, are merged; 0: none ever are but by hand. Well below
+    /// `split_bytes`, so that a merged region is far from the next split.
     pub merge_bytes: u64,
+    /// Borders that are younger are left alone: what was just split, or emptied to be filled again, is not merged.
+    pub merge_after_ms: u64,
     /// Schedulers that are switched off.
     pub disabled: BTreeSet<String>,
     /// How much is done at a time.
@@ -53,7 +56,9 @@ pub const SPLIT_BYTES: u64 = 96 << 20;
 /// What one region's log can be asked to do on small machines, about; two regions share it.
 pub const SPLIT_LOAD: u64 = 20_000;
 /// A fifth of a full one, so that a merged region is far from the next split.
-pub const MERGE_BYTES: u64 = SPLIT_BYTES / 5;
+pub const MERGE_PART: u64 = 5;
+/// Long enough for a bulk load between its beginning and its first large region, and for a daily peak to come again.
+pub const MERGE_AFTER_MS: u64 = 60 * 60 * 1_000;
 
 impl Default for Rules {
     fn default() -> Self {
@@ -63,7 +68,8 @@ impl Default for Rules {
             down_after_ms: DOWN_AFTER_MS,
             split_bytes: SPLIT_BYTES,
             split_load: SPLIT_LOAD,
-            merge_bytes: MERGE_BYTES,
+            merge_bytes: SPLIT_BYTES / MERGE_PART,
+            merge_after_ms: MERGE_AFTER_MS,
             disabled: BTreeSet::new(),
             limits: Limits::default(),
         }

@@ -49,6 +49,13 @@ impl RegionError {
     pub fn server_busy(what: &str, backoff_ms: u64) -> Self {
         Self::of(Kind::ServerBusy(wire::ServerBusy { backoff_ms }), format!("{what} is full"))
     }
+    /// Another region is about to take this one over: it will be found there, or serve again.
+    pub fn merging(region: RegionId, backoff_ms: u64) -> Self {
+        Self::of(
+            Kind::ServerBusy(wire::ServerBusy { backoff_ms }),
+            format!("region {} is being merged into its neighbour", region.0),
+        )
+    }
     /// Proposed in a term that has ended; certainly not applied.
     pub fn stale_command() -> Self {
         Self::of(Kind::StaleCommand(wire::StaleCommand {}), "the term of the proposal has ended".into())

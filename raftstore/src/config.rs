@@ -139,14 +139,21 @@ pub enum Planted {
     TornApply,
     /// Requests are served and proposals applied although the region has changed since they were made.
     StaleEpoch,
-    /// A split that is applied again after a crash gives its new regions empty logs, although they have voted.
-    SplitResetsLog,
+    /// A region that is split off speaks before it is durable: a split that is applied again after a crash gives it an empty
+    /// log, although it has voted.
+    SplitUnsynced,
     /// A leader that hands over goes on serving reads under its lease.
     TransferKeepsLease,
     /// A leader changes the membership although too few of the new voters are alive.
     RemoveBelowQuorum,
     /// A snapshot is taken without the marker that has it taken again after a crash.
     UnmarkedSnapshot,
+    /// The source of a merge goes on being read while its target may have taken it over.
+    MergeSourceStillRead,
+    /// The log of a merge's source goes before it is durable that the target has its data.
+    MergePurgesUnsynced,
     /// Sleeping regions do not wake when their leader's store falls silent or is restarted.
     SleepThroughRestart,
+    /// Replicas are compared as they are before the round in which the mark is applied.
+    EarlyMark,
 }

@@ -94,6 +94,8 @@ pub enum AdminChange {
     Peers(Vec<PeerChange>),
     /// Hand its leadership over to the peer on a store.
     Transfer(StoreId),
+    /// Let its neighbour take it over.
+    Merge(Box<Region>),
 }
 
 /// What a turn of the core wants done. The order of the fields is the order of doing.
@@ -103,6 +105,8 @@ pub struct Effects {
     pub seen: Vec<Seen>,
     /// Replicas that are not here any more.
     pub gone: Vec<RegionId>,
+    /// Of those, the ones whose region was merged, and into which one.
+    pub merged: Vec<(RegionId, RegionId)>,
     /// Answers to requests.
     pub replies: Vec<(Ticket, Answer)>,
     /// Messages that may leave now, by store.
@@ -214,6 +218,32 @@ pub enum RegionChange {
         /// For Raft.
         change: ConfChangeV2,
     },
+    /// A merge has come on, or will not.
+    Merge {
+        /// The region from now on.
+        region: Arc<Region>,
+        /// How far.
+        step: MergeStep,
+    },
+}
+
+/// What an entry has made of a merge.
+#[derive(Clone, Debug, PartialEq)]
+pub enum MergeStep {
+    /// The region is a source: it waits for its target and serves nobody.
+    Prepared {
+        /// The target as it must be when it takes over.
+        into: Region,
+    },
+    /// The region was a source, and serves again.
+    RolledBack,
+    /// The region has taken over a source; its replica here is no more.
+    Absorbed {
+        /// Which one.
+        source: RegionId,
+    },
+    /// The region will take over none that was prepared before.
+    Abandoned,
 }
 
 /// A replica at the end of a turn.

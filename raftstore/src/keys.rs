@@ -6,6 +6,8 @@
 //!   'R' region u64                        1u8 ‖ wire::Region (protobuf)      region state: range, epoch, peers
 //!   'A' region u64                        1u8 ‖ index u64 ‖ term u64 ‖ commit u64    apply state
 //!   'T' region u64                        1u8 ‖ peer u64 ‖ conf_ver u64 ‖ version u64   tombstone of a destroyed replica
+//!                                         [‖ target u64 ‖ version u64]        of a region that was merged into another
+//!   'M' region u64                        1u8 ‖ wire::MergeRecord (protobuf)  where a region is in its merges, if in any
 //!   'S' region u64                        1u8 ‖ wire::SnapshotMarker (protobuf)      a snapshot is being taken
 //!
 //! RocksDB, column families `data`, `lock`
@@ -30,7 +32,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use prost::Message;
 use proto::{Epoch, LogIndex, PeerId, Region, RegionId, Term, wire};
 
-use crate::log::Position;
+use crate::{log::Position, region::merge::Merges};
 
 /// Format of the commands this version writes; an entry of another format stops the store.
 pub const COMMAND_FORMAT: u32 = 1;
@@ -40,6 +42,7 @@ const REGION: u8 = b'R';
 const APPLY: u8 = b'A';
 const TOMBSTONE: u8 = b'T';
 const SNAPSHOT: u8 = b'S';
+const MERGES: u8 = b'M';
 
 /// Where every bootstrapped region's log starts: as if entries up to here had been applied and cut. It is not 0, so
 /// that an empty replica can't be brought up by appends alone and needs a snapshot.
@@ -61,6 +64,8 @@ pub struct Tombstone {
     pub peer: PeerId,
     /// The epoch of the region in which it was a peer no more.
     pub epoch: Epoch,
+    /// Of a region that is no more: which one took it over, and that one's version since.
+    pub merged: Option<(RegionId, u64)>,
 }
 
 /// A record does not decode.
@@ -120,6 +125,11 @@ pub fn snapshot_key(region: RegionId) -> Bytes {
     key(SNAPSHOT, region)
 }
 
+/// Key of what is known of a region's merges, in `meta`.
+pub fn merges_key(region: RegionId) -> Bytes {
+    key(MERGES, region)
+}
+
 /// First key of all such markers in `meta`, and the first key after them.
 pub fn snapshot_keys() -> (Bytes, Bytes) {
     (Bytes::from_static(&[SNAPSHOT]), Bytes::from_static(&[SNAPSHOT + 1]))
@@ -173,19 +183,45 @@ pub fn decode_apply(bytes: &[u8]) -> Result<ApplyState, BadRecord> {
 
 /// A tombstone's value.
 pub fn encode_tombstone(tombstone: Tombstone) -> Bytes {
-    let mut value = BytesMut::with_capacity(25);
+    let mut value = BytesMut::with_capacity(41);
     value.put_u8(VERSION);
     value.put_u64(tombstone.peer.0);
     value.put_u64(tombstone.epoch.conf_ver);
     value.put_u64(tombstone.epoch.version);
+    if let Some((into, version)) = tombstone.merged {
+        value.put_u64(into.0);
+        value.put_u64(version);
+    }
     value.freeze()
 }
 
 /// Reads [`encode_tombstone`]'s bytes.
 pub fn decode_tombstone(bytes: &[u8]) -> Result<Tombstone, BadRecord> {
-    let mut rest = versioned("tombstone", bytes, Some(24))?;
+    let what = "tombstone";
+    let mut rest = versioned(what, bytes, None)?;
+    if ![24, 40].contains(&rest.len()) {
+        return Err(bad(what, format!("{} bytes after the version", rest.len())));
+    }
     let peer = PeerId(rest.get_u64());
-    Ok(Tombstone { peer, epoch: Epoch { conf_ver: rest.get_u64(), version: rest.get_u64() } })
+    let epoch = Epoch { conf_ver: rest.get_u64(), version: rest.get_u64() };
+    let merged = rest.has_remaining().then(|| (RegionId(rest.get_u64()), rest.get_u64()));
+    Ok(Tombstone { peer, epoch, merged })
+}
+
+/// The value of what is known of a region's merges.
+pub fn encode_merges(merges: &Merges) -> Bytes {
+    let record = merges.to_wire();
+    let mut value = BytesMut::with_capacity(1 + record.encoded_len());
+    value.put_u8(VERSION);
+    record.encode(&mut value).expect("a buffer grows");
+    value.freeze()
+}
+
+/// Reads [`encode_merges`]'s bytes.
+pub fn decode_merges(bytes: &[u8]) -> Result<Merges, BadRecord> {
+    let what = "record of merges";
+    let record = wire::MergeRecord::decode(versioned(what, bytes, None)?).map_err(|e| bad(what, e.to_string()))?;
+    Merges::from_wire(record).map_err(|e| bad(what, e))
 }
 
 /// A log position's value.
@@ -218,8 +254,11 @@ mod tests {
             let state = ApplyState { applied, commit: LogIndex(index + ahead) };
             prop_assert_eq!(decode_apply(&encode_apply(state)), Ok(state));
             prop_assert_eq!(decode_position(&encode_position(applied)), Ok(applied));
-            let tombstone = Tombstone { peer: PeerId(index), epoch: Epoch { conf_ver: term, version: ahead } };
-            prop_assert_eq!(decode_tombstone(&encode_tombstone(tombstone)), Ok(tombstone));
+            let epoch = Epoch { conf_ver: term, version: ahead };
+            for merged in [None, Some((RegionId(term), index))] {
+                let tombstone = Tombstone { peer: PeerId(index), epoch, merged };
+                prop_assert_eq!(decode_tombstone(&encode_tombstone(tombstone)), Ok(tombstone));
+            }
         }
 
         #[test]
@@ -235,6 +274,7 @@ mod tests {
         #[test]
         fn random_bytes_are_refused_or_read(bytes: Vec<u8>) {
             let _ = (decode_region(&bytes), decode_apply(&bytes), decode_position(&bytes), decode_tombstone(&bytes));
+            let _ = decode_merges(&bytes);
         }
 
         #[test]

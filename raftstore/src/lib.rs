@@ -20,6 +20,7 @@
 //! - [`store`]: all replicas of a process. One log write a turn, promises held until it is durable, boot.
 //!   [`StoreHandle`] stands in front of it, for any thread.
 //! - [`snapshot`]: a region's state as files, made, carried and taken by drivers of both kinds.
+//! - [`verify`]: whether the replicas of a region hold the same, by marks in its log.
 //! - [`driver`]: threads, in production. In the simulator events call the same [`StoreCore::turn`].
 //!
 //! Disk is behind two traits, [`engine::Engine`] (RocksDB, memory) for the state and [`log::LogEngine`] (raft-engine,
@@ -40,11 +41,13 @@ pub mod engine;
 mod handle;
 pub mod keys;
 pub mod log;
+pub mod metrics;
 mod raft_logger;
 pub mod region;
 pub mod snapshot;
 pub mod store;
 pub mod transport;
+pub mod verify;
 
 pub use api::{AdminError, NewRegion, PeerChange, PeerProgress, ProposeError, RegionSnapshot, Target};
 pub use apply::Applier;
@@ -52,7 +55,11 @@ pub use clock::{Instant, MonotonicClock};
 pub use config::{Limits, LogBounds, Planted, StoreConfig};
 pub use effect::{Effects, Event};
 pub use handle::{Leadership, ReplicaStatus, StoreHandle};
-pub use region::{ReplicaView, Role};
+pub use metrics::Metrics;
+pub use region::{
+    ReplicaView, Role,
+    merge::{Merges, Prepared},
+};
 pub use snapshot::SnapshotDriver;
 pub use store::{BootError, StoreCore, bootstrap};
 pub use transport::Transport;

@@ -81,6 +81,28 @@ async fn a_prepared_statement_is_planned_once() {
     assert_eq!(simple(&mut session, "show flaredb.planner_runs").await.unwrap()[0], before.to_string());
 }
 
+/// What was prepared while the transaction's own TRUNCATE was in sight goes to other rows than the table has after ROLLBACK.
+#[tokio::test]
+async fn a_statement_prepared_in_a_transaction_that_changed_the_table_outlives_its_rollback() {
+    let gateway = gateway(&local()).await;
+    let mut session = connect(&gateway);
+    simple(&mut session, "create table t (k int primary key)").await.unwrap();
+    simple(&mut session, "insert into t values (1)").await.unwrap();
+    simple(&mut session, "begin").await.unwrap();
+    simple(&mut session, "truncate t").await.unwrap();
+    session.parse("s", "insert into t values ($1)", &[]).await.unwrap();
+    simple(&mut session, "rollback").await.unwrap();
+    prepared(&mut session, &[b"2"], Format::Text).await.unwrap();
+    assert_eq!(simple(&mut session, "select k from t order by k").await.unwrap(), ["1", "2", "SELECT 2"]);
+    simple(&mut session, "begin").await.unwrap();
+    simple(&mut session, "create table gone (k int primary key)").await.unwrap();
+    session.parse("g", "select count(*) from gone", &[]).await.unwrap();
+    simple(&mut session, "rollback").await.unwrap();
+    session.bind("", "g", &[], Vec::new(), &[]).await.unwrap();
+    let run = session.execute("", 0, true).await;
+    assert_eq!(run.unwrap_err().sqlstate, SqlState::UNDEFINED_TABLE);
+}
+
 #[tokio::test]
 async fn portals_give_rows_in_parts_and_pipelines_are_one_transaction() {
     let gateway = gateway(&local()).await;

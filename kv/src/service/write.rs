@@ -13,7 +13,7 @@ use raftstore::{ProposeError, RegionSnapshot, Target};
 
 use crate::{
     Reply,
-    concurrency::Published,
+    concurrency::{Published, Reign},
     mvcc::{Fault, Reader},
     planted::Planted,
     txn::{self, PrewriteMode},
@@ -65,11 +65,12 @@ impl Call<'_> {
         request: &PrewriteRequest,
     ) -> Result<(Timestamp, Published), RegionError> {
         let concurrency = &self.inner.concurrency;
-        let (region, term) = (snapshot.region.id, snapshot.term);
-        if !concurrency.is_synced(region, term) {
+        let (region, version) = (snapshot.region.id, snapshot.region.epoch.version);
+        let reign = Reign { term: snapshot.term, version };
+        if !concurrency.is_synced(region, reign) {
             let fresh = self.within("asking PD for a timestamp", self.inner.pd_time.fresh()).await?;
             let fresh = fresh.map_err(|pd| RegionError::server_busy(&format!("{pd}; 1PC"), super::BUSY_BACKOFF_MS))?;
-            concurrency.sync(region, term, fresh);
+            concurrency.sync(region, reign, fresh);
         }
         let floor = Timestamp(request.start_ts.max(request.min_commit_ts));
         let published = concurrency.publish(keys, Timestamp(request.start_ts));

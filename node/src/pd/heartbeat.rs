@@ -17,7 +17,10 @@ use futures::future::select;
 use kv::{Clock, Pd};
 use proto::{
     ClusterId, Epoch, LogIndex, PD_REGION, PeerId, RegionId, Term,
-    wire::{self, HeartbeatRequest, HeartbeatResponse, PeerProgress, RegionStatus, StaleReplica, StoreStatus},
+    wire::{
+        self, HeartbeatRequest, HeartbeatResponse, PeerProgress, RegionStatus, SnapshotCounts, StaleReplica,
+        StoreStatus,
+    },
 };
 use raftstore::{Instant, ReplicaStatus, Role, StoreHandle, engine::Engine};
 use tokio::sync::watch;
@@ -229,6 +232,7 @@ impl Heartbeat {
             available_bytes: disk.available_bytes,
             boot_id: self.membership.boot_id(),
             stopping: self.stopping.load(Ordering::Relaxed),
+            snapshots: Some(self.snapshots()),
             ..StoreStatus::default()
         };
         HeartbeatRequest {
@@ -251,6 +255,17 @@ impl Heartbeat {
         );
         if self.end.send_replace(Some(reason.clone())).is_none() {
             tracing::error!(reason, "this node must stop");
+        }
+    }
+
+    fn snapshots(&self) -> SnapshotCounts {
+        let counts = self.store.snapshots();
+        SnapshotCounts {
+            sending: counts.sending,
+            receiving: counts.receiving,
+            sent: counts.sent,
+            received: counts.received,
+            bytes: counts.bytes,
         }
     }
 
@@ -356,6 +371,7 @@ mod tests {
             term,
             leader: Some(peer),
             serves: true,
+            merging: false,
             lease_until: None,
             split_off: Arc::default(),
             asleep: false,

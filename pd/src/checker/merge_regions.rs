@@ -9,8 +9,6 @@ use crate::{
     survey::Survey,
 };
 
-/// Borders are left alone for so long: what was just split (or filled after a bulk delete) is not merged at once.
-pub const SHAPED_FOR_MS: u64 = 60 * 60 * 1_000;
 /// Above this load a region is not idle; a hundredth of what splits one.
 const IDLE_PART: u64 = 100;
 
@@ -22,7 +20,7 @@ pub fn check(survey: &Survey<'_>, view: &RegionView) -> Option<Plan> {
     }
     let small = view.approximate_bytes + right.approximate_bytes < survey.rules.merge_bytes;
     let idle = view.load.score() + right.load.score() <= survey.rules.split_load / IDLE_PART;
-    let old = |v: &RegionView| survey.cluster.shaped_for_ms(survey.now, v.id()) >= SHAPED_FOR_MS;
+    let old = |v: &RegionView| survey.cluster.shaped_for_ms(survey.now, v.id()) >= survey.rules.merge_after_ms;
     let free = survey.is_movable(view) && survey.is_movable(right);
     if !(small && idle && free && old(view) && old(right)) {
         return None;

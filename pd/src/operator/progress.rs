@@ -87,7 +87,9 @@ fn arrives_as(op: &Operator, store: StoreId) -> Option<PeerId> {
 
 fn astray(op: &Operator, at: usize, view: &RegionView) -> Option<String> {
     let splits = op.plan.steps.iter().any(|s| matches!(s, Step::Split { .. }));
-    if view.region.epoch.version != op.plan.epoch.version && !splits {
+    // A merge's source is of a new epoch while it waits, and of another one when that came to nothing.
+    let merges = matches!(op.plan.steps.get(at), Some(Step::Merge { .. }));
+    if view.region.epoch.version != op.plan.epoch.version && !splits && !merges {
         return Some("the region's borders have changed".into());
     }
     let mut now: Vec<_> = view.region.peers.iter().map(|p| p.store).collect();

@@ -233,9 +233,6 @@ fn merge(survey: &Survey<'_>, request: &MergeRegionRequest) -> Plans {
             return Err(format!("region {} is in the middle of a membership change", view.id().0));
         }
     }
-    if survey.rules.merge_bytes == 0 {
-        return Err("regions do not merge in this cluster: its stores can't do it yet".into());
-    }
     let steps = merge_regions::steps(survey, source, target).ok_or("no replica of it can lead meanwhile")?;
     by_hand(source, steps, format!("merge into region {} by hand", target.id().0))
 }

@@ -13,6 +13,7 @@ pub(crate) fn destruction(region: &Region, tombstone: Tombstone) -> Vec<WriteOp>
         WriteOp::Put(Cf::Meta, keys::tombstone_key(region.id), keys::encode_tombstone(tombstone)),
         WriteOp::Delete(Cf::Meta, keys::region_key(region.id)),
         WriteOp::Delete(Cf::Meta, keys::apply_key(region.id)),
+        WriteOp::Delete(Cf::Meta, keys::merges_key(region.id)),
     ];
     if !region.range.is_empty() {
         ops.extend(clearing(region));

@@ -7,13 +7,17 @@
 //! learns of it with [`Applied`] and may still send tasks that carry the region as it was.
 //!
 //! - `region_change`: entries that split the region or change its peers.
+//! - `mark`: entries at which all replicas are compared.
+//! - `merge`: entries by which two regions become one.
 //! - `destroy`: what is left of a replica that is no peer any more.
 
 mod destroy;
+mod mark;
+mod merge;
 mod region_change;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, OnceLock},
 };
 
@@ -28,10 +32,11 @@ use raft::eraftpb::{Entry, EntryType};
 
 use crate::{
     config::Planted,
-    effect::{Applied, ApplyTask, ApplyWork, EntryOutcome},
+    effect::{Applied, ApplyTask, ApplyWork, EntryOutcome, RegionChange},
     engine::{Engine, EngineError, Snapshot, WriteBatch, WriteOp},
     keys::{self, ApplyState, COMMAND_FORMAT},
     log::Position,
+    verify::Marked,
 };
 
 pub(crate) use destroy::destruction;
@@ -44,8 +49,15 @@ pub struct Applier {
     engine: Arc<dyn Engine>,
     store: StoreId,
     ahead: Mutex<Ahead>,
+    /// Views at marks that nobody has fetched yet.
+    marked: Mutex<Vec<Marked>>,
+    /// Regions that others have taken over here. What the core still sends of them changes nothing. Their ids are never
+    /// used again, and few: one for each merge in the life of a process.
+    absorbed: Mutex<BTreeSet<RegionId>>,
     torn: bool,
     trusts_any_epoch: bool,
+    syncs_births: bool,
+    marks_early: bool,
 }
 
 impl Applier {
@@ -55,17 +67,23 @@ impl Applier {
             engine,
             store: config.store,
             ahead: Mutex::default(),
+            marked: Mutex::default(),
+            absorbed: Mutex::default(),
             torn: config.has(Planted::TornApply),
             trusts_any_epoch: config.has(Planted::StaleEpoch),
+            syncs_births: !config.has(Planted::SplitUnsynced),
+            marks_early: config.has(Planted::EarlyMark),
         }
     }
 
     /// Applies tasks in one batch. An error means that the store must stop.
     pub fn run(&self, tasks: Vec<ApplyTask>) -> Result<Vec<Applied>, EngineError> {
         let mut ahead = self.ahead.lock();
-        let mut round = Round::new(self, &mut ahead);
+        let mut absorbed = self.absorbed.lock();
+        let mut round = Round::new(self, &mut ahead, &mut absorbed);
         let applied = tasks.into_iter().map(|task| round.task(task)).collect::<Result<Vec<_>, _>>()?;
-        let mut batch = WriteBatch { ops: round.ops };
+        let (ops, marked) = (round.ops, round.marked);
+        let mut batch = WriteBatch { ops };
         if self.torn {
             let is_state = |op: &WriteOp| matches!(op, WriteOp::Put(Cf::Meta, ..));
             let (state, data) = batch.ops.into_iter().partition(is_state);
@@ -73,12 +91,25 @@ impl Applier {
             batch = WriteBatch { ops: data };
         }
         self.engine.write(batch)?;
-        if applied.iter().any(|done| matches!(done, Applied::Destroyed(_))) {
-            // A tombstone is durable before the log goes: a log without one would be a voter that forgot its votes.
+        if !marked.is_empty() {
+            self.marked.lock().extend(marked);
+        }
+        // A tombstone is durable before the log goes: a log without one would be a voter that forgot its votes. And a region
+        // that is split off is durable before its replica speaks: what it promised is in a log that begins now, and the
+        // split may never be applied here again (a snapshot of the parent skips it).
+        let to_be_durable = |done: &Applied| match done {
+            Applied::Destroyed(_) => true,
+            Applied::Entries { outcomes, .. } => self.syncs_births && outcomes.iter().any(gives_birth),
+        };
+        if applied.iter().any(to_be_durable) {
             self.engine.sync()?;
         }
         Ok(applied)
     }
+}
+
+fn gives_birth(outcome: &EntryOutcome) -> bool {
+    matches!(&outcome.change, Some(Ok(RegionChange::Split { born, .. })) if !born.is_empty())
 }
 
 /// One batch in the making.
@@ -86,13 +117,18 @@ struct Round<'a> {
     engine: &'a dyn Engine,
     store: StoreId,
     ahead: &'a mut Ahead,
+    absorbed: &'a mut BTreeSet<RegionId>,
     trusts_any_epoch: bool,
+    marks_early: bool,
     /// The state before this round; made when the first move needs it.
     before: OnceLock<Arc<dyn Snapshot>>,
     ops: Vec<WriteOp>,
     /// Values as of `ops[..seen]`; kept up only once there are moves.
     pending: HashMap<(Cf, Bytes), Option<Bytes>>,
     seen: usize,
+    /// Of the entry that is being applied.
+    marks: Vec<u64>,
+    marked: Vec<Marked>,
 }
 
 /// What is wrong with an entry.
@@ -102,16 +138,20 @@ fn corrupt(region: &Region, position: Position, why: impl std::fmt::Display) -> 
 }
 
 impl<'a> Round<'a> {
-    fn new(applier: &'a Applier, ahead: &'a mut Ahead) -> Self {
+    fn new(applier: &'a Applier, ahead: &'a mut Ahead, absorbed: &'a mut BTreeSet<RegionId>) -> Self {
         Round {
             engine: &*applier.engine,
             store: applier.store,
             ahead,
+            absorbed,
             trusts_any_epoch: applier.trusts_any_epoch,
+            marks_early: applier.marks_early,
             before: OnceLock::new(),
             ops: Vec::new(),
             pending: HashMap::new(),
             seen: 0,
+            marks: Vec::new(),
+            marked: Vec::new(),
         }
     }
 
@@ -125,7 +165,17 @@ impl<'a> Round<'a> {
                 return Ok(Applied::Destroyed(region.id));
             }
         };
-        let outcomes = entries.iter().map(|e| self.entry(&mut region, e)).collect::<Result<Vec<_>, _>>()?;
+        if self.absorbed.contains(&region.id) {
+            let last = entries.last().expect("a task has entries");
+            let position = Position { index: LogIndex(last.index), term: Term(last.term) };
+            return Ok(Applied::Entries { region: region.id, position, outcomes: Vec::new() });
+        }
+        let mut outcomes = Vec::with_capacity(entries.len());
+        for entry in &entries {
+            let outcome = self.entry(&mut region, entry)?;
+            self.views(&region, outcome.position)?;
+            outcomes.push(outcome);
+        }
         let position = outcomes.last().expect("a task has entries").position;
         // The commit index on disk must not be ahead of the log on disk; what is applied was synced there.
         let state = ApplyState { applied: position, commit: position.index };
@@ -233,6 +283,7 @@ impl<'a> Round<'a> {
                 self.ops.push(WriteOp::Delete(from.0, from.1));
                 self.ops.push(WriteOp::Put(to.0, to.1, moved.freeze()));
             }
+            Some(Kind::Mark(mark)) => self.marks.push(mark.id),
             None => return Err(EngineError::Corrupt("an operation that this version does not know".into())),
         }
         Ok(())
@@ -298,6 +349,7 @@ pub(crate) fn check_keys(region: &Region, ops: &[wire::Op]) -> Result<(), Region
                 key_in(m.from_cf, &m.from_key)?;
                 key_in(m.to_cf, &m.to_key)?;
             }
+            Some(Kind::Mark(_)) => {}
             None => {
                 return Err(RegionError {
                     kind: None,

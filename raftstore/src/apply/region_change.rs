@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// What an entry made of the region, or the refusal that is the same on all replicas.
-type Changed = Result<RegionChange, RegionError>;
+pub(super) type Changed = Result<RegionChange, RegionError>;
 
 impl Round<'_> {
     pub(super) fn change(
@@ -35,6 +35,10 @@ impl Round<'_> {
         }
         match kind {
             Kind::Split(split) => self.split(region, position, split),
+            Kind::PrepareMerge(prepare) => self.prepare_merge(region, position, prepare),
+            Kind::CommitMerge(commit) => self.commit_merge(region, position, commit),
+            Kind::AbandonMerge(_) => Ok(self.abandon_merge(region, position)),
+            Kind::RollbackMerge(_) => self.rollback_merge(region, position),
         }
     }
 
@@ -98,7 +102,7 @@ impl Round<'_> {
     }
 
     /// From here on the region is another one.
-    fn becomes(&mut self, region: &mut Arc<Region>, now: Arc<Region>) {
+    pub(super) fn becomes(&mut self, region: &mut Arc<Region>, now: Arc<Region>) {
         self.ops.push(WriteOp::Put(Cf::Meta, keys::region_key(now.id), keys::encode_region(&now)));
         self.ahead.insert(now.id, now.clone());
         *region = now;
@@ -199,7 +203,7 @@ mod tests {
     #[test]
     fn what_was_destroyed_here_is_not_born_again() {
         let bed = Bed::new();
-        let tombstone = Tombstone { peer: PeerId(70), epoch: Epoch { conf_ver: 5, version: 4 } };
+        let tombstone = Tombstone { peer: PeerId(70), epoch: Epoch { conf_ver: 5, version: 4 }, merged: None };
         bed.put(Cf::Meta, &keys::tombstone_key(RegionId(7)), &keys::encode_tombstone(tombstone));
         bed.put(Cf::Data, b"c", b"1");
         bed.put(Cf::Data, b"h", b"1");
@@ -225,7 +229,7 @@ mod tests {
         entry.index = 7;
         assert!(matches!(bed.apply(vec![entry])[0].change, Some(Err(_))), "its epoch is over");
         bed.put(Cf::Lock, b"c", b"1");
-        let tombstone = Tombstone { peer: PeerId(1), epoch: Epoch { conf_ver: 2, version: 3 } };
+        let tombstone = Tombstone { peer: PeerId(1), epoch: Epoch { conf_ver: 2, version: 3 }, merged: None };
         let task = ApplyTask { region: Arc::new(region()), work: ApplyWork::Destroy(tombstone) };
         assert_eq!(bed.applier.run(vec![task]).unwrap(), [Applied::Destroyed(RegionId(2))]);
         assert_eq!((bed.stored(2), bed.has(Cf::Lock, b"c")), (None, false));

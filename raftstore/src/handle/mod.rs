@@ -23,8 +23,10 @@ use crate::{
     config::{Planted, StoreConfig},
     effect::{AdminChange, AdminRequest, Answer, Effects, Event, ProposeRequest, Seen},
     engine::{Engine, EngineError},
+    metrics::{Counted, Metrics, SnapshotCounts},
     region::{ReplicaView, Role, message},
     snapshot::{RECEIVING_AT_MOST, Receiving},
+    verify::Verified,
 };
 use inbox::NotTaken;
 pub use shared::Leadership;
@@ -82,7 +84,7 @@ impl StoreHandle {
     /// A current view, without waiting; `None` when there is no lease and [`StoreHandle::snapshot`] must ask the quorum.
     pub fn try_snapshot(&self, target: &Target) -> Option<Result<RegionSnapshot, RegionError>> {
         let look = |replica: &ReplicaShared| self.snapshot_under_lease(replica, target);
-        self.shared.replicas.with(target.region, look).unwrap_or_else(|| Some(Err(not_here(target.region))))
+        self.shared.replicas.with(target.region, look).unwrap_or_else(|| Some(Err(self.not_here(target.region))))
     }
 
     fn snapshot_under_lease(
@@ -130,7 +132,7 @@ impl StoreHandle {
         if let Some(answer) = self.try_snapshot(target) {
             return answer;
         }
-        let replica = self.shared.replicas.get(target.region).ok_or_else(|| not_here(target.region))?;
+        let replica = self.shared.replicas.get(target.region).ok_or_else(|| self.not_here(target.region))?;
         let term = replica.view.load().term;
         let pinned = Target { term: Some(term), ..*target };
         let answer = match self.shared.ask(|ticket| Event::Read(ticket, pinned)) {
@@ -140,7 +142,7 @@ impl StoreHandle {
         match answer {
             Ok(Answer::Readable(Ok(()))) => {}
             Ok(Answer::Readable(Err(e))) => return Err(e),
-            Ok(_) | Err(_) => return Err(not_here(target.region)),
+            Ok(_) | Err(_) => return Err(self.not_here(target.region)),
         }
         let applied = replica.applied();
         let engine = self.shared.engine.snapshot();
@@ -149,7 +151,7 @@ impl StoreHandle {
         let view = replica.view.load();
         check(&self.shared.config, &view, &pinned)?;
         if !here {
-            return Err(not_here(target.region));
+            return Err(self.not_here(target.region));
         }
         Ok(RegionSnapshot { engine, region: view.region.clone(), term, applied })
     }
@@ -157,15 +159,27 @@ impl StoreHandle {
     /// Replicates and applies a batch. `Ok`: it is applied here. A `Region` error: it certainly is and will be nowhere.
     pub async fn propose(&self, target: &Target, batch: Batch) -> Result<(), ProposeError> {
         let look = |replica: &ReplicaShared| check(&self.shared.config, &replica.view.load(), target);
-        self.shared.replicas.with(target.region, look).unwrap_or_else(|| Err(not_here(target.region)))?;
+        self.shared.replicas.with(target.region, look).unwrap_or_else(|| Err(self.not_here(target.region)))?;
         let bytes = batch.ops.iter().map(Message::encoded_len).sum();
         let (target, ops) = (*target, batch.ops);
+        let (counts, begun) = (self.shared.metrics.proposals(target.region), self.shared.clock.now());
         let answer = self.shared.ask(|ticket| Event::Propose(ProposeRequest { ticket, target, ops, bytes }));
-        let answer = answer.map_err(|reason| not_taken(reason, target.region))?;
-        match answer.await {
-            Ok(Answer::Proposed(result)) => result,
-            Ok(_) | Err(_) => Err(ProposeError::Unknown("the store stopped".into())),
+        let result = match answer.map_err(|reason| not_taken(reason, target.region)) {
+            Err(error) => Err(error.into()),
+            Ok(answer) => match answer.await {
+                Ok(Answer::Proposed(result)) => result,
+                Ok(_) | Err(_) => Err(ProposeError::Unknown("the store stopped".into())),
+            },
+        };
+        match &result {
+            Ok(()) => {
+                counts.applied.inc();
+                counts.seconds.observe(self.shared.clock.now().since(begun).as_secs_f64());
+            }
+            Err(ProposeError::Region(_)) => counts.refused.inc(),
+            Err(ProposeError::Unknown(_)) => counts.unknown.inc(),
         }
+        result
     }
 
     /// Splits a region that is led here; `at` in key order. Answers, when it is applied here, with all regions that
@@ -190,14 +204,17 @@ impl StoreHandle {
         self.change(target, AdminChange::Transfer(to)).await.map(drop)
     }
 
-    /// Merges the region of `source`, led here, into its neighbour `into`, whose peers live on the same stores.
-    pub async fn merge(&self, source: &Target, into: &Region) -> Result<(), AdminError> {
-        Err(AdminError::Refused(format!("merging {} into {} is not there yet", source.region, into.id)))
+    /// Merges the region of `source`, led here, into its neighbour `into`, whose peers live on the same stores and which
+    /// is exactly as the caller says. The source serves nobody meanwhile: a few round trips, or, if a peer is away or
+    /// the target changes, until it is given up. Answers, when it is done here, with the target as it is then.
+    pub async fn merge(&self, source: &Target, into: &Region) -> Result<Region, AdminError> {
+        let mut regions = self.change(source, AdminChange::Merge(Box::new(into.clone()))).await?;
+        regions.pop().ok_or_else(|| AdminError::Unknown("the answer names no region".into()))
     }
 
     async fn change(&self, target: &Target, change: AdminChange) -> Result<Vec<Region>, AdminError> {
         let look = |replica: &ReplicaShared| check(&self.shared.config, &replica.view.load(), target);
-        self.shared.replicas.with(target.region, look).unwrap_or_else(|| Err(not_here(target.region)))?;
+        self.shared.replicas.with(target.region, look).unwrap_or_else(|| Err(self.not_here(target.region)))?;
         let target = *target;
         let asked = self.shared.ask(|ticket| Event::Admin(AdminRequest { ticket, target, change }));
         match asked.map_err(|reason| not_taken(reason, target.region))?.await {
@@ -215,7 +232,14 @@ impl StoreHandle {
     /// come next, then [`Receiving::finish`].
     pub fn receive_snapshot(&self, message: wire::RaftMessage) -> Result<Receiving, String> {
         let (_, content) = message::decode_snapshot(&message).map_err(|refused| refused.to_string())?;
-        receive::check(&content, self.shared.config.store, &self.statuses())?;
+        let replicas = self.statuses();
+        if let Err(reason) = receive::check(&content, self.shared.config.store, &replicas) {
+            if receive::is_here(&content, &replicas) {
+                // Its leader does not know, or would not send it: it is told. A store that stops tells nobody.
+                let _ = self.shared.inbox.push(Event::Received(vec![message]));
+            }
+            return Err(reason);
+        }
         let taken = self.shared.receiving.fetch_add(1, Ordering::AcqRel);
         let receiving = if taken < RECEIVING_AT_MOST {
             let number = self.shared.next_ticket.fetch_add(1, Ordering::Relaxed);
@@ -228,6 +252,49 @@ impl StoreHandle {
             self.shared.receiving.fetch_sub(1, Ordering::AcqRel);
         }
         receiving
+    }
+
+    /// Has every replica of a region that is led here hash it as it is at one entry of its log; `id` is drawn at random by
+    /// the caller. `Ok`: the mark is applied here, and is or will be at the others. See [`crate::verify`].
+    pub async fn mark(&self, target: &Target, id: u64) -> Result<(), ProposeError> {
+        let mut batch = Batch::default();
+        batch.mark(id);
+        self.propose(target, batch).await
+    }
+
+    /// What this store's replica has to say to a mark; `None`: nothing yet, or nothing any more.
+    pub fn verified(&self, region: RegionId, id: u64) -> Option<Verified> {
+        self.shared.kept.of(region, id)
+    }
+
+    /// For drivers: a marked region was hashed, or not.
+    pub fn keep_verified(&self, verified: Verified) {
+        self.shared.kept.keep(verified);
+    }
+
+    /// The store's counters, with what is so right now.
+    pub fn metrics(&self) -> &Metrics {
+        let counted = |r: &ReplicaStatus| Counted {
+            region: r.view.region.id,
+            leads: r.view.role == Role::Leader,
+            asleep: r.view.asleep,
+            unapplied: r.committed.0.saturating_sub(r.applied.0),
+        };
+        let replicas: Vec<_> = self.statuses().iter().map(counted).collect();
+        let (requests, messages) = self.shared.inbox.lengths();
+        let queues = [("requests", requests), ("messages", messages), ("unanswered", self.shared.waiting())];
+        self.shared.metrics.observe(&replicas, &queues);
+        &self.shared.metrics
+    }
+
+    /// What the store does with snapshots.
+    pub fn snapshots(&self) -> SnapshotCounts {
+        self.shared.metrics.snapshots()
+    }
+
+    /// For drivers: to count in.
+    pub(crate) fn counters(&self) -> &Metrics {
+        &self.shared.metrics
     }
 
     /// The settings of the store.
@@ -316,13 +383,19 @@ impl StoreHandle {
         for seen in effects.seen.drain(..) {
             self.shared.replicas.publish(seen);
         }
+        // Before it is gone, so that nobody is told that it is nowhere.
+        effects.merged.drain(..).for_each(|(source, target)| self.shared.replicas.inherited(source, target));
         effects.gone.drain(..).for_each(|region| self.shared.replicas.remove(region));
         self.shared.answer(std::mem::take(&mut effects.replies));
     }
-}
 
-fn not_here(region: RegionId) -> RegionError {
-    RegionError::region_not_found(region)
+    /// It is not here, or not any more.
+    fn not_here(&self, region: RegionId) -> RegionError {
+        match self.shared.replicas.heir(region) {
+            Some(heir) => heir.view.load().epoch_mismatch(),
+            None => RegionError::region_not_found(region),
+        }
+    }
 }
 
 fn not_taken(reason: NotTaken, region: RegionId) -> RegionError {
@@ -340,6 +413,9 @@ fn check(config: &StoreConfig, view: &ReplicaView, target: &Target) -> Result<()
     }
     if target.epoch != view.region.epoch && !config.has(Planted::StaleEpoch) {
         return Err(view.epoch_mismatch());
+    }
+    if view.merging {
+        return Err(RegionError::merging(view.region.id, BUSY_BACKOFF_MS));
     }
     Ok(())
 }

@@ -5,6 +5,12 @@ use proto::StoreId;
 use super::ReplicaStatus;
 use crate::snapshot::Content;
 
+/// Whether a replica has all of it already.
+pub(super) fn is_here(content: &Content, replicas: &[ReplicaStatus]) -> bool {
+    let of_it = |replica: &&ReplicaStatus| replica.view.region.id == content.region.id;
+    replicas.iter().find(of_it).is_some_and(|replica| content.position.index <= replica.applied)
+}
+
 /// The core asks again when it has arrived; this only spares the transfer.
 pub(super) fn check(content: &Content, store: StoreId, replicas: &[ReplicaStatus]) -> Result<(), String> {
     let region = &content.region;

@@ -20,7 +20,9 @@ use crate::{
     config::StoreConfig,
     effect::{Answer, Event, Seen, Ticket},
     engine::Engine,
+    metrics::Metrics,
     region::{ReplicaView, Role},
+    verify::Kept,
 };
 
 /// Who leads a region, as one replica of it sees it.
@@ -121,6 +123,8 @@ pub(crate) struct Replicas {
     shards: [ArcSwap<Shard>; SHARDS],
     /// Who was ever asked after; also keeps additions and removals in order.
     watched: Mutex<BTreeMap<RegionId, watch::Sender<Leadership>>>,
+    /// What took over regions that were here, since the start: whoever asks for one is sent there.
+    heirs: Mutex<BTreeMap<RegionId, RegionId>>,
 }
 
 impl Replicas {
@@ -130,7 +134,7 @@ impl Replicas {
             let id = seen.view.region.id;
             shards[shard(id)].insert(id, Arc::new(ReplicaShared::new(seen)));
         }
-        Replicas { shards: shards.map(ArcSwap::from_pointee), watched: Mutex::default() }
+        Replicas { shards: shards.map(ArcSwap::from_pointee), watched: Mutex::default(), heirs: Mutex::default() }
     }
 
     /// What `look` makes of a replica; `None` when it is not here.
@@ -162,6 +166,23 @@ impl Replicas {
             replica.tell(replica.leadership.get_or_init(|| sender.clone()));
         }
         self.change(region, |shard| shard.insert(region, Arc::new(replica)));
+    }
+
+    /// A region is part of another one now.
+    pub(crate) fn inherited(&self, source: RegionId, target: RegionId) {
+        self.heirs.lock().insert(source, target);
+    }
+
+    /// A replica here of the region that has taken over one that was here.
+    pub(crate) fn heir(&self, mut region: RegionId) -> Option<Arc<ReplicaShared>> {
+        let heirs = self.heirs.lock();
+        while let Some(heir) = heirs.get(&region) {
+            region = *heir;
+            if let Some(replica) = self.get(region) {
+                return Some(replica);
+            }
+        }
+        None
     }
 
     /// Forgets a replica.
@@ -209,6 +230,9 @@ pub(crate) struct Shared {
     pub(crate) next_ticket: AtomicU64,
     /// Snapshots that are arriving.
     pub(crate) receiving: AtomicUsize,
+    pub(crate) metrics: Metrics,
+    /// Trees of marks.
+    pub(crate) kept: Kept,
 }
 
 impl Shared {
@@ -220,6 +244,8 @@ impl Shared {
     ) -> Self {
         Shared {
             inbox: Inbox::new(config.limits),
+            metrics: Metrics::new(config.store),
+            kept: Kept::default(),
             config,
             engine,
             clock,
@@ -240,6 +266,11 @@ impl Shared {
             return Err(reason);
         }
         Ok(receiver)
+    }
+
+    /// How many wait for an answer.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.lock().len()
     }
 
     /// Hands out answers.

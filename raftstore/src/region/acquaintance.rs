@@ -105,7 +105,7 @@ impl Replica {
         let newer = now.id == self.region.id && now.epoch.conf_ver > self.region.epoch.conf_ver;
         if newer && now.peer(self.peer.id).is_none() {
             let reason = "another replica says that it is no peer any more";
-            out.removed.push(Removal { region: self.region.id, epoch: now.epoch, reason });
+            out.removed.push(Removal { region: self.region.id, epoch: now.epoch, reason, merged: None });
         }
     }
 

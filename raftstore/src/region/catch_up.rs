@@ -105,6 +105,12 @@ impl Replica {
         if self.snapshots.incoming() {
             return Err("another one is being taken".into());
         }
+        if self.is_silenced() && content.region.epoch.version == self.region.epoch.version {
+            return Err("this replica waits for its end by a merge".into());
+        }
+        if self.merge_first(content.merges.absorbed) {
+            return Err("this replica has a merge to apply first".into());
+        }
         if self.leads() && message.term <= self.node.raft.term {
             return Err("this replica leads".into());
         }
@@ -137,7 +143,7 @@ impl Replica {
 
     /// raft-rs's ready is about the snapshot that is the state now: the log begins behind it.
     pub(super) fn restart_log(&mut self, number: u64) {
-        let Content { position, region, .. } = self.snapshots.ready(number);
+        let Content { position, region, merges, .. } = self.snapshots.ready(number);
         info!(
             region = region.id.0,
             peer = self.peer.id.0,
@@ -149,6 +155,7 @@ impl Replica {
         self.truncation = Truncation::new(self.config.log, position, position.index);
         self.peer = region.peer(self.peer.id).unwrap_or(self.peer);
         self.region = Arc::new(region);
+        self.restore_merges(merges);
     }
 
     /// Log writes up to this ready are durable: raft-rs may hear now that the snapshot is applied.
@@ -167,6 +174,9 @@ impl Replica {
             let matched = progress.iter().filter(|(id, p)| counts(**id, p.recent_active)).map(|(_, p)| p.matched);
             LogIndex(matched.min().unwrap_or(0))
         };
+        if self.keeps_log_for_merge() {
+            return least(false);
+        }
         let last = self.node.store().last().index;
         let needed = least(true).min(self.snapshots.log_needed_from().unwrap_or(last));
         let away = self.truncation.excess(last, 1).map(|middle| middle.min(needed));
@@ -174,11 +184,17 @@ impl Replica {
         [Some(least(false)), away, anyone].into_iter().flatten().max().unwrap_or_default()
     }
 
-    /// Snapshots come with their files, not in a frame. And none is taken by one who leads.
-    pub(super) fn refuse_in_frame(kind: MessageType) -> Result<(), Refused> {
-        match kind {
-            MessageType::MsgSnapshot => Err(Refused("a snapshot without its files")),
-            _ => Ok(()),
+    /// Snapshots come with their files, not in a frame; but one that brings nothing new is merely answered by raft-rs with
+    /// what this replica has, and needs none.
+    pub(super) fn refuse_in_frame(&self, message: &Message) -> Result<(), Refused> {
+        if message.get_msg_type() != MessageType::MsgSnapshot {
+            return Ok(());
+        }
+        let (at, log) = (message.get_snapshot().get_metadata(), &self.node.raft.raft_log);
+        let is_known = at.index < log.committed || log.match_term(at.index, at.term);
+        match at.index <= self.applied.index.0 && is_known {
+            true => Ok(()),
+            false => Err(Refused("a snapshot without its files")),
         }
     }
 

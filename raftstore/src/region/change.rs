@@ -14,6 +14,7 @@ use super::{
     Replica,
     handover::{Handover, LAG_ENTRIES, Stage},
     membership::{self, Step},
+    merge::{Merging, Prepared},
     outbox::{Outbox, Removal},
     propose::Replies,
     split, view,
@@ -22,8 +23,7 @@ use crate::{
     api::{AdminError, NewRegion, PeerChange, PeerProgress},
     clock::Instant,
     config::Planted,
-    effect::{AdminChange, AdminRequest, Answer, RegionChange, Ticket},
-    keys::COMMAND_FORMAT,
+    effect::{AdminChange, AdminRequest, Answer, MergeStep, RegionChange, Ticket},
     log::Position,
 };
 
@@ -36,18 +36,55 @@ pub(super) struct Changes {
     under_way: Option<UnderWay>,
     handover: Option<Handover>,
     split_off: Arc<[Arc<Region>]>,
+    pub(super) merging: Merging,
 }
 
 enum UnderWay {
-    Split { ticket: Ticket, position: Position },
-    Peers { ticket: Ticket, steps: VecDeque<Step> },
+    Split {
+        ticket: Ticket,
+        position: Position,
+    },
+    Peers {
+        ticket: Ticket,
+        steps: VecDeque<Step>,
+    },
+    /// As the source; until it is taken over or rolled back. Not proposed while it is not known who is there.
+    Merge {
+        ticket: Ticket,
+        into: Box<Region>,
+        position: Option<Position>,
+    },
+    /// As the target, which nobody waits for.
+    Absorb {
+        position: Position,
+    },
+}
+
+impl UnderWay {
+    fn ticket(&self) -> Option<Ticket> {
+        match self {
+            UnderWay::Split { ticket, .. } | UnderWay::Peers { ticket, .. } | UnderWay::Merge { ticket, .. } => {
+                Some(*ticket)
+            }
+            UnderWay::Absorb { .. } => None,
+        }
+    }
+
+    /// The entry that is waited for.
+    fn position(&self) -> Option<Position> {
+        match self {
+            UnderWay::Split { position, .. } | UnderWay::Absorb { position } => Some(*position),
+            UnderWay::Merge { position, .. } => *position,
+            UnderWay::Peers { .. } => None,
+        }
+    }
 }
 
 fn answer(replies: &mut Replies, ticket: Ticket, result: Result<Vec<Region>, AdminError>) {
     replies.push((ticket, Answer::Admin(result)));
 }
 
-fn refused(why: impl Into<String>) -> AdminError {
+pub(super) fn refused(why: impl Into<String>) -> AdminError {
     AdminError::Refused(why.into())
 }
 
@@ -59,15 +96,52 @@ impl Changes {
     /// Whether a split may be committed that is not applied: then a lease must not be renewed, since another store may
     /// soon lead the right part.
     pub(super) fn splits_between(&self, applied: LogIndex, committed: LogIndex) -> bool {
+        let position = match &self.under_way {
+            Some(UnderWay::Split { position, .. }) => Some(*position),
+            Some(UnderWay::Merge { position, .. }) => *position,
+            _ => None,
+        };
+        position.is_some_and(|position| applied < position.index && position.index <= committed)
+    }
+
+    pub(super) fn merge_begins(&mut self, ticket: Ticket, into: Box<Region>) {
+        self.under_way = Some(UnderWay::Merge { ticket, into, position: None });
+    }
+
+    /// The target of a merge that is not proposed yet.
+    pub(super) fn merge_waits(&self) -> Option<&Region> {
         match &self.under_way {
-            Some(UnderWay::Split { position, .. }) => applied < position.index && position.index <= committed,
-            _ => false,
+            Some(UnderWay::Merge { into, position: None, .. }) => Some(into),
+            _ => None,
         }
+    }
+
+    pub(super) fn merge_is_proposed(&mut self, at: Position) {
+        if let Some(UnderWay::Merge { position, .. }) = &mut self.under_way {
+            *position = Some(at);
+        }
+    }
+
+    /// Whoever waits for a merge of this region gets an answer.
+    pub(super) fn merge_ends(&mut self, result: Result<Vec<Region>, AdminError>, out: &mut Outbox) {
+        if let Some(UnderWay::Merge { ticket, .. }) = self.under_way {
+            self.under_way = None;
+            answer(&mut out.replies, ticket, result);
+        }
+    }
+
+    pub(super) fn absorption_begins(&mut self, position: Position) {
+        self.under_way = Some(UnderWay::Absorb { position });
+    }
+
+    /// Whether an entry is on its way that ends a merge into this region.
+    pub(super) fn absorbs(&self) -> bool {
+        matches!(self.under_way, Some(UnderWay::Absorb { .. }))
     }
 
     /// This replica leads no more: what was proposed may still be carried out.
     pub(super) fn leadership_lost(&mut self, doubt_ticks: u32, replies: &mut Replies) {
-        if let Some(UnderWay::Split { ticket, .. } | UnderWay::Peers { ticket, .. }) = self.under_way.take() {
+        if let Some(ticket) = self.under_way.take().and_then(|change| change.ticket()) {
             answer(replies, ticket, Err(AdminError::Unknown("leadership was lost on the way".into())));
         }
         if let Some(handover) = &mut self.handover {
@@ -78,7 +152,7 @@ impl Changes {
 
     /// The replica goes.
     pub(super) fn end(&mut self, error: &RegionError, doubt: &str, replies: &mut Replies) {
-        if let Some(UnderWay::Split { ticket, .. } | UnderWay::Peers { ticket, .. }) = self.under_way.take() {
+        if let Some(ticket) = self.under_way.take().and_then(|change| change.ticket()) {
             answer(replies, ticket, Err(AdminError::Unknown(doubt.into())));
         }
         if let Some(handover) = self.handover.take() {
@@ -87,19 +161,20 @@ impl Changes {
     }
 
     pub(super) fn any(&self) -> bool {
-        self.under_way.is_some() || self.handover.is_some()
+        self.under_way.is_some() || self.handover.is_some() || self.merging.any()
     }
 }
 
 impl Replica {
-    /// Somebody wants the region changed.
-    pub(crate) fn admin(&mut self, now: Instant, request: AdminRequest, out: &mut Outbox) {
+    /// Somebody wants the region changed. `neighbour`: of a merge, the target as its replica here is.
+    pub(crate) fn admin(&mut self, now: Instant, request: AdminRequest, neighbour: Option<&Region>, out: &mut Outbox) {
         self.wake();
         let AdminRequest { ticket, target, change } = request;
         let begun = self.check_target(&target).map_err(AdminError::from).and_then(|()| match change {
             AdminChange::Split(at) => self.begin_split(ticket, &at, out),
             AdminChange::Peers(changes) => self.begin_peers(now, ticket, &changes),
             AdminChange::Transfer(to) => self.begin_handover(ticket, to),
+            AdminChange::Merge(into) => self.begin_merge(now, ticket, into, neighbour, out),
         });
         if let Err(error) = begun {
             debug!(region = self.region.id.0, peer = self.peer.id.0, %error, "a change of the region is refused");
@@ -109,8 +184,11 @@ impl Replica {
     }
 
     /// Whether the region can be changed at all right now.
-    fn check_quiet(&self) -> Result<(), AdminError> {
+    pub(super) fn check_quiet(&self) -> Result<(), AdminError> {
         let (id, raft) = (self.region.id, &self.node.raft);
+        if self.changes.merging.any() {
+            return Err(refused(format!("{id} is being merged")));
+        }
         if !raft.apply_to_current_term() {
             return Err(refused(format!("{id}: its leader is new and does not know yet what its predecessor did")));
         }
@@ -129,13 +207,8 @@ impl Replica {
         // What waits was accepted before and knows the old borders: it goes first.
         self.propose_waiting(out);
         let kind = wire::region_change::Kind::Split(split::to_wire(at));
-        let change =
-            wire::RegionChange { epoch: Some(self.region.epoch.into()), term: self.term().0, kind: Some(kind) };
-        let command = wire::Command { format: COMMAND_FORMAT, proposals: Vec::new(), change: Some(change) };
-        self.node.propose(Vec::new(), command.encode_to_vec()).map_err(|_| self.not_leader())?;
-        let index = LogIndex(self.node.raft.raft_log.last_index());
-        info!(region = self.region.id.0, index = index.0, parts = at.len() + 1, "a split is proposed");
-        let position = Position { index, term: self.term() };
+        let position = self.propose_change(kind, Vec::new()).map_err(|_| self.not_leader())?;
+        info!(region = self.region.id.0, index = position.index.0, parts = at.len() + 1, "a split is proposed");
         self.changes.under_way = Some(UnderWay::Split { ticket, position });
         // Followers hear of its commit at once: the new regions have no quorum before.
         self.node.skip_bcast_commit(false);
@@ -203,6 +276,9 @@ impl Replica {
         if !self.leads() || !self.node.raft.apply_to_current_term() || self.node.raft.has_pending_conf() {
             return;
         }
+        if self.is_silenced() {
+            return;
+        }
         if membership::is_joint(&self.region) {
             let peers = membership::peers_after_leaving(&self.region);
             self.propose_membership(peers, ConfChangeV2::default());
@@ -264,8 +340,9 @@ impl Replica {
                 self.becomes(regions[0].clone());
                 self.changes.split_off = regions[1..].into();
                 let all = regions.iter().map(|r| Region::clone(r)).collect();
-                self.answer_split(position, Ok(all), out);
+                self.answer_change(position, Ok(all), out);
             }
+            Ok(RegionChange::Merge { region, step }) => self.merge_goes_on(position, region, step, out),
             Ok(RegionChange::Peers { region, change }) => {
                 let applied = self.node.apply_conf_change(&change).expect("what is committed is a step from here");
                 let expected = membership::conf_state(&region);
@@ -276,12 +353,12 @@ impl Replica {
                 );
                 if region.peer(self.peer.id).is_none() {
                     let reason = "an entry ended its membership";
-                    out.removed.push(Removal { region: region.id, epoch: region.epoch, reason });
+                    out.removed.push(Removal { region: region.id, epoch: region.epoch, reason, merged: None });
                 }
                 self.becomes(region);
             }
             Err(error) => {
-                self.answer_split(position, Err(error.clone().into()), out);
+                self.answer_change(position, Err(error.clone().into()), out);
                 if let Some(UnderWay::Peers { steps, .. }) = &self.changes.under_way
                     && !membership::is_joint(&self.region)
                 {
@@ -292,14 +369,48 @@ impl Replica {
         }
     }
 
-    fn answer_split(&mut self, at: Position, result: Result<Vec<Region>, AdminError>, out: &mut Outbox) {
-        if let Some(UnderWay::Split { ticket, position }) = self.changes.under_way
-            && position.index == at.index
-        {
-            self.changes.under_way = None;
-            self.node.skip_bcast_commit(true);
-            let result = if position.term == at.term { result } else { Err(RegionError::stale_command().into()) };
+    /// The entry at a place in the log was applied: whoever waits for the change there gets an answer.
+    fn answer_change(&mut self, at: Position, result: Result<Vec<Region>, AdminError>, out: &mut Outbox) {
+        let Some(position) = self.changes.under_way.as_ref().and_then(UnderWay::position) else { return };
+        if position.index != at.index {
+            return;
+        }
+        self.node.skip_bcast_commit(true);
+        let result = if position.term == at.term { result } else { Err(RegionError::stale_command().into()) };
+        if let Some(ticket) = self.changes.under_way.take().and_then(|change| change.ticket()) {
             answer(&mut out.replies, ticket, result);
+        }
+    }
+
+    fn merge_goes_on(&mut self, position: Position, region: Arc<Region>, step: MergeStep, out: &mut Outbox) {
+        let mut record = self.changes.merging.record.clone();
+        match step {
+            MergeStep::Prepared { into } => {
+                record.prepared = Some(Box::new(Prepared { into, at: position }));
+                self.becomes(region);
+                self.changes.merging.becomes(record);
+                // What was asked before is answered with what is not known any more: who serves the keys.
+                let error = self.epoch_mismatch();
+                self.reads.fail(&error, &mut out.replies);
+                self.node.skip_bcast_commit(true);
+            }
+            MergeStep::RolledBack => {
+                record.prepared = None;
+                self.becomes(region);
+                self.changes.merging.becomes(record);
+                let why = "the target had changed, or too few peers were there in time: all is as before";
+                self.changes.merge_ends(Err(refused(why)), out);
+            }
+            MergeStep::Absorbed { .. } => {
+                record.absorbed = position;
+                self.becomes(region.clone());
+                self.changes.merging.becomes(record);
+                self.answer_change(position, Ok(Vec::new()), out);
+            }
+            MergeStep::Abandoned => {
+                self.becomes(region);
+                self.answer_change(position, Ok(Vec::new()), out);
+            }
         }
     }
 

@@ -13,7 +13,7 @@
 //! The one impurity is raft-rs's own: it reads old entries through `LogStorage` when it wants them.
 //!
 //! The region itself changes too, by entries: `split`, `membership` say how, `change` lets them through one at a time;
-//! `hibernate` is for those that nobody uses; `handover` gives leadership to a chosen peer. `snapshot` and `catch_up` are about peers whose log does not reach.
+//! `merge` makes two of them one; `hibernate` is for those that nobody uses; `handover` gives leadership to a chosen peer. `snapshot` and `catch_up` are about peers whose log does not reach.
 //!
 //! Not here: who else lives on the store ([`crate::store`]), how entries change the state ([`crate::apply`]), clocks
 //! and threads.
@@ -27,6 +27,7 @@ mod hibernate;
 pub(crate) mod lease;
 pub(crate) mod log_storage;
 pub(crate) mod membership;
+pub mod merge;
 pub(crate) mod message;
 pub(crate) mod outbox;
 pub(crate) mod propose;
@@ -227,6 +228,7 @@ impl Replica {
             || self.reads.len() > 0
             || self.changes.any()
             || membership::is_joint(&self.region);
+        self.tick_merge();
         let (role, leader_known) = (self.node.raft.state, self.leader().is_some());
         if self.election.stands_eagerly(self.term(), role, leader_known) {
             // Fails only while a membership change is not applied.
@@ -266,7 +268,7 @@ impl Replica {
         let from = self.sender(&message, envelope)?;
         message::check_against_log(&message, self.node.store().truncated(), self.node.raft.raft_log.last_index())?;
         let kind = message.get_msg_type();
-        Self::refuse_in_frame(kind)?;
+        self.refuse_in_frame(&message)?;
         let asks_for_vote = matches!(kind, MessageType::MsgRequestVote | MessageType::MsgRequestPreVote);
         if asks_for_vote && (self.election.silent() || !self.is_initialised()) {
             // Without data there is no log either, and a vote that is not remembered could be given twice.
@@ -282,6 +284,8 @@ impl Replica {
         match kind {
             MessageType::MsgHeartbeat if message.term >= self.node.raft.term => {
                 self.truncation.dispensable(LogIndex(envelope.replicated));
+                let (index, term) = (LogIndex(envelope.absorbed_index), Term(envelope.absorbed_term));
+                self.told_of_merge(Position { index, term });
             }
             MessageType::MsgTimeoutNow if !current || message.from != self.node.raft.leader_id => {
                 // Its campaign would pass the voters' check of the leader's lease.
@@ -327,6 +331,9 @@ impl Replica {
         if self.node.raft.lead_transferee.is_some() {
             return Err(self.not_leader());
         }
+        if self.is_silenced() {
+            return Err(RegionError::merging(self.region.id, BUSY_BACKOFF_MS));
+        }
         if request.bytes > PROPOSAL_BYTES_AT_MOST {
             let message =
                 format!("a batch of {} bytes is above the {PROPOSAL_BYTES_AT_MOST} a proposal may have", request.bytes);
@@ -347,6 +354,9 @@ impl Replica {
         }
         if target.epoch != self.region.epoch && !self.config.has(Planted::StaleEpoch) {
             return Err(self.epoch_mismatch());
+        }
+        if self.refuses_reads() {
+            return Err(RegionError::merging(self.region.id, BUSY_BACKOFF_MS));
         }
         Ok(())
     }
@@ -465,6 +475,7 @@ impl Replica {
             self.lease.start(led.1, now);
         }
         self.election.led = led;
+        self.changes.merging.led_anew();
     }
 
     fn set_election_timeout(&mut self) {
@@ -550,6 +561,7 @@ impl Replica {
         let promises = self.envelopes(promises, now);
         let committed = ready.take_committed_entries();
         self.writes.applying = committed.last().map_or(self.writes.applying, |last| LogIndex(last.index));
+        let committed = self.hold_back(committed, out);
         out.apply(&self.region, committed);
         let wait = ready.must_sync() || self.writes.held > self.writes.persisted;
         self.node.advance_append_async(ready);
@@ -593,6 +605,8 @@ impl Replica {
             replicated,
             sleeps: self.says_sleep(kind),
             range: unheard.then(|| (&self.region.range).into()),
+            absorbed_index: if kind == MessageType::MsgHeartbeat { self.absorbed().index.0 } else { 0 },
+            absorbed_term: if kind == MessageType::MsgHeartbeat { self.absorbed().term.0 } else { 0 },
             ..wire::RaftMessage::default()
         };
         Some((to.store, envelope))
@@ -621,7 +635,7 @@ impl Replica {
     /// What readers and PD see of this replica.
     pub(crate) fn seen(&self, now: Instant) -> Seen {
         let raft = &self.node.raft;
-        let serves = self.leads() && raft.apply_to_current_term();
+        let serves = self.leads() && raft.apply_to_current_term() && !self.refuses_reads();
         let until = if serves { self.lease.until(&self.region, self.peer.id, self.term(), now) } else { None };
         let view = ReplicaView {
             region: self.region.clone(),
@@ -631,6 +645,7 @@ impl Replica {
             term: self.term(),
             leader: self.leader(),
             serves,
+            merging: self.refuses_reads(),
             lease_until: until,
             asleep: self.is_asleep(),
         };

@@ -40,8 +40,12 @@ pub(crate) struct Outbox {
     pub(crate) snapshots: SnapshotOrders,
     /// Replicas that have gone this turn.
     pub(crate) gone: Vec<RegionId>,
+    /// Of those, the ones whose region was merged, and into which one.
+    pub(crate) merged: Vec<(RegionId, RegionId)>,
     /// Replicas that are to go, and why.
     pub(crate) removed: Vec<Removal>,
+    /// Replicas that have come to an entry that takes over another region.
+    pub(crate) gated: Vec<RegionId>,
 }
 
 /// A replica that is to go.
@@ -51,6 +55,8 @@ pub(crate) struct Removal {
     /// The epoch in which it is no peer any more.
     pub(crate) epoch: Epoch,
     pub(crate) reason: &'static str,
+    /// The region itself is no more: see [`crate::keys::Tombstone::merged`].
+    pub(crate) merged: Option<(RegionId, u64)>,
 }
 
 impl Outbox {

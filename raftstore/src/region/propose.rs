@@ -139,6 +139,14 @@ impl Proposals {
         }
     }
 
+    /// None of what has no answer yet was applied, or ever will be.
+    pub(super) fn refuse(&mut self, error: &RegionError, replies: &mut Replies) {
+        self.leadership_lost(error, 0, replies);
+        for (_, entry) in std::mem::take(&mut self.in_doubt) {
+            self.settle(entry, |_| Err(error.clone().into()), replies);
+        }
+    }
+
     /// Time passes for what is in doubt.
     pub(super) fn tick(&mut self, replies: &mut Replies) {
         self.in_doubt.iter_mut().for_each(|(ticks, _)| *ticks = ticks.saturating_sub(1));

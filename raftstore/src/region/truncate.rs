@@ -59,6 +59,11 @@ impl Truncation {
         self.dispensable = self.dispensable.max(index);
     }
 
+    /// Up to where somebody may have cut the log, as the leaders of this replica's knowledge have said.
+    pub(super) fn announced(&self) -> LogIndex {
+        self.dispensable
+    }
+
     pub(super) fn synced(&mut self, applied: LogIndex) {
         self.synced = self.synced.max(applied);
     }

@@ -59,6 +59,8 @@ pub struct ReplicaView {
     pub leader: Option<Peer>,
     /// It leads and has applied an entry of its own term: it knows everything that was committed before.
     pub serves: bool,
+    /// Its neighbour is about to take it over: nobody reads or writes it until it has, or will not.
+    pub merging: bool,
     /// Until then this store alone serves reads of the region.
     pub lease_until: Option<Instant>,
     /// Nobody uses the region: the replica neither ticks nor speaks.

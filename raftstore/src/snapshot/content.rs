@@ -10,7 +10,10 @@ use raft::eraftpb::{Message, MessageType, Snapshot};
 use crate::{
     engine::{PART_FAMILIES, Part},
     log::Position,
-    region::membership::{conf_state, same},
+    region::{
+        membership::{conf_state, same},
+        merge::Merges,
+    },
 };
 
 /// Format of the contents this version writes and reads.
@@ -25,16 +28,25 @@ pub struct Content {
     pub position: Position,
     /// Range, epoch, peers at that entry.
     pub region: Region,
+    /// Where the region is in its merges at that entry.
+    pub merges: Merges,
     /// In the order of their names.
     pub parts: Vec<Part>,
 }
 
-pub(super) fn to_wire(region: &Region, parts: &[Part]) -> wire::SnapshotContent {
+/// A content without its position.
+pub(super) fn to_wire(region: &Region, merges: &Merges, parts: &[Part]) -> wire::SnapshotContent {
     let part = |p: &Part| wire::SnapshotPart { cf: p.cf.into(), bytes: p.bytes, checksum: p.checksum };
-    wire::SnapshotContent { format: FORMAT, region: Some(region.into()), parts: parts.iter().map(part).collect() }
+    let merges = (!merges.is_empty()).then(|| merges.to_wire());
+    wire::SnapshotContent {
+        format: FORMAT,
+        region: Some(region.into()),
+        parts: parts.iter().map(part).collect(),
+        merges,
+    }
 }
 
-pub(super) fn from_wire(content: wire::SnapshotContent) -> Result<(Region, Vec<Part>), String> {
+pub(super) fn from_wire(content: wire::SnapshotContent) -> Result<(Region, Merges, Vec<Part>), String> {
     if content.format != FORMAT {
         return Err(format!("it has format {}, this version knows {FORMAT}", content.format));
     }
@@ -47,14 +59,15 @@ pub(super) fn from_wire(content: wire::SnapshotContent) -> Result<(Region, Vec<P
         Ok(cf) if PART_FAMILIES.contains(&cf) => Ok(Part { cf, bytes: p.bytes, checksum: p.checksum }),
         _ => Err(format!("column family {} does not travel", p.cf)),
     };
-    Ok((region, content.parts.into_iter().map(part).collect::<Result<_, _>>()?))
+    let merges = Merges::from_wire(content.merges.unwrap_or_default())?;
+    Ok((region, merges, content.parts.into_iter().map(part).collect::<Result<_, _>>()?))
 }
 
 impl Content {
     /// As raft-rs carries it.
     pub(crate) fn to_raft(&self) -> Snapshot {
         let mut snapshot = Snapshot::default();
-        snapshot.set_data(to_wire(&self.region, &self.parts).encode_to_vec().into());
+        snapshot.set_data(to_wire(&self.region, &self.merges, &self.parts).encode_to_vec().into());
         let metadata = snapshot.mut_metadata();
         metadata.index = self.position.index.0;
         metadata.term = self.position.term.0;
@@ -65,7 +78,7 @@ impl Content {
     /// Reads what another store sent. What it says of itself must fit together: raft-rs panics on memberships that can't be.
     pub(crate) fn from_raft(snapshot: &Snapshot) -> Result<Content, String> {
         let content = wire::SnapshotContent::decode(snapshot.data.clone()).map_err(|e| e.to_string())?;
-        let (region, parts) = from_wire(content)?;
+        let (region, merges, parts) = from_wire(content)?;
         let metadata = snapshot.get_metadata();
         let (ids, stores): (BTreeSet<_>, BTreeSet<_>) = region.peers.iter().map(|p| (p.id, p.store)).unzip();
         let told = conf_state(&region);
@@ -77,7 +90,7 @@ impl Content {
             return Err("it has no place in a log".into());
         }
         let position = Position { index: LogIndex(metadata.index), term: Term(metadata.term) };
-        Ok(Content { position, region, parts })
+        Ok(Content { position, region, merges, parts })
     }
 
     /// What goes in front of its files, as a leader of `term` says it: for whoever carries files without a leader.
@@ -105,6 +118,7 @@ mod tests {
     fn content() -> Content {
         let peer = |n, role| Peer { id: PeerId(n), store: StoreId(n), role };
         Content {
+            merges: Merges { prepared: None, absorbed: Position { index: LogIndex(8), term: Term(7) } },
             position: Position { index: LogIndex(9), term: Term(7) },
             region: Region {
                 id: RegionId(3),

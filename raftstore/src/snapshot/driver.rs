@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use proto::RegionId;
 use tracing::{info, warn};
 
-use super::{Content, Outgoing, TakeError, Taking, taking};
+use super::{Content, Outcome, Outgoing, TakeError, Taking, taking};
 use crate::{
     StoreHandle, Transport,
     config::Planted,
@@ -79,8 +79,12 @@ impl SnapshotDriver {
             SnapshotTask::Send(task) => {
                 let SendTask { id, to, peer, message } = *task;
                 let made = self.made.lock().get(&id).cloned();
-                let handle = self.handle.clone();
-                let told = move |outcome| handle.complete(Event::SnapshotSent { id, peer, outcome });
+                let (handle, bytes) = (self.handle.clone(), made.as_ref().map_or(0, |made| made.content.bytes()));
+                handle.counters().sent.begin();
+                let told = move |outcome: Outcome| {
+                    handle.counters().sent.end(outcome.is_ok().then_some(bytes));
+                    handle.complete(Event::SnapshotSent { id, peer, outcome });
+                };
                 match made {
                     Some(made) => self.transport.send_snapshot(Outgoing::new(to, message, made, told)),
                     None => told(Err("it was removed".into())),
@@ -113,10 +117,10 @@ impl SnapshotDriver {
 
     fn export(&self, region: RegionId, folder: &str) -> Result<Made, String> {
         let snapshot = self.engine.snapshot();
-        let (region, position) = taking::state_of(&*snapshot, region)?;
+        let (region, position, merges) = taking::state_of(&*snapshot, region)?;
         let parts = Vec::new();
         // From here on the folder goes again, whatever happens.
-        let content = Content { position, region, parts };
+        let content = Content { position, region, merges, parts };
         let mut made = Made { engine: self.engine.clone(), folder: folder.into(), content };
         let parts = self.engine.export(&*snapshot, &made.content.region.range, folder);
         made.content.parts = parts.map_err(|e| e.to_string())?;

@@ -25,6 +25,7 @@ use crate::{
     engine::{Engine, EngineError, PART_FAMILIES, WriteBatch, WriteOp, check_parts},
     keys::{self, ApplyState},
     log::{LogBatch, LogEngine, LogError, Position, RegionLog},
+    region::merge::Merges,
     store::BootError,
 };
 
@@ -62,9 +63,9 @@ impl From<TakeError> for BootError {
 }
 
 fn encode_marker(task: &TakeTask) -> Bytes {
-    let Content { position, region, parts } = &task.content;
+    let Content { position, region, merges, parts } = &task.content;
     let marker = wire::SnapshotMarker {
-        content: Some(to_wire(region, parts)),
+        content: Some(to_wire(region, merges, parts)),
         index: position.index.0,
         term: position.term.0,
         hard_state: task.hard_state.write_to_bytes().expect("three numbers").into(),
@@ -83,11 +84,11 @@ fn decode_marker(value: &[u8]) -> Result<TakeTask, EngineError> {
         return Err(corrupt(format!("version {:?}, this program knows {}", value.first(), keys::VERSION)));
     };
     let marker = wire::SnapshotMarker::decode(body).map_err(|e| corrupt(e.to_string()))?;
-    let (region, parts) = from_wire(marker.content.unwrap_or_default()).map_err(corrupt)?;
+    let (region, merges, parts) = from_wire(marker.content.unwrap_or_default()).map_err(corrupt)?;
     let hard_state = HardState::parse_from_bytes(&marker.hard_state).map_err(|e| corrupt(e.to_string()))?;
     let position = Position { index: LogIndex(marker.index), term: Term(marker.term) };
     Ok(TakeTask {
-        content: Content { position, region, parts },
+        content: Content { position, region, merges, parts },
         hard_state,
         folder: marker.folder,
         cleared: marker.cleared.into_iter().map(Into::into).collect(),
@@ -172,9 +173,14 @@ impl Taking {
     }
 
     fn settle(&self) -> Result<(), EngineError> {
-        let Content { position, region, .. } = &self.task.content;
+        let Content { position, region, merges, .. } = &self.task.content;
         let apply = ApplyState { applied: *position, commit: position.index };
+        let merges = match merges.is_empty() {
+            true => WriteOp::Delete(Cf::Meta, keys::merges_key(region.id)),
+            false => WriteOp::Put(Cf::Meta, keys::merges_key(region.id), keys::encode_merges(merges)),
+        };
         self.write(vec![
+            merges,
             WriteOp::Put(Cf::Meta, keys::region_key(region.id), keys::encode_region(region)),
             WriteOp::Put(Cf::Meta, keys::apply_key(region.id), keys::encode_apply(apply)),
             WriteOp::Delete(Cf::Meta, keys::snapshot_key(region.id)),
@@ -206,12 +212,17 @@ pub(crate) fn recover(engine: &Arc<dyn Engine>, log: &Arc<dyn LogEngine>) -> Res
 }
 
 /// The region and its position as of an engine's view; the reason, when it is not there.
-pub(super) fn state_of(snapshot: &dyn crate::engine::Snapshot, region: RegionId) -> Result<(Region, Position), String> {
+pub(super) fn state_of(
+    snapshot: &dyn crate::engine::Snapshot,
+    region: RegionId,
+) -> Result<(Region, Position, Merges), String> {
     let get = |key: Bytes| {
         let value = snapshot.get(Cf::Meta, &key).map_err(|e| e.to_string())?;
         value.ok_or_else(|| format!("{region} is not here"))
     };
     let state = keys::decode_region(&get(keys::region_key(region))?).map_err(|e| e.to_string())?;
     let apply = keys::decode_apply(&get(keys::apply_key(region))?).map_err(|e| e.to_string())?;
-    Ok((state, apply.applied))
+    let merges = snapshot.get(Cf::Meta, &keys::merges_key(region)).map_err(|e| e.to_string())?;
+    let merges = merges.map(|m| keys::decode_merges(&m)).transpose().map_err(|e| e.to_string())?;
+    Ok((state, apply.applied, merges.unwrap_or_default()))
 }

@@ -81,7 +81,12 @@ fn prepare((engine, log): &Disk, maker: &dyn Engine) -> TakeTask {
     let position = Position { index: LogIndex(20), term: Term(7) };
     let cleared = vec![KeyRange::new("b", "z"), region.range.clone()];
     let hard_state = HardState { term: 8, vote: 0, commit: 8, ..HardState::default() };
-    TakeTask { content: Content { position, region, parts }, hard_state, folder: "received".into(), cleared }
+    TakeTask {
+        content: Content { position, region, merges: Default::default(), parts },
+        hard_state,
+        folder: "received".into(),
+        cleared,
+    }
 }
 
 const OLD: [&str; 4] = ["data:a=other", "data:b=old", "data:c=old", "lock:q=old"];
@@ -195,7 +200,7 @@ fn content(region: Region, index: u64) -> Content {
         Part { cf: Cf::Data, bytes: 8, checksum: crc32fast::hash(b"two part") },
         Part { cf: Cf::Lock, bytes: 1, checksum: crc32fast::hash(b"s") },
     ];
-    Content { position: Position { index: LogIndex(index), term: Term(7) }, region, parts }
+    Content { position: Position { index: LogIndex(index), term: Term(7) }, region, merges: Default::default(), parts }
 }
 
 fn message(content: &Content) -> wire::RaftMessage {

@@ -140,7 +140,7 @@ fn bury(
     for region in left {
         // The peer's own id went with the membership: whoever comes here later has one above all that were known.
         let highest = region.peers.iter().map(|p| p.id).max().unwrap_or_default();
-        let tombstone = Tombstone { peer: highest, epoch: region.epoch };
+        let tombstone = Tombstone { peer: highest, epoch: region.epoch, merged: None };
         info!(region = region.id.0, "a replica that was removed is destroyed");
         batch.ops.extend(destruction(region, tombstone));
         tombstones.insert(region.id, tombstone);
@@ -203,7 +203,12 @@ fn replica(
         "replica found"
     );
     let storage = LogStorage::new(region.id, log.clone(), found, commit, membership::conf_state(&region), cache_bytes);
-    Replica::new(config.clone(), region.clone(), peer, storage, apply.applied).map_err(|e| damaged(e.to_string()))
+    let mut replica = Replica::new(config.clone(), region.clone(), peer, storage, apply.applied)
+        .map_err(|e| damaged(e.to_string()))?;
+    if let Some(merges) = snapshot.get(Cf::Meta, &keys::merges_key(region.id))? {
+        replica.restore_merges(keys::decode_merges(&merges).map_err(|e| damaged(e.to_string()))?);
+    }
+    Ok(replica)
 }
 
 /// Whether log and state fit together; the commit index to start with. raft-rs panics on what is refused here.
@@ -238,7 +243,9 @@ mod tests {
         let is_there = || engine.snapshot().get(Cf::Meta, &keys::region_key(region.id)).unwrap().is_some();
         found();
         assert!(is_there());
-        engine.write(WriteBatch { ops: destruction(&region, Tombstone { peer: peer.id, epoch }) }).unwrap();
+        engine
+            .write(WriteBatch { ops: destruction(&region, Tombstone { peer: peer.id, epoch, merged: None }) })
+            .unwrap();
         found();
         assert!(!is_there());
     }

@@ -130,6 +130,7 @@ impl Runner for Script {
             }
             "split" => self.split(&mut args)?,
             "peers" => self.peers(&mut args)?,
+            "merge" => self.merge(&mut args)?,
             "regions" => self.show_regions()?,
             "propose" => self.propose(&mut args)?,
             "fill" => self.fill(&mut args)?,
@@ -192,9 +193,11 @@ impl Script {
             Some("serve-expired-lease") => Planted::ServeExpiredLease,
             Some("forget-vote") => Planted::ForgetVote,
             Some("sleep-through-restart") => Planted::SleepThroughRestart,
-            Some("split-resets-log") => Planted::SplitResetsLog,
+            Some("split-unsynced") => Planted::SplitUnsynced,
             Some("transfer-keeps-lease") => Planted::TransferKeepsLease,
             Some("remove-below-quorum") => Planted::RemoveBelowQuorum,
+            Some("merge-source-still-read") => Planted::MergeSourceStillRead,
+            Some("merge-purges-unsynced") => Planted::MergePurgesUnsynced,
             Some(other) => return Err(format!("no bug {other}").into()),
         };
         let border = |at: u64, last: u64| if at == 0 || at == last { String::new() } else { format!("{at:04}") };
@@ -454,6 +457,16 @@ impl Script {
         self.admin(id, region, version, AdminChange::Split(at))
     }
 
+    /// `merge s1 r2 into=r1`; `version`: of the target.
+    fn merge(&mut self, args: &mut ArgumentConsumer<'_>) -> Outcome {
+        let (id, region) = replica(args)?;
+        let version = args.take_key("version").map(str::parse).transpose()?;
+        let into = args.take_key("into").and_then(|r| r.strip_prefix('r')).ok_or("into=r1")?.parse()?;
+        let mut into = self.regions().into_iter().find(|r| r.id == RegionId(into)).ok_or("no such region")?;
+        into.epoch.version = version.unwrap_or(into.epoch.version);
+        self.admin(id, region, None, AdminChange::Merge(Box::new(into)))
+    }
+
     /// `peers s1 r1 add=p4@s4 promote=p4 demote=p3 remove=p2`.
     fn peers(&mut self, args: &mut ArgumentConsumer<'_>) -> Outcome {
         let (id, region) = replica(args)?;
@@ -634,11 +647,17 @@ fn kind(message: &RaftMessage) -> String {
     if message.gone.is_some() {
         return "gone".into();
     }
+    if let Some(ask) = message.merge_ask {
+        return if ask.abandon { "MergeAsk to abandon".into() } else { "MergeAsk".into() };
+    }
+    if let Some(verdict) = message.merge_verdict {
+        return if verdict.absorbed { "MergeVerdict absorbed".into() } else { "MergeVerdict never".into() };
+    }
     format!("{:?}", parsed(message).get_msg_type())
 }
 
 fn describe_message(envelope: &RaftMessage) -> String {
-    if envelope.asks || envelope.gone.is_some() {
+    if envelope.asks || envelope.gone.is_some() || envelope.merge_ask.is_some() || envelope.merge_verdict.is_some() {
         return format!("r{} {}", envelope.region_id, kind(envelope));
     }
     let m = parsed(envelope);

@@ -1,12 +1,13 @@
 //! Replicas that come and go while the store runs.
 //!
 //! ```text
-//!   come   split off here              region state and apply state are in the parent's apply batch; the log's first
-//!                                      records follow, unless there is a log: a crash came between, and it has votes
+//!   come   split off here              region state and apply state are in the parent's apply batch, which is synced;
+//!                                      only then does it speak, and its log begin
 //!          a leader speaks to a peer   nothing on disk until its first snapshot; only when no other replica here
 //!          that is not here            covers the range, or the split that makes room for it is still to be applied
 //!   go     removed by an entry, told   the replica ends at once; after what is being applied the state goes, the
 //!          so, or replaced             tombstone is synced, and then the log goes
+//!          merged into another         its data stays where it is: see `merges`
 //! ```
 //!
 //! Of the regions that a split makes only that of the parent's leader stands for election at once: on other stores the
@@ -21,8 +22,7 @@ use tracing::{debug, info};
 use super::StoreCore;
 use crate::{
     clock::Instant,
-    config::Planted,
-    effect::{ApplyTask, ApplyWork, EntryOutcome, RegionChange},
+    effect::{ApplyTask, ApplyWork, EntryOutcome, MergeStep, RegionChange},
     keys::{INITIAL, Tombstone},
     log::{LogState, RegionLog},
     region::{
@@ -40,9 +40,13 @@ const WAITING_AT_MOST: usize = 1024;
 #[derive(Default)]
 pub(super) struct Absent {
     /// Of replicas that were destroyed; a few dozen bytes each, kept as long as the store lives.
-    tombstones: BTreeMap<RegionId, Tombstone>,
+    pub(super) tombstones: BTreeMap<RegionId, Tombstone>,
     /// Of replicas that have ended and whose state is being removed: their ranges are not free yet.
     dying: BTreeMap<RegionId, Arc<Region>>,
+    /// Regions that others have taken over since the state was last synced, and before: their logs are still here.
+    pub(super) absorbed: Vec<RegionId>,
+    /// Those of them that a sync under way makes so durably.
+    pub(super) syncing: Vec<RegionId>,
     /// Requests for votes in regions that are not split off here yet, with the ticks they wait, by region and sender.
     waiting: BTreeMap<(RegionId, u64), (u32, wire::RaftMessage)>,
 }
@@ -79,6 +83,9 @@ impl StoreCore {
         if let Some(beat) = envelope.beat {
             return self.heard_beat(now, beat);
         }
+        if envelope.merge_ask.is_some() || envelope.merge_verdict.is_some() {
+            return self.about_a_merge(&envelope, out);
+        }
         let region = RegionId(envelope.region_id);
         // Who does not beat could fall silent unnoticed.
         envelope.sleeps &= envelope.from.is_some_and(|from| self.beats.lives(StoreId(from.store_id)));
@@ -96,7 +103,7 @@ impl StoreCore {
         };
         if newer && to.is_some_and(|to| to.id != own) {
             let reason = "another peer takes its place on this store";
-            return out.removed.push(Removal { region, epoch, reason });
+            return out.removed.push(Removal { region, epoch, reason, merged: None });
         }
         if let Some(gone) = &envelope.gone {
             if let Ok(gone) = Region::try_from(gone.clone()) {
@@ -119,7 +126,10 @@ impl StoreCore {
         let (Some(to), Some(from)) = (for_us, envelope.from.and_then(|p| Peer::try_from(p).ok())) else { return };
         let epoch = envelope.epoch.map(Epoch::from).unwrap_or_default();
         // Whoever is a peer in an epoch in which the buried one was none came after it.
-        let late = |buried: &Tombstone| to.id == buried.peer || epoch.conf_ver < buried.epoch.conf_ver;
+        let late = |buried: &Tombstone| {
+            buried.merged.is_some() || to.id == buried.peer || epoch.conf_ver < buried.epoch.conf_ver
+        };
+        self.answer_orphan(region, from, &envelope, out);
         if self.absent.dying.contains_key(&region) || self.absent.tombstones.get(&region).is_some_and(late) {
             return debug!(region = region.0, peer = to.id.0, "a Raft message for a replica that was destroyed");
         }
@@ -170,10 +180,16 @@ impl StoreCore {
     ) {
         let stands = self.replicas.get(&parent).is_some_and(|parent| parent.leads());
         for outcome in outcomes {
-            if let Some(Ok(RegionChange::Split { regions, born })) = &outcome.change {
-                for region in regions.iter().filter(|r| born.contains(&r.id)) {
-                    self.give_birth(now, region.clone(), stands, out);
+            match &outcome.change {
+                Some(Ok(RegionChange::Split { regions, born })) => {
+                    for region in regions.iter().filter(|r| born.contains(&r.id)) {
+                        self.give_birth(now, region.clone(), stands, out);
+                    }
                 }
+                Some(Ok(RegionChange::Merge { region, step: MergeStep::Absorbed { source } })) => {
+                    self.absorb(region, *source, out);
+                }
+                _ => {}
             }
         }
     }
@@ -181,18 +197,10 @@ impl StoreCore {
     fn give_birth(&mut self, now: Instant, region: Arc<Region>, stands: bool, out: &mut Outbox) {
         let id = region.id;
         let peer = region.peer_on(self.config.store).expect("a region is born where it has a peer");
-        let found =
-            self.log.load(id).expect("the Raft log is readable").filter(|log| log.truncated.index >= INITIAL.index);
-        let resets = self.config.has(Planted::SplitResetsLog);
-        let found = found.filter(|_| !resets);
-        if found.is_none() {
-            out.begin_log(id, first_records());
-        }
-        let state = found.unwrap_or_else(first_log);
-        let commit = state.hard_state.commit.max(INITIAL.index.0).into();
+        out.begin_log(id, first_records());
         let conf_state = membership::conf_state(&region);
         let cache_bytes = cache_share(self.replicas.len());
-        let storage = LogStorage::new(id, self.log.clone(), state, commit, conf_state, cache_bytes);
+        let storage = LogStorage::new(id, self.log.clone(), first_log(), INITIAL.index, conf_state, cache_bytes);
         let replica = Replica::new(self.config.clone(), region, peer, storage, INITIAL);
         let mut replica = replica.expect("the membership of a region is one for Raft");
         for envelope in self.absent.take_waiting(id) {
@@ -207,16 +215,16 @@ impl StoreCore {
 
     /// Ends replicas that are no peers any more.
     pub(super) fn bury(&mut self, out: &mut Outbox) {
-        for Removal { region, epoch, reason } in std::mem::take(&mut out.removed) {
+        for Removal { region, epoch, reason, merged } in std::mem::take(&mut out.removed) {
             if self.replicas.get(&region).is_some_and(Replica::is_taking_snapshot) {
-                self.snapshots.defer(Removal { region, epoch, reason });
+                self.snapshots.defer(Removal { region, epoch, reason, merged });
                 continue;
             }
             let Some(mut replica) = self.replicas.remove(&region) else { continue };
             let peer = replica.peer();
             info!(store = self.config.store.0, region = region.0, peer = peer.id.0, reason, "a replica is destroyed");
             replica.end(out);
-            let tombstone = Tombstone { peer: peer.id, epoch: epoch.max(replica.region().epoch) };
+            let tombstone = Tombstone { peer: peer.id, epoch: epoch.max(replica.region().epoch), merged };
             // What it still has to say or write concerns nobody; what is being applied ends first.
             self.writing.iter_mut().for_each(|writing| writing.held.retain(|held| held.region != region));
             self.absent.dying.insert(region, replica.region().clone());

@@ -10,6 +10,7 @@
 //! ```
 //!
 //! Replicas that nobody uses sleep and get no ticks; `beats` stands in for them.
+//! `merges` is for what two replicas beside each other have to do with one another.
 //! Replicas come and go: `lifecycle` says when, and in which order what they leave on disk.
 //!
 //! What a log write promises is kept here until [`Event::LogWritten`] says that it is durable.
@@ -19,6 +20,7 @@ pub(crate) mod boot;
 #[cfg(test)]
 mod golden;
 mod lifecycle;
+mod merges;
 pub mod recovery;
 mod snapshots;
 mod upkeep;
@@ -76,6 +78,8 @@ pub struct StoreCore {
     snapshots: Snapshots,
     beats: Beats,
     disk_full: bool,
+    /// Replicas that wait at an entry that takes over another region.
+    gated: BTreeSet<RegionId>,
 }
 
 impl StoreCore {
@@ -107,6 +111,7 @@ impl StoreCore {
             snapshots: Snapshots::default(),
             beats: Beats::new(now),
             disk_full: false,
+            gated: BTreeSet::new(),
         };
         Ok((core, handle))
     }
@@ -141,14 +146,27 @@ impl StoreCore {
             }
             self.absent.tick();
         }
-        for region in std::mem::take(&mut self.dirty) {
-            let Some(replica) = self.replicas.get_mut(&region) else { continue };
-            replica.collect(now, &mut out);
-            if replica.is_initialised() {
-                out.seen.push(replica.seen(now));
+        self.open_gates(&mut out);
+        while !self.dirty.is_empty() {
+            for region in std::mem::take(&mut self.dirty) {
+                self.collect(now, region, &mut out);
             }
+            self.gated.extend(out.gated.drain(..));
+            self.open_gates(&mut out);
+            self.talk_to_itself(now, &mut out);
+            self.bury(&mut out);
         }
         self.effects(now, out)
+    }
+
+    fn collect(&mut self, now: Instant, region: RegionId, out: &mut Outbox) {
+        let target = self.merge_target(region);
+        let Some(replica) = self.replicas.get_mut(&region) else { return };
+        replica.drive_merge(now, target.as_deref(), out);
+        replica.collect(now, out);
+        if replica.is_initialised() {
+            out.seen.push(replica.seen(now));
+        }
     }
 
     fn step(&mut self, now: Instant, event: Event, out: &mut Outbox) {
@@ -191,6 +209,7 @@ impl StoreCore {
                 }
             }
             Event::UpkeepDone => {
+                self.purge_absorbed(out);
                 for (region, applied) in self.upkeep.done() {
                     if let Some(replica) = self.replica(region) {
                         replica.engine_synced(applied);
@@ -241,8 +260,12 @@ impl StoreCore {
             let why = format!("{} is the id of a region that exists", new.id);
             return out.replies.push((ticket, Answer::Admin(Err(AdminError::Refused(why)))));
         }
+        let neighbour = match &request.change {
+            AdminChange::Merge(into) => self.replicas.get(&into.id).map(|target| target.region().clone()),
+            _ => None,
+        };
         match self.replica(region) {
-            Some(replica) => replica.admin(now, request, out),
+            Some(replica) => replica.admin(now, request, neighbour.as_deref(), out),
             None => {
                 let error = RegionError::region_not_found(region);
                 out.replies.push((ticket, Answer::Admin(Err(error.into()))));
@@ -286,8 +309,8 @@ impl StoreCore {
 
     fn effects(&mut self, now: Instant, mut out: Outbox) -> Effects {
         let batch = out.take_batch();
-        let Outbox { seen, gone, replies, apply, .. } = out;
-        let mut effects = Effects { seen, gone, replies, apply, ..Effects::default() };
+        let Outbox { seen, gone, merged, replies, apply, .. } = out;
+        let mut effects = Effects { seen, gone, merged, replies, apply, ..Effects::default() };
         for (store, message) in out.messages {
             effects.sends.entry(store).or_default().push(message);
         }
@@ -308,6 +331,9 @@ impl StoreCore {
         let replicas = &self.replicas;
         effects.upkeep =
             self.upkeep.start(now, || replicas.iter().map(|(region, r)| (*region, r.applied_index())).collect());
+        if effects.upkeep {
+            self.absent.syncing.append(&mut self.absent.absorbed);
+        }
         effects
     }
 }

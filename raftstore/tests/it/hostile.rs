@@ -221,7 +221,7 @@ fn arrived(from: u64, numbers: [u64; 6], end: Vec<u8>, peers: &[u64], data: Opti
         epoch: Some(wire::RegionEpoch { conf_ver, version }),
         peers: peers.iter().map(|&id| wire::Peer { id, store_id: id, role: 0 }).collect(),
     };
-    let content = wire::SnapshotContent { format: 1, region: Some(region), parts: Vec::new() };
+    let content = wire::SnapshotContent { format: 1, region: Some(region), parts: Vec::new(), merges: None };
     let mut message = Message { to: 1, from, term, ..Message::default() };
     message.set_msg_type(MessageType::MsgSnapshot);
     let snapshot = message.mut_snapshot();

@@ -29,6 +29,11 @@ impl CatalogSnapshot {
         }
         snapshot
     }
+    /// What plans say they were made for: a private catalog has the version of the one it grew from, which must not be
+    /// taken for it when the transaction has ended.
+    pub fn plan_version(&self) -> u64 {
+        if self.private { u64::MAX } else { self.version }
+    }
     /// A table of any schema.
     pub fn table(&self, schema: &str, name: &str) -> Option<&Table> {
         self.tables.get(&(schema.to_owned(), name.to_owned()))

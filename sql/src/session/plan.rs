@@ -13,7 +13,7 @@ use crate::{
     eval::Refusal,
     keyplan::{KeyPlan, compile},
     query::{self, PlanCache, normalise, plan::tables_read},
-    statement::{Command, CopyStatement, locate::locate, parse_one},
+    statement::{Command, CopyStatement, SplitStatement, locate::locate, parse_one},
     types::{ColumnType, Datum, FormatSettings, PgType, Text, text},
 };
 
@@ -31,6 +31,8 @@ pub enum PlanKind {
     General(query::Planned),
     /// By the session itself: transactions, settings, DDL.
     Command(Arc<Statement>),
+    /// Regions are cut.
+    Split(Arc<SplitStatement>),
     /// COPY.
     Copy(Arc<CopyStatement>),
     /// DECLARE.
@@ -53,7 +55,7 @@ pub struct Declared {
 pub struct StatementPlan {
     /// How.
     pub kind: PlanKind,
-    /// The catalog's version it was planned for; 0 when it does not depend on it.
+    /// [`CatalogSnapshot::plan_version`] of what it was planned for; 0 when it does not depend on it.
     pub version: u64,
     /// Types of the client's parameters.
     pub param_types: Vec<PgType>,
@@ -217,7 +219,7 @@ impl StatementPlanner {
         self.compiled.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         Ok(match compile::compile(&statement, catalog, types) {
             Ok(compiled) if compiled.params.len() == types.len() => {
-                Some(StatementPlan::key(compiled.plan, compiled.params, catalog.version))
+                Some(StatementPlan::key(compiled.plan, compiled.params, catalog.plan_version()))
             }
             // Errors are reported with the statement as it was written.
             _ => None,
@@ -235,6 +237,7 @@ impl StatementPlanner {
         let statement = match command {
             Command::Empty => return Ok(StatementPlan::plain(PlanKind::Empty)),
             Command::Copy(copy) => return Ok(StatementPlan::plain(PlanKind::Copy(Arc::clone(copy)))),
+            Command::Split(split) => return Ok(StatementPlan::plain(PlanKind::Split(Arc::clone(split)))),
             Command::Maintenance(tag) => return Ok(StatementPlan::plain(PlanKind::Maintenance(tag))),
             Command::Sql(statement) => statement,
         };
@@ -291,16 +294,16 @@ impl StatementPlanner {
         let types: Vec<Option<ColumnType>> = declared.iter().map(column_type).collect();
         if let Some(planned) = self.queries.find(sql, catalog, &types)? {
             self.general.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-            return Ok(StatementPlan::general(planned, catalog.version));
+            return Ok(StatementPlan::general(planned, catalog.plan_version()));
         }
         self.compiled.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         match compile::compile(statement, catalog, declared) {
-            Ok(compiled) => Ok(StatementPlan::key(compiled.plan, compiled.params, catalog.version)),
+            Ok(compiled) => Ok(StatementPlan::key(compiled.plan, compiled.params, catalog.plan_version())),
             Err(Refusal::Error(error)) => Err(error),
             Err(Refusal::Unknown) => {
                 self.general.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                 let planned = self.queries.plan(sql, (**statement).clone(), catalog, &types)?;
-                Ok(StatementPlan::general(planned, catalog.version))
+                Ok(StatementPlan::general(planned, catalog.plan_version()))
             }
         }
     }

@@ -1,16 +1,12 @@
-//! Regions that do not stand still: splits, memberships and hand-overs at random, beside faults and load.
+//! Regions that do not stand still: splits, merges, memberships and hand-overs at random, beside faults and load.
 //!
 //! Whoever asks is the harness: it goes to the store that leads, as an operator's step would, and takes what comes:
 //! refused, lost, or done. What must hold is judged by the workload, by the referee, and at the end by [`Changes::settled`]:
 //! every store has the replicas it should have and no other, ranges join without gap, and replicas hold the same.
 
-use std::{
-    collections::BTreeMap,
-    hash::{DefaultHasher, Hash, Hasher},
-    pin::pin,
-    sync::Arc,
-    time::Duration,
-};
+mod verify;
+
+use std::{collections::BTreeMap, pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::future::{BoxFuture, Either, select};
@@ -19,9 +15,11 @@ use raftstore::{
     AdminError, NewRegion, PeerChange, ReplicaStatus, StoreHandle, Target,
     engine::{Engine, memory::MemoryEngine},
     keys,
+    verify::{Tree, differences, tree_of},
 };
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
+pub use verify::Comparison;
 
 use crate::{
     cluster::{Cluster, Software},
@@ -114,8 +112,9 @@ impl Changes {
                 continue;
             }
             match rng.random_range(0..10) {
-                0..4 => self.split(&led, &border, &mut next_id, &mut rng).await,
-                4..7 => self.change_peers(&led, &mut next_id, &mut rng).await,
+                0..3 => self.split(&led, &border, &mut next_id, &mut rng).await,
+                3..5 => self.merge(&led, &mut next_id, &mut rng).await,
+                5..7 => self.change_peers(&led, &mut next_id, &mut rng).await,
                 _ => self.transfer(&led, &mut rng).await,
             }
         }
@@ -153,6 +152,24 @@ impl Changes {
         });
         let (store, target, at) = (led.store.clone(), led.target(), at.collect());
         self.note("splits", async move { store.split(&target, at).await.map(drop) }).await;
+    }
+
+    /// Merges neighbours that are on the same stores; others are brought together first.
+    async fn merge(&self, led: &[Led], next_id: &mut u64, rng: &mut ChaCha8Rng) {
+        let source = &led[rng.random_range(0..led.len())];
+        let (range, merges_right) = (&source.region.range, rng.random_bool(0.5));
+        let touches = |other: &&Led| match merges_right {
+            true => other.region.range.start == range.end && !range.end.is_empty(),
+            false => other.region.range.end == range.start && !range.start.is_empty(),
+        };
+        let Some(into) = led.iter().find(touches).map(|l| &l.region) else { return };
+        let (store, target) = (source.store.clone(), source.target());
+        let changes = come_together(source, into, next_id);
+        if changes.is_empty() {
+            let into = Region::clone(into);
+            return self.note("merges", async move { store.merge(&target, &into).await.map(drop) }).await;
+        }
+        self.note("memberships", async move { store.change_peers(&target, changes).await.map(drop) }).await;
     }
 
     async fn change_peers(&self, led: &[Led], next_id: &mut u64, rng: &mut ChaCha8Rng) {
@@ -280,39 +297,44 @@ impl Changes {
     fn compare(&self, region: &Region, here: &BTreeMap<StoreId, ReplicaStatus>) -> Result<Result<(), String>, String> {
         let look = |store: &StoreId| {
             let engine = self.stores.engine(node_of(*store));
-            (*store, (applied(&engine, region.id), content_hash(&engine, region)))
+            (*store, (applied(&engine, region.id), tree_of(&*engine.snapshot(), region).expect("memory does not fail")))
         };
         let seen: BTreeMap<_, _> = here.keys().map(look).collect();
-        let all_equal = |of: fn(&(Option<LogIndex>, u64)) -> u64| {
-            let mut all = seen.values().map(of);
-            all.next().is_none_or(|first| all.all(|other| other == first))
-        };
-        if !all_equal(|(applied, _)| applied.unwrap_or_default().0) {
-            return Err(format!("replicas of {} have not applied the same yet: {seen:?}", region.id));
+        let indexes: BTreeMap<_, _> = seen.iter().map(|(store, (applied, _))| (store, applied)).collect();
+        let Some((first, (index, tree))) = seen.first_key_value() else { return Ok(Ok(())) };
+        if indexes.values().any(|other| *other != index) {
+            return Err(format!("replicas of {} have not applied the same yet: {indexes:?}", region.id));
         }
-        match all_equal(|(_, hash)| *hash) {
-            true => Ok(Ok(())),
-            false => Ok(Err(format!("replicas of {} differ at one applied index: {seen:?}", region.id))),
+        let differ = |(store, (_, other)): (&StoreId, &(_, Tree))| {
+            let ranges = differences(tree, other);
+            let reason = || format!("{} differs on {first} and {store} at {index:?} in {ranges:?}", region.id);
+            (!ranges.is_empty()).then(reason)
+        };
+        Ok(seen.iter().find_map(differ).map_or(Ok(()), Err))
+    }
+}
+
+/// What brings a region to the stores of another one, as voters there.
+fn come_together(source: &Led, into: &Region, next_id: &mut u64) -> Vec<PeerChange> {
+    let mut changes = Vec::new();
+    for there in &into.peers {
+        match source.region.peer_on(there.store) {
+            None => {
+                *next_id += 1;
+                let peer = Peer { id: PeerId(*next_id), store: there.store, role: PeerRole::Learner };
+                changes.push(PeerChange::AddLearner(peer));
+            }
+            Some(peer) if peer.role == PeerRole::Learner => changes.push(PeerChange::Promote(peer.id)),
+            Some(_) => {}
         }
     }
+    let elsewhere = source.region.peers.iter().filter(|p| p.id != source.peer && into.peer_on(p.store).is_none());
+    changes.extend(elsewhere.map(|p| PeerChange::Remove(p.id)));
+    changes
 }
 
 /// How far the state is, which may be further than its store has noticed.
 fn applied(engine: &MemoryEngine, region: RegionId) -> Option<LogIndex> {
     let value = engine.snapshot().get(Cf::Meta, &keys::apply_key(region)).expect("memory does not fail")?;
     Some(keys::decode_apply(&value).expect("a store writes what it can read").applied.index)
-}
-
-fn content_hash(engine: &MemoryEngine, region: &Region) -> u64 {
-    let snapshot = engine.snapshot();
-    let mut hasher = DefaultHasher::new();
-    for cf in [Cf::Data, Cf::Lock] {
-        let mut cursor = snapshot.cursor(cf, &region.range.start, &region.range.end);
-        let mut on = cursor.seek_to_first().expect("memory does not fail");
-        while on {
-            (cf as u8, cursor.key(), cursor.value()).hash(&mut hasher);
-            on = cursor.next().expect("memory does not fail");
-        }
-    }
-    hasher.finish()
 }

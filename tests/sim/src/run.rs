@@ -104,7 +104,8 @@ impl Kind {
 
 /// What PD strives for where regions move: everything happens within seconds and bytes instead of hours and megabytes.
 fn hasty() -> node::Rules {
-    node::Rules { down_after_ms: 7_000, split_bytes: 12 << 10, merge_bytes: 0, ..node::Rules::default() }
+    let (split_bytes, merge_bytes) = (12 << 10, 4 << 10);
+    node::Rules { down_after_ms: 7_000, split_bytes, merge_bytes, merge_after_ms: 3_000, ..node::Rules::default() }
 }
 
 /// What a run did.
@@ -205,6 +206,7 @@ impl<S: Software> Play<S> {
         if !self.pd_changes {
             self.world.spawn(Owner::Harness, changes.clone().torment(border, until));
         }
+        self.world.spawn(Owner::Harness, changes.clone().verify(until));
         let (network, victim) = (self.cluster.network().clone(), Arc::new(self.cluster.clone()));
         faults::torment(self.world.clone(), network, victim, kinds, self.world.now() + lasts).await;
         self.workload.stop();

@@ -263,6 +263,9 @@ impl StoreHost {
                 host.show_entries(task);
             }
             let applied = host.applier.run(tasks).expect("what is committed applies");
+            for marked in host.applier.take_marked() {
+                host.handle.keep_verified(marked.hash());
+            }
             host.busy.lock().applying = false;
             host.handle.complete(Event::Applied(applied));
             host.apply();
@@ -310,8 +313,8 @@ impl StoreHost {
         self.next_snapshot(thread);
     }
 
-    /// Looks at what is to be written: logs that begin, and whom leaders want as voters (only entries that change a
-    /// membership have a context).
+    /// Looks at what is to be written: logs that begin, and whom leaders want as voters (their
+    /// entries say it in their context).
     fn show_writes(&self, write: &LogWrite) {
         let silence = self.silence;
         let (world, referee) = (&self.drivers.world, &self.drivers.referee);
@@ -322,7 +325,8 @@ impl StoreHost {
                 world.fail(format!("{region}: {} begins a log anew that exists", self.handle.store()));
             }
             for entry in change.entries.iter().filter(|entry| !entry.context.is_empty()) {
-                let wanted = wire::Membership::decode(&*entry.context).expect("a store writes what it can read");
+                // A merge's context is none of a membership.
+                let Ok(wanted) = wire::Membership::decode(&*entry.context) else { continue };
                 let peers: Vec<_> = wanted.peers.into_iter().filter_map(|p| Peer::try_from(p).ok()).collect();
                 if peers.iter().any(|p| matches!(p.role, PeerRole::IncomingVoter | PeerRole::DemotingVoter)) {
                     let at = (*region, LogIndex(entry.index), Term(entry.term));

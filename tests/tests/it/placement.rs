@@ -167,6 +167,56 @@ async fn regions_are_split_and_led_by_hand() {
     .await;
 }
 
+/// The region of `rows` is cut in half; the ids of both halves.
+async fn halves(node: &Node, id: &str) -> (String, String) {
+    let known: BTreeSet<_> = regions(node).expect("a list").iter().map(|r| r["id"].to_string()).collect();
+    node.ctl(&["region", "split", id, "--at-half"]).expect("splits");
+    let new = wait::until("the other half is led", CHANGE_LIMIT, || async {
+        leaders(node)?;
+        let ids = regions(node)?.iter().map(|r| r["id"].to_string()).find(|id| !known.contains(id));
+        ids.context("there is no new region")
+    })
+    .await;
+    (id.into(), new)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn regions_are_merged_by_hand_under_load_and_over_a_kill() {
+    let mut cluster = Cluster::start_ready(3).await;
+    let node = &cluster.nodes()[0];
+    fill(node, 2_000).await;
+    let writer = Writer::start(&cluster.nodes()[1]).await;
+    let id = largest_region(node).await.to_string();
+    let before = regions(node).expect("a list").len();
+    // Either half takes the other one over.
+    let (left, right) = halves(node, &id).await;
+    let shown = node.ctl(&["region", "merge", &right, &left]).expect("merges");
+    assert_eq!(shown["id"].to_string(), left);
+    let (left, right) = halves(node, &left).await;
+    node.ctl(&["region", "merge", &left, &right]).expect("merges");
+    assert_eq!(regions(node).expect("a list").len(), before);
+    assert_eq!(rows(&cluster.nodes()[2]).await.expect("reads"), 2_000);
+    refused(node, &["region", "merge", &left, &right], "no region");
+    let written = writer.finish().await;
+
+    let (left, right) = halves(node, &right).await;
+    node.ctl(&["region", "merge", &right, &left, "--no-wait"]).expect("is planned");
+    cluster.kill(2);
+    cluster.start(2);
+    let (node, back) = (&cluster.nodes()[0], &cluster.nodes()[2]);
+    wait::until("it is merged all the same", MOVE_LIMIT, || async {
+        // Whatever became of the first attempt.
+        let _ = node.ctl(&["region", "merge", &right, &left]);
+        let now = regions(node)?.len();
+        ensure!(now == before, "{now} regions, {before} before");
+        Ok(())
+    })
+    .await;
+    let client = wait::until("it serves SQL", CHANGE_LIMIT, || async { back.connect().await }).await;
+    let found: i64 = client.query_one("SELECT count(*) FROM written", &[]).await.expect("reads").get(0);
+    assert_eq!((rows(back).await.expect("reads"), found), (2_000, written));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_makes_no_sense_is_refused_with_the_reason() {
     let cluster = Cluster::start_ready(3).await;
@@ -182,6 +232,9 @@ async fn what_makes_no_sense_is_refused_with_the_reason() {
     refused(node, &["region", "split", "1", "--at-half"], "region 1 is PD's");
     refused(node, &["region", "split", "2", "--at-half", "--epoch", "9/9"], "not 9/9");
     refused(node, &["region", "merge", "2", "4"], "not neighbours");
+    refused(node, &["region", "merge", "2", "2"], "not neighbours");
+    refused(node, &["region", "merge", "2", "1"], "region 1 is PD's");
+    refused(node, &["region", "merge", "2", "99"], "no region 99");
     refused(node, &["region", "move", "2", "--from", "1", "--to", "1"], "to the same store");
     refused(node, &["region", "move", "2", "--from", "1", "--to", "2"], "has a replica on store 2 already");
     refused(node, &["region", "move", "2", "--from", "1", "--to", "7"], "no store 7");

@@ -7,6 +7,7 @@ mod operator;
 mod region;
 mod store;
 mod unsafe_recover;
+mod verify;
 
 use std::time::Duration;
 

@@ -4,6 +4,9 @@
 //! somewhere between call and return; an operation whose answer was lost may take effect any time after its
 //! call, or never.
 //!
+//! Two things keep the search short while a disk stands still and writes pile up. A lost write that nobody has seen need not
+//! have happened. And a read that may come next and fits comes next: it changes nothing, so later is never better.
+//!
 //! ```text
 //! write 1  ├────┤
 //! read → 1        ├──┤          fine: 1, then the read
@@ -19,6 +22,15 @@ pub enum Action {
     Write(u64),
     /// Saw this value (0: none was ever written).
     Read(u64),
+}
+
+impl Action {
+    fn seen(self) -> Option<u64> {
+        match self {
+            Action::Read(value) => Some(value),
+            Action::Write(_) => None,
+        }
+    }
 }
 
 /// One operation as its client saw it. A read without an answer says nothing and has no place in a history.
@@ -38,7 +50,12 @@ const OPERATIONS_MAX: usize = 4096;
 /// `Err` names the operation that cannot be explained in the longest order that was found.
 pub fn check(history: &[Operation]) -> Result<(), String> {
     assert!(history.len() <= OPERATIONS_MAX, "a history of {} operations", history.len());
-    let mut operations: Vec<Operation> = history.to_vec();
+    let seen: HashSet<u64> = history.iter().filter_map(|op| op.action.seen()).collect();
+    let matters = |op: &&Operation| match op.action {
+        Action::Write(value) => op.returned.is_some() || seen.contains(&value),
+        Action::Read(_) => true,
+    };
+    let mut operations: Vec<Operation> = history.iter().filter(matters).copied().collect();
     operations.sort_by_key(|op| (op.called, op.returned.unwrap_or(Duration::MAX)));
     let must: usize = operations.iter().filter(|op| op.returned.is_some()).count();
     let mut search =
@@ -104,35 +121,41 @@ impl Search {
             } else if answered == self.best {
                 self.stuck = self.first_open();
             }
-            let Some((i, value)) = stack.pop() else { return false };
-            answered -= usize::from(self.operations[i].returned.is_some());
-            self.done.flip(i);
-            self.value = value;
-            from = i + 1;
+            // Before a read nothing else was worth a try.
+            loop {
+                let Some((i, value)) = stack.pop() else { return false };
+                answered -= usize::from(self.operations[i].returned.is_some());
+                self.done.flip(i);
+                self.value = value;
+                from = i + 1;
+                if matches!(self.operations[i].action, Action::Write(_)) {
+                    break;
+                }
+            }
         }
     }
 
-    /// The first operation from `from` on that may come next: called before every open one returned, and its answer fits.
+    /// An operation that may come next: called before every open one returned, and its answer fits. A read, if there is
+    /// one and nothing was tried yet (`from` is 0); otherwise the first write from `from` on.
     fn candidate(&self, from: usize) -> Option<usize> {
+        let mut write = None;
         let mut horizon = Duration::MAX;
         for (i, op) in self.operations.iter().enumerate().skip(self.done.full_prefix()) {
             // Somebody open returned before this one, and all after it, were called.
             if op.called > horizon {
-                return None;
+                return write;
             }
             if self.done.has(i) {
                 continue;
             }
-            let fits = match op.action {
-                Action::Write(_) => true,
-                Action::Read(seen) => seen == self.value,
-            };
-            if i >= from && fits {
-                return Some(i);
+            match op.action {
+                Action::Read(seen) if from == 0 && seen == self.value => return Some(i),
+                Action::Write(_) if i >= from => write = write.or(Some(i)),
+                _ => {}
             }
             horizon = horizon.min(op.returned.unwrap_or(Duration::MAX));
         }
-        None
+        write
     }
 
     fn first_open(&self) -> Option<usize> {

@@ -72,11 +72,17 @@ pub const BUGS: &[Bug] = &[
     #[cfg(feature = "planted-bugs")]
     Bug::Store(raftstore::Planted::StaleEpoch),
     #[cfg(feature = "planted-bugs")]
-    Bug::Store(raftstore::Planted::SplitResetsLog),
+    Bug::Store(raftstore::Planted::SplitUnsynced),
     #[cfg(feature = "planted-bugs")]
     Bug::Store(raftstore::Planted::TransferKeepsLease),
     #[cfg(feature = "planted-bugs")]
     Bug::Store(raftstore::Planted::RemoveBelowQuorum),
+    #[cfg(feature = "planted-bugs")]
+    Bug::Store(raftstore::Planted::EarlyMark),
+    #[cfg(feature = "planted-bugs")]
+    Bug::Store(raftstore::Planted::MergeSourceStillRead),
+    #[cfg(feature = "planted-bugs")]
+    Bug::Store(raftstore::Planted::MergePurgesUnsynced),
     #[cfg(feature = "planted-bugs")]
     Bug::Kv(kv::planted::Planted::SkipMaxTs),
     #[cfg(feature = "planted-bugs")]

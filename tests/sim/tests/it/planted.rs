@@ -58,13 +58,18 @@ fn a_snapshot_half_ingested_is_found() {
 }
 
 #[test]
+fn comparing_replicas_at_different_moments_is_found() {
+    must_be_found(Kind::Stores, 10, Bug::Store(Store::EarlyMark));
+}
+
+#[test]
 fn applying_what_was_meant_for_another_epoch_is_found() {
     must_be_found(Kind::Stores, 10, Bug::Store(Store::StaleEpoch));
 }
 
 #[test]
-fn a_split_that_resets_the_log_of_what_it_makes_is_found() {
-    must_be_found(Kind::Stores, 10, Bug::Store(Store::SplitResetsLog));
+fn a_region_that_speaks_before_its_split_is_durable_is_found() {
+    must_be_found(Kind::Stores, 10, Bug::Store(Store::SplitUnsynced));
 }
 
 #[test]
@@ -80,6 +85,16 @@ fn removing_below_quorum_is_found() {
 #[test]
 fn sleeping_through_a_leaders_restart_is_found() {
     must_be_found(Kind::Stores, 5, Bug::Store(Store::SleepThroughRestart));
+}
+
+#[test]
+fn reading_a_merges_source_is_found() {
+    must_be_found(Kind::Stores, 10, Bug::Store(Store::MergeSourceStillRead));
+}
+
+#[test]
+fn purging_a_merges_source_before_its_target_is_durable_is_found() {
+    must_be_found(Kind::Stores, 25, Bug::Store(Store::MergePurgesUnsynced));
 }
 
 #[test]

@@ -25,9 +25,11 @@ const FAULTS: &[&str] = &[
     "stalled syncs",
     "clock jumps",
     "splits",
+    "merges",
     "memberships",
     "hand-overs",
     "changes refused",
+    "replicas compared",
 ];
 
 fn seeds() -> u64 {

@@ -10,6 +10,7 @@ const PURE: &[&str] = &[
     "raftstore/src/region/",
     "raftstore/src/store/",
     "raftstore/src/keys.rs",
+    "raftstore/src/verify/tree.rs",
     "kv/src/codec",
     "kv/src/mvcc",
     "kv/src/txn/",
@@ -35,6 +36,8 @@ const PURE: &[&str] = &[
     "node/src/recovery/plan.rs",
     "sql/src/types/",
     "sql/src/codec",
+    "sql/src/statement/",
+    "sql/src/ddl/borders.rs",
     "server/src/pgwire/frontend.rs",
     "server/src/pgwire/backend.rs",
 ];
