@@ -29,7 +29,7 @@ use raftstore::{
     engine::{Engine, EngineError, Snapshot, WriteOp},
     keys::INITIAL,
     log::LogEngine,
-    store::recovery::{Floor, Remains, go_on_alone, remains},
+    store::recovery::{Floor, Remains, catch_up, go_on_alone, remains},
 };
 
 use crate::identity::Identity;
@@ -142,8 +142,13 @@ impl Stopped {
             return Ok(done.filter_map(|r| Region::try_from(r).ok()).collect());
         }
         let mut regions = Vec::new();
+        self.catch_up(plan)?;
         for rescue in plan.rescues.iter().filter(|r| r.store_id == self.store.0) {
-            let id = RegionId(rescue.region.as_ref().map_or(0, |r| r.id));
+            let id = region_of(rescue);
+            if self.engine.snapshot().get(Cf::Meta, &raftstore::keys::region_key(id))?.is_none() {
+                // A neighbour's log has taken it over.
+                continue;
+            }
             let keeps = rescue.keeps.clone().map(|range| (range.into(), rescue.version_floor));
             regions.push(self.alone(plan, id, keeps, wall_ms)?);
         }
@@ -158,6 +163,30 @@ impl Stopped {
         };
         self.identity.add_recovery(note)?;
         Ok(regions)
+    }
+
+    /// All logs first: a region takes its neighbour over only while both are as they were when that was proposed.
+    fn catch_up(&self, plan: &RecoveryPlan) -> Result<(), RecoveryError> {
+        let here = |id: RegionId| self.engine.snapshot().get(Cf::Meta, &raftstore::keys::region_key(id));
+        let mine = plan.rescues.iter().filter(|r| r.store_id == self.store.0).map(region_of);
+        let mut waiting: Vec<RegionId> = mine.collect();
+        while !waiting.is_empty() {
+            let (mut failed, mut why) = (Vec::new(), None);
+            for &id in &waiting {
+                if here(id)?.is_none() {
+                    continue;
+                }
+                if let Err(error) = catch_up(&self.engine, &*self.log, self.store, id) {
+                    failed.push(id);
+                    why.get_or_insert(error);
+                }
+            }
+            match why {
+                Some(error) if failed.len() == waiting.len() => return Err(error.into()),
+                _ => waiting = failed,
+            }
+        }
+        Ok(())
     }
 
     fn alone(
@@ -190,6 +219,10 @@ impl Stopped {
         }
         Ok(regions)
     }
+}
+
+fn region_of(rescue: &wire::Rescue) -> RegionId {
+    RegionId(rescue.region.as_ref().map_or(0, |r| r.id))
 }
 
 /// PD's records, moved on.

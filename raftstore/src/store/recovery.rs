@@ -91,6 +91,18 @@ fn stored(engine: &dyn Engine, region: RegionId) -> Result<Region, BootError> {
     Ok(keys::decode_region(&value).map_err(|e| EngineError::Corrupt(e.to_string()))?)
 }
 
+/// Applies everything that a stopped store's replica has in its log. Of regions that merge the source's comes before the
+/// target's: an error of the target says so, and the call may be repeated then.
+pub fn catch_up(
+    engine: &Arc<dyn Engine>,
+    log: &dyn LogEngine,
+    store: StoreId,
+    region: RegionId,
+) -> Result<(), BootError> {
+    let region = stored(&**engine, region)?;
+    apply_all(engine, log, store, &region).map(drop)
+}
+
 /// Makes the peer of a stopped store the only one of its region; `also` goes into the same batch. Durable when it returns;
 /// may be called again after a crash, and does nothing to a region that is alone above the floor already.
 pub fn go_on_alone(
