@@ -89,7 +89,7 @@ fn reading_a_merges_source_is_found() {
 
 #[test]
 fn purging_a_merges_source_before_its_target_is_durable_is_found() {
-    must_be_found(Kind::Stores, 25, Bug::Store(Store::MergePurgesUnsynced));
+    must_be_found(Kind::Stores, 40, Bug::Store(Store::MergePurgesUnsynced));
 }
 
 #[test]
