@@ -22,6 +22,9 @@
 //! - [`snapshot`]: a region's state as files, made, carried and taken by drivers of both kinds.
 //! - [`driver`]: threads, in production. In the simulator events call the same [`StoreCore::turn`].
 //!
+//! Regions are split, moved and merged while they serve: [`region`] says how, with the proofs in `region::merge` and its
+//! neighbours.
+//!
 //! Disk is behind two traits, [`engine::Engine`] (RocksDB, memory) for the state and [`log::LogEngine`] (raft-engine,
 //! memory) for the Raft log; [`keys`] draws what they hold. Only the log is synced on the commit path. The state
 //! recovers to a prefix of what was applied, and the log, which is never cut further than that, is replayed behind it.
