@@ -64,7 +64,7 @@ fn applying_what_was_meant_for_another_epoch_is_found() {
 
 #[test]
 fn a_region_that_speaks_before_its_split_is_durable_is_found() {
-    must_be_found(Kind::Stores, 10, Bug::Store(Store::SplitUnsynced));
+    must_be_found(Kind::Stores, 40, Bug::Store(Store::SplitUnsynced));
 }
 
 #[test]
