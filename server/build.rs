@@ -7,7 +7,7 @@ fn main() {
     let mut compiler = protox::Compiler::new(["../proto/proto"]).expect("the folder of .proto files exists");
     compiler.include_imports(true).include_source_info(true);
     compiler
-        .open_files(["raft", "kv", "pd", "admin"].map(|f| format!("flaredb/v1/{f}.proto")))
+        .open_files(["raft", "kv", "pd", "admin", "public"].map(|f| format!("flaredb/v1/{f}.proto")))
         .expect("the .proto files parse");
 
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));

@@ -66,6 +66,10 @@ pub trait Pd: Send + Sync + 'static {
     async fn stores(&self) -> Result<Vec<StoreStatus>, PdError>;
     /// What PD is doing with regions; with `finished` also what it has done lately.
     async fn operators(&self, finished: bool) -> Result<Vec<OperatorStatus>, PdError>;
+    /// Has the regions that hold `keys` cut there: the operators that do it; none when all of them are borders already.
+    async fn split_at(&self, keys: Vec<Bytes>) -> Result<Vec<u64>, PdError>;
+    /// One operator, as long as PD remembers it.
+    async fn operator(&self, id: u64) -> Result<Option<OperatorStatus>, PdError>;
     /// Acknowledges a catalog version and renews the gateway's lease: (published version, the lease's end).
     /// Waits up to `wait` for a version newer than `acknowledged`.
     async fn catalog_lease(&self, gateway: u64, acknowledged: u64, wait: Duration)

@@ -45,6 +45,7 @@ pub mod local;
 pub mod mvcc;
 pub mod planted;
 pub mod service;
+pub mod space;
 pub mod store;
 pub mod txn;
 
@@ -56,4 +57,5 @@ pub use error::Error;
 /// Of a monotonic clock; `sql` measures its leases and time-outs with it.
 pub use raftstore::{Instant, MonotonicClock};
 pub use service::Service;
+pub use space::{SpaceError, Spaces};
 pub use store::RegionStore;

@@ -8,6 +8,8 @@
 //! 'N' 's'  store id, u64 BE: written when the store may run (every founder synced the record, or PD registered it)
 //! 'N' 'p'  1u8 ‖ wire::Region            region 1 as PD last told
 //! 'N' 'a'  1u8 ‖ wire::GetStoresResponse where the stores are, as PD last told
+//! 'N' 'r'  1u8 ‖ wire::RecoveryNotes     unsafe recoveries that were carried out here
+//! 'N' 'q' …, 'N' 't'                     eventual writes that wait, see `eventual::queue`
 //! ```
 //!
 //! A directory with a founding record but no store id was stopped in the middle of a founding, and goes on with it.
@@ -18,7 +20,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;
 use proto::{
     Cf, ClusterId, StoreId,
-    wire::{self, FoundingRecord},
+    wire::{self, FoundingRecord, RecoveryNote, RecoveryNotes},
 };
 use raftstore::engine::{Engine, EngineError, WriteBatch, WriteOp};
 
@@ -34,6 +36,7 @@ enum Record {
     Store = b's' as isize,
     PdRegion = b'p' as isize,
     Addresses = b'a' as isize,
+    Recoveries = b'r' as isize,
 }
 
 fn key(record: Record) -> Bytes {
@@ -56,20 +59,26 @@ pub struct Identity {
 impl Identity {
     /// Reads the directory's identity; gives an empty one the UUID `fresh`. Counts the start.
     pub fn open(engine: Arc<dyn Engine>, fresh: [u8; UUID_LEN]) -> Result<Identity, EngineError> {
-        let uuid = read(&*engine, Record::Uuid)?;
-        let boot_id = read(&*engine, Record::Boot)?.map_or(Ok(0), |v| decode_u64("boot id", &v))? + 1;
+        let found = Self::look(engine.clone())?;
+        let mut identity = found.unwrap_or_else(|| Identity {
+            engine,
+            uuid: Bytes::copy_from_slice(&fresh),
+            boot_id: 0,
+            record: None,
+            store: None,
+        });
+        identity.boot_id += 1;
+        identity.put([(Record::Uuid, identity.uuid.clone()), (Record::Boot, encode_u64(identity.boot_id))])?;
+        Ok(identity)
+    }
+
+    /// Reads the directory's identity and counts no start; `None` when no process was ever started on it.
+    pub fn look(engine: Arc<dyn Engine>) -> Result<Option<Identity>, EngineError> {
+        let Some(uuid) = read(&*engine, Record::Uuid)? else { return Ok(None) };
+        let boot_id = read(&*engine, Record::Boot)?.map_or(Ok(0), |v| decode_u64("boot id", &v))?;
         let record = read_message(&*engine, Record::Founding)?;
         let store = read(&*engine, Record::Store)?.map(|v| decode_u64("store id", &v)).transpose()?;
-        let identity = Identity {
-            uuid: uuid.unwrap_or_else(|| Bytes::copy_from_slice(&fresh)),
-            boot_id,
-            record,
-            store: store.map(StoreId),
-            engine,
-        };
-        let writes = [(Record::Uuid, identity.uuid.clone()), (Record::Boot, encode_u64(boot_id))];
-        identity.put(writes)?;
-        Ok(identity)
+        Ok(Some(Identity { uuid, boot_id, record, store: store.map(StoreId), engine }))
     }
 
     /// The cluster, once known.
@@ -110,6 +119,17 @@ impl Identity {
         let status = |s: &wire::Store| wire::StoreStatus { store: Some(s.clone()), ..Default::default() };
         let list = wire::GetStoresResponse { stores: stores.iter().map(status).collect() };
         self.put([(Record::Addresses, encode(&list))])
+    }
+
+    /// What unsafe recoveries have done here.
+    pub fn recoveries(&self) -> Result<RecoveryNotes, EngineError> {
+        Ok(read_message(&*self.engine, Record::Recoveries)?.unwrap_or_default())
+    }
+    /// Notes one more, for good.
+    pub fn add_recovery(&self, note: RecoveryNote) -> Result<(), EngineError> {
+        let mut notes = self.recoveries()?;
+        notes.notes.push(note);
+        self.put([(Record::Recoveries, encode(&notes))])
     }
 
     fn put<const N: usize>(&self, writes: [(Record, Bytes); N]) -> Result<(), EngineError> {

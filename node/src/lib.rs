@@ -25,6 +25,7 @@
 
 pub mod address_book;
 pub mod drain;
+pub mod eventual;
 pub mod founding;
 pub mod frames;
 pub mod identity;
@@ -34,15 +35,19 @@ pub mod measure;
 pub mod membership;
 pub mod node;
 pub mod pd;
+pub mod public_kv;
+pub mod recovery;
 pub mod rpc;
 pub mod runner;
 pub mod split_keys;
 pub mod steps;
+pub mod verify;
 
 pub use ::pd::{MERGE_PART, Rules};
 pub use address_book::AddressBook;
 pub use membership::{Founded, FoundingError, Membership};
 pub use node::{Drivers, Node, NodeConfig, StartError};
 pub use pd::{PdClient, heartbeat::DiskSpace};
+pub use public_kv::PublicKv;
 pub use rpc::{CallError, FrameSender, NodeRpc};
 pub use runner::{StoreRunner, StoreThreads};

@@ -16,7 +16,7 @@ use proto::{
     wire::{
         self, AcceptRequest, AcceptResponse, FoundingRecord, HeartbeatRequest, HeartbeatResponse, KvRequest,
         KvResponse, PdRequest, PdResponse, ProbeRequest, ProbeResponse, RaftFrame, RegionError, RegionStatus,
-        SnapshotHead,
+        SnapshotHead, VerifyRequest, VerifyResponse,
     },
 };
 use raftstore::{
@@ -26,7 +26,8 @@ use raftstore::{
 use tokio::sync::watch;
 
 use crate::{
-    AddressBook, FoundingError, FrameSender, Membership, NodeRpc, PdClient, StoreRunner, drain,
+    AddressBook, FoundingError, FrameSender, Membership, NodeRpc, PdClient, PublicKv, StoreRunner, drain,
+    eventual::Eventual,
     founding::{Answers, record},
     frames::{self, Envelopes, Sender},
     identity::{Identity, UUID_LEN},
@@ -40,6 +41,11 @@ use crate::{
         role::{Origin, PdRole},
     },
     steps::Steps,
+    verify::{
+        Verifier,
+        answer::answer,
+        rounds::{Rounds, VerifyCounts},
+    },
 };
 
 /// Pause between attempts to register a new store with a PD that is not there.
@@ -71,6 +77,8 @@ pub struct NodeConfig {
     pub store: StoreConfig,
     /// The client's behaviour.
     pub client: kv::ClientConfig,
+    /// While this node is PD: how often the replicas of one region are compared. Zero: never.
+    pub verify_every: Duration,
     /// What PD strives for, when this node is PD; the same on every node.
     pub rules: ::pd::Rules,
     /// An invariant of PD's to break.
@@ -141,6 +149,9 @@ struct Running {
     client: kv::Client,
     load: Arc<LoadMeter>,
     sizes: Arc<Sizes>,
+    verifier: Arc<Verifier>,
+    verified: Arc<VerifyCounts>,
+    public_kv: PublicKv,
 }
 
 impl Node {
@@ -151,6 +162,14 @@ impl Node {
             return Err(StartError::Refused(format!("user regions must be 1 to {most}, and the cluster id not 0")));
         }
         let identity = Identity::open(drivers.engine.clone(), config.fresh_uuid).map_err(FoundingError::Engine)?;
+        for note in identity.recoveries().map_err(FoundingError::Engine)?.notes {
+            tracing::warn!(
+                plan = %format!("{:x}", note.plan_id),
+                lost_stores = ?note.lost_stores,
+                regions = ?note.regions.iter().map(|r| r.id).collect::<Vec<_>>(),
+                "unsafe recovery was carried out here: acknowledged writes may be missing, the lost stores must never run"
+            );
+        }
         let (address, cluster) = (config.address.clone(), config.fresh_cluster_id);
         let membership = Membership::new(identity, address, &config.join, cluster, config.user_regions);
         Ok(Arc::new(Node {
@@ -183,7 +202,7 @@ impl Node {
         let cluster = ClusterId(record.cluster_id);
         let sender = Sender { cluster, store, uuid: self.membership.uuid(), boot_id: self.membership.boot_id() };
         let envelopes = Envelopes::new(sender.clone(), self.book.clone(), self.drivers.frames.clone());
-        let running = self.assemble(cluster, sender, record, regions, handle.clone(), pd);
+        let running = self.assemble(cluster, sender, record, regions, handle.clone(), pd)?;
         if self.running.set(running).is_err() {
             return Err(StartError::Refused("the node was started before".into()));
         }
@@ -247,8 +266,8 @@ impl Node {
         founded: Vec<proto::Region>,
         store: StoreHandle,
         pd: PdClient,
-    ) -> Running {
-        let Drivers { clock, spawn, scan, rpc, .. } = self.drivers.clone();
+    ) -> Result<Running, StartError> {
+        let Drivers { clock, spawn, scan, rpc, engine, .. } = self.drivers.clone();
         let origin = Origin {
             cluster,
             founders: record.founders,
@@ -263,6 +282,14 @@ impl Node {
         let service = kv::Service::new(regions, Arc::new(pd.clone()), clock.clone(), spawn.clone(), scan.clone())
             .plant(self.config.client.plant);
         let load = Arc::new(LoadMeter::default());
+        let verifier = Arc::new(Verifier {
+            cluster,
+            store: store.clone(),
+            pd: pd.clone(),
+            rpc: rpc.clone(),
+            book: self.book.clone(),
+            clock: clock.clone(),
+        });
         let door = Arc::new(KvDoor {
             cluster,
             store: sender.store,
@@ -274,8 +301,12 @@ impl Node {
             clock: clock.clone(),
         });
         let config = self.config.client.clone();
-        let client = kv::Client::with_config(door.clone(), Arc::new(pd.clone()), clock, spawn, config);
-        Running { cluster, sender, store, role, pd, door, client, load, sizes: Arc::default() }
+        let client = kv::Client::with_config(door.clone(), Arc::new(pd.clone()), clock.clone(), spawn, config);
+        let spaces = kv::Spaces::new(client.clone());
+        let eventual = Eventual::open(engine, store.clone(), spaces.clone(), clock).map_err(BootError::Engine)?;
+        let public_kv = PublicKv { spaces, eventual: Arc::new(eventual) };
+        let (sizes, verified) = (Arc::default(), Arc::default());
+        Ok(Running { cluster, sender, store, role, pd, door, client, load, sizes, verifier, verified, public_kv })
     }
 
     fn spawn_tasks(self: &Arc<Self>) {
@@ -297,9 +328,20 @@ impl Node {
             steps,
             stopping: self.stopping.clone(),
         });
+        if !self.config.verify_every.is_zero() {
+            let rounds = Rounds {
+                verifier: running.verifier.clone(),
+                role: running.role.clone(),
+                every: self.config.verify_every,
+                clock: self.drivers.clock.clone(),
+                counts: running.verified.clone(),
+            };
+            self.drivers.spawn.spawn(Box::pin(rounds.run()));
+        }
         self.drivers.spawn.spawn(Box::pin(running.role.clone().run()));
         self.drivers.spawn.spawn(Box::pin(heartbeat.clone().run()));
         self.drivers.spawn.spawn(Box::pin(heartbeat.listen()));
+        self.drivers.spawn.spawn(Box::pin(running.public_kv.eventual.clone().carry()));
         self.drivers.spawn.spawn(Box::pin(self.clone().look_around()));
     }
 
@@ -369,6 +411,10 @@ impl Node {
     pub fn client(&self) -> kv::Client {
         self.running().client.clone()
     }
+    /// The public KV service, once this node runs.
+    pub fn public_kv(&self) -> Option<PublicKv> {
+        self.running.get().map(|r| r.public_kv.clone())
+    }
     /// Timestamps, ids, routing, catalog leases; what PD knows of the cluster.
     pub fn pd_client(&self) -> PdClient {
         self.running().pd.clone()
@@ -380,6 +426,18 @@ impl Node {
     /// Whether this node is PD, as far as it knows.
     pub fn is_pd(&self) -> bool {
         self.running.get().is_some_and(|r| r.role.is_running())
+    }
+    /// Compares the replicas of regions.
+    pub fn verifier(&self) -> Arc<Verifier> {
+        self.running().verifier.clone()
+    }
+    /// What the slow pass over all regions has found, on this node.
+    pub fn verify_counts(&self) -> Option<Arc<VerifyCounts>> {
+        self.running.get().map(|r| r.verified.clone())
+    }
+    /// What PD has done, when this node is PD.
+    pub fn pd_counts(&self) -> Option<::pd::Counts> {
+        self.running.get().and_then(|r| r.role.counts())
     }
     /// The replicas of this store.
     pub fn replicas(&self) -> Vec<RegionStatus> {
@@ -435,6 +493,18 @@ impl Node {
                 let region = proto::RegionId(request.header.as_ref().map_or(0, |h| h.region_id));
                 KvResponse { region_error: Some(RegionError::region_not_found(region)), body: None }
             }
+        }
+    }
+
+    /// Marks a region that this store leads, or tells what its replica has to say to a mark.
+    pub async fn verify(&self, request: VerifyRequest) -> VerifyResponse {
+        let refuse = |refusal: String| VerifyResponse { refusal, hash: None };
+        match self.running.get() {
+            Some(running) if request.cluster_id == running.cluster.0 => answer(&running.store, &request).await,
+            Some(running) => {
+                refuse(RegionError::cluster_mismatch(running.cluster, ClusterId(request.cluster_id)).to_string())
+            }
+            None => refuse("this node is not in a cluster yet".into()),
         }
     }
 

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use proto::wire::{
     AcceptRequest, AcceptResponse, HeartbeatRequest, HeartbeatResponse, KvRequest, KvResponse, PdRequest, PdResponse,
-    ProbeRequest, ProbeResponse, RaftFrame, SnapshotHead,
+    ProbeRequest, ProbeResponse, RaftFrame, SnapshotHead, VerifyRequest, VerifyResponse,
 };
 use raftstore::snapshot::Outgoing;
 
@@ -32,6 +32,8 @@ pub trait NodeRpc: Send + Sync + 'static {
     async fn heartbeat(&self, address: &str, request: HeartbeatRequest) -> Result<HeartbeatResponse, CallError>;
     /// Calls a node's kv service.
     async fn kv(&self, address: &str, request: KvRequest) -> Result<KvResponse, CallError>;
+    /// Has a node mark a region, or asks what its replica has to say to a mark.
+    async fn verify(&self, address: &str, request: VerifyRequest) -> Result<VerifyResponse, CallError>;
 }
 
 /// Sends Raft traffic. Lossy: it drops rather than waits, and never blocks.

@@ -48,6 +48,7 @@ struct Report {
     boot_id: u64,
     slow_score: u32,
     stopping: bool,
+    snapshots: Option<wire::SnapshotCounts>,
 }
 
 #[derive(Clone, Debug)]
@@ -172,6 +173,7 @@ impl Cluster {
             boot_id: status.boot_id,
             slow_score: status.slow_score,
             stopping: status.stopping,
+            snapshots: status.snapshots,
         });
         self.median_offset_ms = self.median_offset();
         Observed::Taken
@@ -318,6 +320,7 @@ impl Cluster {
                 boot_id: report.map_or(0, |r| r.boot_id),
                 slow_score: report.map_or(0, |r| r.slow_score),
                 stopping: report.is_some_and(|r| r.stopping),
+                snapshots: report.and_then(|r| r.snapshots),
                 load: load.get(&id).map(Into::into),
             }
         };
@@ -378,12 +381,13 @@ impl Cluster {
     }
 
     /// Enough is known to plan by: all stores have reported to this PD, or a majority of them and the others had time
-    /// to. Of regions only those that were reported are planned for.
+    /// to, or those that have not have been silent for so long that they count as down (more may be lost than live: after an
+    /// unsafe recovery). Of regions only those that were reported are planned for.
     pub fn has_settled(&self, now: Now) -> bool {
         let members: Vec<_> = self.stores.values().filter(|s| s.record.state() != StoreState::Removed).collect();
         let heard = members.iter().filter(|s| s.report.is_some()).count();
-        heard == members.len()
-            || (heard * 2 > members.len() && now.monotonic_ms.saturating_sub(self.since_ms) >= SETTLE_MS)
+        let patience = if heard * 2 > members.len() { SETTLE_MS } else { self.down_after_ms };
+        heard == members.len() || now.monotonic_ms.saturating_sub(self.since_ms) >= patience
     }
 
     /// Regions nobody is known to lead, or whose leader's store has fallen silent.

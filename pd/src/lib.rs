@@ -41,6 +41,7 @@
 //! What it does not do: it opens no connection (stores and clients call it), it executes nothing on stores,
 //! and it knows neither Raft nor the way region 1 is reached: that is `node`'s [`MetaStore`].
 
+pub mod after_loss;
 pub mod catalog_lease;
 pub mod checker;
 pub mod cluster;
@@ -61,7 +62,7 @@ pub use cluster::Cluster;
 pub use meta::{MetaError, MetaStore, MetaWrite};
 pub use operator::Operators;
 pub use rules::{MERGE_PART, Rules};
-pub use service::{Answer, Service, Settings};
+pub use service::{Answer, Counts, Service, Settings};
 pub use survey::Survey;
 pub use tso::Tso;
 

@@ -87,6 +87,19 @@ impl From<MetaError> for Failure {
     }
 }
 
+/// What a PD has done since it took office, for people's graphs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Operators under way, by rule.
+    pub operators_running: BTreeMap<&'static str, u64>,
+    /// Operators that have ended, by rule and outcome.
+    pub operators_ended: BTreeMap<(&'static str, &'static str), u64>,
+    /// Requests for timestamps that were answered.
+    pub timestamp_requests: u64,
+    /// Timestamps they took.
+    pub timestamps: u64,
+}
+
 /// The cores, always locked together and never across a wait.
 struct State {
     cluster: Cluster,
@@ -169,6 +182,16 @@ impl Service {
         self.failed.store(true, Ordering::Release);
         self.changed();
     }
+    /// What this PD has done since it took office.
+    pub fn counts(&self) -> Counts {
+        let state = self.state.lock();
+        let mut running = BTreeMap::new();
+        state.operators.running().for_each(|op| *running.entry(op.plan.rule).or_default() += 1);
+        let (timestamp_requests, timestamps) = state.tso.served();
+        let operators_ended = state.operators.ended_by_rule().clone();
+        Counts { operators_running: running, operators_ended, timestamp_requests, timestamps }
+    }
+
     fn changed(&self) {
         self.changes.send_modify(|n| *n += 1);
     }

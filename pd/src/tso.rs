@@ -57,6 +57,8 @@ pub struct Tso {
     last: u64,
     /// Whether any was handed out since the last look of [`Tso::refresh`].
     used: bool,
+    /// Requests answered, and timestamps they took.
+    served: (u64, u64),
 }
 
 impl Tso {
@@ -67,6 +69,7 @@ impl Tso {
             bound_ms: durable_bound_ms,
             last: (durable_bound_ms << LOGICAL_BITS).saturating_sub(1),
             used: false,
+            served: (0, 0),
         }
     }
 
@@ -90,6 +93,7 @@ impl Tso {
         assert!(first > self.last, "timestamps only grow");
         self.last = last;
         self.used = true;
+        self.served = (self.served.0 + 1, self.served.1 + u64::from(count));
         Ok(Timestamp(last))
     }
 
@@ -109,6 +113,10 @@ impl Tso {
     /// The last timestamp that may have been handed out.
     pub fn last(&self) -> Timestamp {
         Timestamp(self.last)
+    }
+    /// Requests answered since this PD took office, and the timestamps they took.
+    pub fn served(&self) -> (u64, u64) {
+        self.served
     }
     /// The durable bound, milliseconds.
     pub fn bound_ms(&self) -> u64 {

@@ -44,6 +44,10 @@ impl Batch {
             prefix,
         }));
     }
+    /// Has every replica hash the region as it is at this entry; `id` names the mark.
+    pub fn mark(&mut self, id: u64) {
+        self.push(Kind::Mark(wire::Mark { id }));
+    }
     fn push(&mut self, kind: Kind) {
         self.ops.push(wire::Op { kind: Some(kind) });
     }

@@ -5,7 +5,8 @@
 //!
 //! keyspace 0   PD's own small state; all of it is region 1, which never splits or merges
 //! keyspace 1   SQL: table ids below FIRST_USER_TABLE are system tables, index 0 is a table's rows
-//! keyspace 2…  later: namespaces of the public KV service
+//! keyspace 2   names of the public KV service's namespaces
+//! keyspace 100…  those namespaces; their ids are drawn as those of tables are
 //! ```
 //!
 //! Everything behind the prefix is the owner's, as long as its encoding is prefix-free: no key may be a
@@ -19,6 +20,8 @@ use crate::KeyRange;
 pub const PD_KEYSPACE: u32 = 0;
 /// The keyspace of SQL tables.
 pub const SQL_KEYSPACE: u32 = 1;
+/// The keyspace in which the public KV service records its namespaces.
+pub const NAMESPACES_KEYSPACE: u32 = 2;
 /// Table ids below are system tables (the catalog).
 pub const FIRST_USER_TABLE: u32 = 100;
 /// Length of keyspace ‖ table ‖ index.

@@ -24,6 +24,7 @@
 //! | **Founder, founding record** | the nodes that made the cluster, and what they agreed on |
 //! | **Prewrite, commit, primary, lock** | Percolator's; see `kv` |
 //! | **Safe point** | the timestamp below which old versions may go |
+//! | **Namespace** | a named part of the key space for the public KV service, strong or eventual; see `kv::space` |
 //! | **Key plan** | a statement compiled to key accesses; see `sql` |
 //!
 //! The messages are generated from `proto/proto/flaredb/v1/*.proto` into [`wire`]; types with rules of their

@@ -154,4 +154,6 @@ pub enum Planted {
     MergePurgesUnsynced,
     /// Sleeping regions do not wake when their leader's store falls silent or is restarted.
     SleepThroughRestart,
+    /// Replicas are compared as they are before the round in which the mark is applied.
+    EarlyMark,
 }

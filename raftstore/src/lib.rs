@@ -20,6 +20,7 @@
 //! - [`store`]: all replicas of a process. One log write a turn, promises held until it is durable, boot.
 //!   [`StoreHandle`] stands in front of it, for any thread.
 //! - [`snapshot`]: a region's state as files, made, carried and taken by drivers of both kinds.
+//! - [`verify`]: whether the replicas of a region hold the same, by marks in its log.
 //! - [`driver`]: threads, in production. In the simulator events call the same [`StoreCore::turn`].
 //!
 //! Regions are split, moved and merged while they serve: [`region`] says how, with the proofs in `region::merge` and its
@@ -43,11 +44,13 @@ pub mod engine;
 mod handle;
 pub mod keys;
 pub mod log;
+pub mod metrics;
 mod raft_logger;
 pub mod region;
 pub mod snapshot;
 pub mod store;
 pub mod transport;
+pub mod verify;
 
 pub use api::{AdminError, NewRegion, PeerChange, PeerProgress, ProposeError, RegionSnapshot, Target};
 pub use apply::Applier;
@@ -55,6 +58,7 @@ pub use clock::{Instant, MonotonicClock};
 pub use config::{Limits, LogBounds, Planted, StoreConfig};
 pub use effect::{Effects, Event};
 pub use handle::{Leadership, ReplicaStatus, StoreHandle};
+pub use metrics::Metrics;
 pub use region::{
     ReplicaView, Role,
     merge::{Merges, Prepared},

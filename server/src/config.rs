@@ -5,6 +5,7 @@ use std::{
     fs,
     net::{IpAddr, SocketAddr, ToSocketAddrs},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::{Context, bail, ensure};
@@ -17,6 +18,9 @@ pub const MAX_CONNECTIONS: usize = 1000;
 
 /// Regions for user tables that a new cluster starts with: one a node in the usual cluster of three.
 pub const USER_REGIONS: u32 = 3;
+
+/// Seconds between two regions whose replicas are compared: a thousand regions in most of a day, and little to read.
+pub const VERIFY_EVERY_S: u64 = 60;
 
 /// Flags of `start`; the same names are the keys of `--config`. A flag wins over the file.
 #[derive(Args, Clone, Debug, Default, Deserialize)]
@@ -61,6 +65,9 @@ pub struct StartOptions {
     /// MiB above which a region is split; the same on every node [default: 96]
     #[arg(long, value_name = "MIB")]
     pub split_size: Option<u64>,
+    /// While this node is PD it compares the replicas of one region every so many seconds; 0: never [default: 60]
+    #[arg(long, value_name = "SECONDS")]
+    pub verify_every: Option<u64>,
 }
 
 /// What a node runs with, checked.
@@ -84,6 +91,8 @@ pub struct NodeSettings {
     pub user_regions: u32,
     /// Where replicas go.
     pub placement: Placement,
+    /// Between two regions whose replicas are compared; zero: never.
+    pub verify_every: Duration,
 }
 
 /// What a node knows of where replicas go: where it stands itself, and the rules it would have as PD.
@@ -145,6 +154,7 @@ impl StartOptions {
             labels: self.labels.or(base.labels),
             down_after: self.down_after.or(base.down_after),
             split_size: self.split_size.or(base.split_size),
+            verify_every: self.verify_every.or(base.verify_every),
         })
     }
 
@@ -193,6 +203,7 @@ impl StartOptions {
             max_connections,
             user_regions,
             placement,
+            verify_every: Duration::from_secs(self.verify_every.unwrap_or(VERIFY_EVERY_S)),
         })
     }
 }

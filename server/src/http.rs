@@ -1,12 +1,6 @@
 //! The HTTP port: is the node well (`/healthz`), numbers for Prometheus (`/metrics`), a page for people (`/`).
 
-use std::{
-    fmt::Write,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-};
+use std::sync::Arc;
 
 use axum::{
     Router,
@@ -17,13 +11,13 @@ use axum::{
 };
 use proto::wire::{ClusterStatusResponse, RegionStatus, StoreStatus};
 
-use crate::process::Server;
+use crate::{metrics, process::Server};
 
 /// The routes.
 pub fn router(server: Arc<Server>) -> Router {
     Router::new()
         .route("/healthz", get(health))
-        .route("/metrics", get(metrics))
+        .route("/metrics", get(numbers))
         .route("/", get(page))
         .with_state(server)
 }
@@ -35,41 +29,8 @@ async fn health(State(server): State<Arc<Server>>) -> impl IntoResponse {
     }
 }
 
-async fn metrics(State(server): State<Arc<Server>>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], exposition(&server))
-}
-
-/// Prometheus' text format.
-fn exposition(server: &Server) -> String {
-    let regions = server.node.replicas();
-    let leads =
-        regions.iter().filter(|r| Some(r.leader.unwrap_or_default().store_id) == server.node.store().map(|s| s.0));
-    let (counters, mut out) = (server.door.counters(), String::new());
-    let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-    let mut number = |name: &str, kind: &str, help: &str, value: u64| {
-        // A String takes everything.
-        let _ = write!(out, "# HELP flaredb_{name} {help}\n# TYPE flaredb_{name} {kind}\nflaredb_{name} {value}\n");
-    };
-    number("up", "gauge", "1 when the node serves SQL.", server.serves_sql().into());
-    number("sql_sessions", "gauge", "Open sessions.", server.door.open_sessions() as u64);
-    number("sql_connections_total", "counter", "Connections accepted since the start.", load(&counters.connections));
-    number(
-        "sql_statements_total",
-        "counter",
-        "Query and Execute messages since the start.",
-        load(&counters.statements),
-    );
-    number("sql_errors_total", "counter", "Statements that failed since the start.", load(&counters.errors));
-    number("regions", "gauge", "Replicas on this store.", regions.len() as u64);
-    number("region_leaders", "gauge", "Regions this store leads.", leads.count() as u64);
-    number(
-        "raft_messages_dropped_total",
-        "counter",
-        "Raft messages that found their queue full.",
-        server.streams.dropped(),
-    );
-    number("background_tasks", "gauge", "Background tasks that run.", server.tasks.len() as u64);
-    out
+async fn numbers(State(server): State<Arc<Server>>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics::exposition(&server))
 }
 
 async fn page(State(server): State<Arc<Server>>) -> Html<String> {

@@ -31,6 +31,7 @@ pub mod config;
 pub mod data_dir;
 pub mod http;
 pub mod logging;
+pub mod metrics;
 pub mod pgwire;
 pub mod process;
 pub mod rpc;

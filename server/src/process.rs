@@ -129,7 +129,8 @@ impl Server {
 
     fn serve(self: Arc<Self>, ports: Ports) {
         let Ports { grpc, sql, http } = ports;
-        let (services, stopping) = (Services { node: self.node.clone() }, self.stopping.subscribe());
+        let (services, stopping) =
+            (Services { node: self.node.clone(), gateway: self.door.gateway.clone() }, self.stopping.subscribe());
         self.tasks.run("gRPC port", async move {
             if let Err(error) = server::serve(services, grpc, stopping).await {
                 tracing::error!(%error, "the gRPC port is closed");
@@ -206,6 +207,7 @@ fn node_config(settings: &NodeSettings) -> NodeConfig {
         fresh_cluster_id: Uuid::new_v4().as_u64_pair().0,
         store: StoreConfig::new(StoreId(0), seed),
         client: kv::ClientConfig { seed, ..Default::default() },
+        verify_every: settings.verify_every,
         rules: settings.placement.rules(),
     }
 }

@@ -6,6 +6,7 @@ use std::{
 };
 
 use futures::FutureExt;
+use proto::{KeyRange, keyspace};
 
 use crate::{
     catalog::{LeasedCatalog, store},
@@ -106,6 +107,15 @@ impl Gateway {
     /// How often a statement went to DataFusion instead of a key plan.
     pub fn general_plans(&self) -> u64 {
         self.planner.general()
+    }
+
+    /// All keys of a table, `name` or `schema.name`; 42P01 when there is none, 57P03 before the start.
+    pub fn table_range(&self, name: &str) -> SqlResult<KeyRange> {
+        let catalog = self.catalog.get().ok_or_else(|| SqlError::unavailable("the catalog is not loaded yet"))?;
+        let (schema, table) = name.split_once('.').map_or((None, name), |(schema, table)| (Some(schema), table));
+        let snapshot = catalog.current();
+        let table = snapshot.resolve(schema, table)?;
+        Ok(keyspace::table_range(keyspace::SQL_KEYSPACE, table.storage_id))
     }
 
     pub(crate) fn plant(&self) -> Plant {

@@ -93,6 +93,17 @@ impl Node {
         serde_json::from_slice(&out.stdout)
             .with_context(|| format!("ctl {}: {}", args.join(" "), String::from_utf8_lossy(&out.stdout)))
     }
+    /// `ctl region verify` of one region, whether its replicas are equal or not (the exit code says that too).
+    pub fn verify(&self, region: &str) -> Result<serde_json::Value> {
+        let mut command = Command::new(binary());
+        command.args(["ctl", "--endpoint", &self.address(), "--output", "json", "region", "verify", region]);
+        let out = command.output()?;
+        let rows: serde_json::Value = serde_json::from_slice(&out.stdout)
+            .with_context(|| format!("ctl region verify: {}", String::from_utf8_lossy(&out.stderr)))?;
+        let equal = rows[0]["outcome"] == "equal";
+        ensure!(equal == out.status.success(), "exit code {:?} of {rows}", out.status.code());
+        Ok(rows[0].clone())
+    }
     fn signal(&self, signal: Signal) {
         let pid = self.pid().expect("the node runs");
         kill_process(Pid::from_raw(pid as i32).expect("a pid"), signal).expect("our own child takes a signal");

@@ -18,6 +18,7 @@ pub mod committer;
 mod read;
 pub mod region_map;
 mod resolver;
+mod retry;
 mod route;
 mod scan;
 mod txn;

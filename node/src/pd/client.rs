@@ -6,6 +6,7 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures::future::{Either, select};
 use kv::{Clock, PdError, Spawn};
 use parking_lot::{Mutex, RwLock};
@@ -16,8 +17,9 @@ use proto::{
         CatalogPublishRequest, ClusterStatusRequest, ClusterStatusResponse, FindRegionRequest, FindRegionResponse,
         GetRegionRequest, GetStoresRequest, HeartbeatRequest, HeartbeatResponse, OperatorsRequest, OperatorsResponse,
         PdRequest, PdResponse, PlanRequest, PlanResponse, RegionStatus, RegisterStoreRequest, RegisterStoreResponse,
-        RequestHeader, ScanRegionsRequest, SchedulersRequest, SchedulersResponse, StoreChangeRequest,
-        StoreChangeResponse, StoreStatus, TimestampRequest, pd_request::Body, pd_response::Body as Out,
+        RequestHeader, ScanRegionsRequest, SchedulersRequest, SchedulersResponse, SplitRegionRequest,
+        StoreChangeRequest, StoreChangeResponse, StoreStatus, TimestampRequest, pd_request::Body,
+        pd_response::Body as Out, plan_request::Kind,
     },
 };
 use raftstore::Instant;
@@ -436,6 +438,16 @@ impl kv::Pd for PdClient {
     async fn operators(&self, finished: bool) -> Result<Vec<wire::OperatorStatus>, PdError> {
         let request = OperatorsRequest { finished, ..OperatorsRequest::default() };
         Ok(PdClient::operators(self, request).await?.operators)
+    }
+
+    async fn split_at(&self, keys: Vec<Bytes>) -> Result<Vec<u64>, PdError> {
+        let split = SplitRegionRequest { region_id: 0, keys };
+        Ok(self.plan(PlanRequest { kind: Some(Kind::Split(split)), epoch: None }).await?.operator_ids)
+    }
+
+    async fn operator(&self, id: u64) -> Result<Option<wire::OperatorStatus>, PdError> {
+        let request = OperatorsRequest { id, finished: true, region_id: 0 };
+        Ok(PdClient::operators(self, request).await?.operators.into_iter().next())
     }
 
     async fn catalog_lease(

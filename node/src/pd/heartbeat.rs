@@ -17,7 +17,10 @@ use futures::future::select;
 use kv::{Clock, Pd};
 use proto::{
     ClusterId, Epoch, LogIndex, PD_REGION, PeerId, RegionId, Term,
-    wire::{self, HeartbeatRequest, HeartbeatResponse, PeerProgress, RegionStatus, StaleReplica, StoreStatus},
+    wire::{
+        self, HeartbeatRequest, HeartbeatResponse, PeerProgress, RegionStatus, SnapshotCounts, StaleReplica,
+        StoreStatus,
+    },
 };
 use raftstore::{Instant, ReplicaStatus, Role, StoreHandle, engine::Engine};
 
@@ -223,6 +226,7 @@ impl Heartbeat {
             available_bytes: disk.available_bytes,
             boot_id: self.membership.boot_id(),
             stopping: self.stopping.load(Ordering::Relaxed),
+            snapshots: Some(self.snapshots()),
             ..StoreStatus::default()
         };
         HeartbeatRequest {
@@ -234,6 +238,17 @@ impl Heartbeat {
             failures: self.steps.failures(),
             listen_ms: 0,
             stale: if due.full { replicas.iter().filter_map(orphan).collect() } else { vec![] },
+        }
+    }
+
+    fn snapshots(&self) -> SnapshotCounts {
+        let counts = self.store.snapshots();
+        SnapshotCounts {
+            sending: counts.sending,
+            receiving: counts.receiving,
+            sent: counts.sent,
+            received: counts.received,
+            bytes: counts.bytes,
         }
     }
 

@@ -72,6 +72,11 @@ impl PdRole {
         self.running.read().is_some()
     }
 
+    /// What this PD has done; nothing, on any other node.
+    pub fn counts(&self) -> Option<pd::Counts> {
+        self.running.read().as_ref().map(|service| service.counts())
+    }
+
     /// Who leads region 1, as this store's replica sees it from now on; nobody, while there is no replica here.
     pub fn leadership(&self) -> watch::Receiver<Leadership> {
         let mut leadership = self.leadership.clone();

@@ -7,18 +7,22 @@ use std::{
 };
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures::{FutureExt, future::BoxFuture};
 use node::{CallError, DiskSpace, Drivers, FrameSender, Node, NodeConfig, NodeRpc, StartError, StoreThreads};
 use parking_lot::{Mutex, RwLock};
 use proto::{
-    StoreId,
+    Cf, StoreId,
     wire::{
         AcceptRequest, AcceptResponse, HeartbeatRequest, HeartbeatResponse, KvRequest, KvResponse, PdRequest,
-        PdResponse, ProbeRequest, ProbeResponse, RaftFrame, SnapshotHead,
+        PdResponse, ProbeRequest, ProbeResponse, RaftFrame, SnapshotHead, VerifyRequest, VerifyResponse,
     },
 };
 use raftstore::{
-    Instant, MonotonicClock, StoreConfig, engine::memory::MemoryEngine, log::MemoryLog, snapshot::Outgoing,
+    Instant, MonotonicClock, StoreConfig,
+    engine::{Engine, WriteBatch, WriteOp, memory::MemoryEngine},
+    log::MemoryLog,
+    snapshot::Outgoing,
 };
 use tokio::task::AbortHandle;
 
@@ -118,6 +122,9 @@ impl NodeRpc for Door {
         self.reach(address).map_err(|_| CallError::Lost("cut".into()))?;
         Ok(response)
     }
+    async fn verify(&self, address: &str, request: VerifyRequest) -> Result<VerifyResponse, CallError> {
+        Ok(self.call(address).await?.verify(request).await)
+    }
 }
 
 impl FrameSender for Door {
@@ -175,6 +182,7 @@ impl Host {
             fresh_cluster_id: u64::from_be_bytes(*uuid.first_chunk().expect("sixteen bytes")) | 1,
             store,
             client: kv::ClientConfig::default(),
+            verify_every: Duration::from_millis(200),
             rules: Default::default(),
             #[cfg(feature = "planted-bugs")]
             planted: None,
@@ -205,6 +213,12 @@ impl Host {
     /// Ends it at once; the disk stays.
     pub fn kill(self) -> Disk {
         self.disk.clone()
+    }
+
+    /// Changes a record behind the log's back, as a failing disk does.
+    pub fn rot(&self, cf: Cf, key: Bytes) {
+        let rot = WriteOp::Put(cf, key, "rotten".into());
+        self.disk.engine.write(WriteBatch { ops: vec![rot] }).expect("memory does not fail");
     }
 
     /// Cuts it off, or connects it again.

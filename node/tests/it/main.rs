@@ -5,3 +5,4 @@ mod cluster;
 mod founding;
 mod harness;
 mod placement;
+mod verify;

@@ -235,6 +235,19 @@ pub enum Outcome {
     Failed(String),
 }
 
+impl Outcome {
+    /// In one word.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Outcome::Done => "done",
+            Outcome::Cancelled(_) => "cancelled",
+            Outcome::Replaced(_) => "replaced",
+            Outcome::TimedOut(_) => "timed_out",
+            Outcome::Failed(_) => "failed",
+        }
+    }
+}
+
 /// An operator that has ended.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Finished {

@@ -38,6 +38,8 @@ pub struct Operators {
     /// Which operator has a region, also as a merge's target.
     holders: BTreeMap<RegionId, OperatorId>,
     finished: VecDeque<Finished>,
+    /// How many ended, by rule and outcome.
+    ended: BTreeMap<(&'static str, &'static str), u64>,
     /// Nobody asks whether a step is safe: `Planted::RemovalBelowQuorum`.
     #[cfg(feature = "planted-bugs")]
     pub(crate) reckless: bool,
@@ -217,6 +219,7 @@ impl Operators {
     fn end(&mut self, now: Now, id: OperatorId, outcome: Outcome) {
         let Some(operator) = self.running.remove(&id) else { return };
         self.holders.retain(|_, holder| *holder != id);
+        *self.ended.entry((operator.plan.rule, outcome.name())).or_default() += 1;
         if self.finished.len() == HISTORY {
             self.finished.pop_front();
         }
@@ -230,6 +233,10 @@ impl Operators {
     /// Those that ended, the latest last.
     pub fn finished(&self) -> impl DoubleEndedIterator<Item = &Finished> {
         self.finished.iter()
+    }
+    /// How many have ended since this PD took office, by rule and outcome.
+    pub fn ended_by_rule(&self) -> &BTreeMap<(&'static str, &'static str), u64> {
+        &self.ended
     }
     /// The one that has a region.
     pub fn of_region(&self, region: RegionId) -> Option<&Operator> {

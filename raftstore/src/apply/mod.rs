@@ -7,10 +7,12 @@
 //! learns of it with [`Applied`] and may still send tasks that carry the region as it was.
 //!
 //! - `region_change`: entries that split the region or change its peers.
+//! - `mark`: entries at which all replicas are compared.
 //! - `merge`: entries by which two regions become one.
 //! - `destroy`: what is left of a replica that is no peer any more.
 
 mod destroy;
+mod mark;
 mod merge;
 mod region_change;
 
@@ -34,6 +36,7 @@ use crate::{
     engine::{Engine, EngineError, Snapshot, WriteBatch, WriteOp},
     keys::{self, ApplyState, COMMAND_FORMAT},
     log::Position,
+    verify::Marked,
 };
 
 pub(crate) use destroy::destruction;
@@ -46,12 +49,15 @@ pub struct Applier {
     engine: Arc<dyn Engine>,
     store: StoreId,
     ahead: Mutex<Ahead>,
+    /// Views at marks that nobody has fetched yet.
+    marked: Mutex<Vec<Marked>>,
     /// Regions that others have taken over here. What the core still sends of them changes nothing. Their ids are never
     /// used again, and few: one for each merge in the life of a process.
     absorbed: Mutex<BTreeSet<RegionId>>,
     torn: bool,
     trusts_any_epoch: bool,
     syncs_births: bool,
+    marks_early: bool,
 }
 
 impl Applier {
@@ -61,10 +67,12 @@ impl Applier {
             engine,
             store: config.store,
             ahead: Mutex::default(),
+            marked: Mutex::default(),
             absorbed: Mutex::default(),
             torn: config.has(Planted::TornApply),
             trusts_any_epoch: config.has(Planted::StaleEpoch),
             syncs_births: !config.has(Planted::SplitUnsynced),
+            marks_early: config.has(Planted::EarlyMark),
         }
     }
 
@@ -74,7 +82,8 @@ impl Applier {
         let mut absorbed = self.absorbed.lock();
         let mut round = Round::new(self, &mut ahead, &mut absorbed);
         let applied = tasks.into_iter().map(|task| round.task(task)).collect::<Result<Vec<_>, _>>()?;
-        let mut batch = WriteBatch { ops: round.ops };
+        let (ops, marked) = (round.ops, round.marked);
+        let mut batch = WriteBatch { ops };
         if self.torn {
             let is_state = |op: &WriteOp| matches!(op, WriteOp::Put(Cf::Meta, ..));
             let (state, data) = batch.ops.into_iter().partition(is_state);
@@ -82,6 +91,9 @@ impl Applier {
             batch = WriteBatch { ops: data };
         }
         self.engine.write(batch)?;
+        if !marked.is_empty() {
+            self.marked.lock().extend(marked);
+        }
         // A tombstone is durable before the log goes: a log without one would be a voter that forgot its votes. And a region
         // that is split off is durable before its replica speaks: what it promised is in a log that begins now, and the
         // split may never be applied here again (a snapshot of the parent skips it).
@@ -107,12 +119,16 @@ struct Round<'a> {
     ahead: &'a mut Ahead,
     absorbed: &'a mut BTreeSet<RegionId>,
     trusts_any_epoch: bool,
+    marks_early: bool,
     /// The state before this round; made when the first move needs it.
     before: OnceLock<Arc<dyn Snapshot>>,
     ops: Vec<WriteOp>,
     /// Values as of `ops[..seen]`; kept up only once there are moves.
     pending: HashMap<(Cf, Bytes), Option<Bytes>>,
     seen: usize,
+    /// Of the entry that is being applied.
+    marks: Vec<u64>,
+    marked: Vec<Marked>,
 }
 
 /// What is wrong with an entry.
@@ -129,10 +145,13 @@ impl<'a> Round<'a> {
             ahead,
             absorbed,
             trusts_any_epoch: applier.trusts_any_epoch,
+            marks_early: applier.marks_early,
             before: OnceLock::new(),
             ops: Vec::new(),
             pending: HashMap::new(),
             seen: 0,
+            marks: Vec::new(),
+            marked: Vec::new(),
         }
     }
 
@@ -151,7 +170,12 @@ impl<'a> Round<'a> {
             let position = Position { index: LogIndex(last.index), term: Term(last.term) };
             return Ok(Applied::Entries { region: region.id, position, outcomes: Vec::new() });
         }
-        let outcomes = entries.iter().map(|e| self.entry(&mut region, e)).collect::<Result<Vec<_>, _>>()?;
+        let mut outcomes = Vec::with_capacity(entries.len());
+        for entry in &entries {
+            let outcome = self.entry(&mut region, entry)?;
+            self.views(&region, outcome.position)?;
+            outcomes.push(outcome);
+        }
         let position = outcomes.last().expect("a task has entries").position;
         // The commit index on disk must not be ahead of the log on disk; what is applied was synced there.
         let state = ApplyState { applied: position, commit: position.index };
@@ -259,6 +283,7 @@ impl<'a> Round<'a> {
                 self.ops.push(WriteOp::Delete(from.0, from.1));
                 self.ops.push(WriteOp::Put(to.0, to.1, moved.freeze()));
             }
+            Some(Kind::Mark(mark)) => self.marks.push(mark.id),
             None => return Err(EngineError::Corrupt("an operation that this version does not know".into())),
         }
         Ok(())
@@ -324,6 +349,7 @@ pub(crate) fn check_keys(region: &Region, ops: &[wire::Op]) -> Result<(), Region
                 key_in(m.from_cf, &m.from_key)?;
                 key_in(m.to_cf, &m.to_key)?;
             }
+            Some(Kind::Mark(_)) => {}
             None => {
                 return Err(RegionError {
                     kind: None,

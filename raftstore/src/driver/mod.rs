@@ -3,6 +3,7 @@
 //! ```text
 //!  store loop   inbox ─► turn ─► answers, sends ─► apply ─► turn ─► answers ─► log write + fdatasync ─► turn …
 //!  upkeep       sync of the state engine, purge of the log, free space
+//!  verify       hashing marked regions
 //!  snapshots    making them for others · taking those that have arrived
 //! ```
 //!
@@ -12,6 +13,7 @@
 //! stop and others elect: a dead disk is a dead store. The core does not depend on it: completions are events.
 
 mod disk;
+mod hasher;
 mod slice;
 mod snapshots;
 mod upkeep;
@@ -30,8 +32,8 @@ use proto::wire::RaftMessage;
 use tracing::error;
 
 use crate::{
-    Applier, Event, MonotonicClock, StoreCore, StoreHandle, Transport,
-    effect::{Effects, LogWrite},
+    Applier, Event, Instant, MonotonicClock, StoreCore, StoreHandle, Transport,
+    effect::{Applied, Effects, LogWrite},
     engine::Engine,
     log::{LogBatch, LogEngine},
 };
@@ -64,6 +66,7 @@ pub struct RunningStore {
     store_loop: Option<JoinHandle<()>>,
     upkeep: Option<upkeep::Upkeep>,
     snapshots: Option<snapshots::Snapshots>,
+    hasher: Option<hasher::Hasher>,
 }
 
 impl RunningStore {
@@ -72,6 +75,7 @@ impl RunningStore {
         let stopping = Arc::new(AtomicBool::new(false));
         let upkeep = upkeep::Upkeep::start(&drivers, handle.clone())?;
         let snapshots = snapshots::Snapshots::start(&drivers, handle.clone())?;
+        let hasher = hasher::Hasher::start(handle.clone())?;
         let failed = drivers.failed.clone();
         let store = handle.store().0;
         let mut store_loop = StoreLoop {
@@ -83,6 +87,7 @@ impl RunningStore {
             clock: drivers.clock,
             upkeep: upkeep.starter(),
             snapshots: snapshots.queues(),
+            hasher: hasher.queue(),
             stopping: stopping.clone(),
             writes: Vec::new(),
         };
@@ -99,7 +104,13 @@ impl RunningStore {
         })?;
         let waker = thread.thread().clone();
         handle.set_waker(move || waker.unpark());
-        Ok(RunningStore { stopping, store_loop: Some(thread), upkeep: Some(upkeep), snapshots: Some(snapshots) })
+        Ok(RunningStore {
+            stopping,
+            store_loop: Some(thread),
+            upkeep: Some(upkeep),
+            snapshots: Some(snapshots),
+            hasher: Some(hasher),
+        })
     }
 
     /// Stops the threads; what waits for an answer learns that the outcome is unknown.
@@ -111,6 +122,7 @@ impl RunningStore {
             let _ = thread.join();
         }
         drop(self.snapshots.take());
+        drop(self.hasher.take());
         drop(self.upkeep.take());
     }
 }
@@ -136,6 +148,7 @@ struct StoreLoop {
     clock: Arc<dyn MonotonicClock>,
     upkeep: upkeep::Starter,
     snapshots: snapshots::Queues,
+    hasher: hasher::Queue,
     stopping: Arc<AtomicBool>,
     /// Not begun yet, in order.
     writes: Vec<LogWrite>,
@@ -189,7 +202,10 @@ impl StoreLoop {
         if effects.apply.is_empty() {
             return Ok(Vec::new());
         }
+        let begun = self.clock.now();
         let applied = self.applier.run(effects.apply).map_err(|e| format!("applying failed: {e}"))?;
+        self.count_applied(begun, &applied);
+        self.applier.take_marked().into_iter().for_each(|marked| self.hasher.push(marked));
         Ok(vec![Event::Applied(applied)])
     }
 
@@ -197,12 +213,35 @@ impl StoreLoop {
     fn write(&mut self) -> Result<Option<Event>, String> {
         let Some(last) = self.writes.last().map(|w| w.sequence) else { return Ok(None) };
         let sync = self.writes.iter().any(|w| w.sync);
+        let begun = self.clock.now();
+        self.count_log_write();
         let mut writes = self.writes.drain(..).map(|w| w.batch).peekable();
         while let Some(batch) = writes.next() {
             let sync = sync && writes.peek().is_none();
             write(&*self.log, batch, sync)?;
         }
+        self.handle.counters().log_seconds.observe(self.clock.now().since(begun).as_secs_f64());
         Ok(Some(Event::LogWritten(last)))
+    }
+}
+
+/// What the loop does is counted; nobody waits for it.
+impl StoreLoop {
+    fn count_applied(&self, begun: Instant, applied: &[Applied]) {
+        let counters = self.handle.counters();
+        counters.apply_seconds.observe(self.clock.now().since(begun).as_secs_f64());
+        for done in applied {
+            if let Applied::Entries { region, outcomes, .. } = done {
+                counters.applied(*region, outcomes.len());
+            }
+        }
+    }
+
+    fn count_log_write(&self) {
+        let regions = || self.writes.iter().flat_map(|w| &w.batch.regions);
+        let bytes: usize = regions().flat_map(|(_, log)| &log.entries).map(|entry| entry.data.len()).sum();
+        self.handle.counters().log_regions.observe(regions().count() as f64);
+        self.handle.counters().log_bytes.observe(bytes as f64);
     }
 }
 

@@ -85,6 +85,12 @@ impl Inbox {
         std::mem::take(&mut queue.events)
     }
 
+    /// Requests and messages that wait.
+    pub(crate) fn lengths(&self) -> (usize, usize) {
+        let queue = self.queue.lock();
+        (queue.requests, queue.messages)
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.queue.lock().events.is_empty()
     }

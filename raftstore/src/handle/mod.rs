@@ -23,8 +23,10 @@ use crate::{
     config::{Planted, StoreConfig},
     effect::{AdminChange, AdminRequest, Answer, Effects, Event, ProposeRequest, Seen},
     engine::{Engine, EngineError},
+    metrics::{Counted, Metrics, SnapshotCounts},
     region::{ReplicaView, Role, message},
     snapshot::{RECEIVING_AT_MOST, Receiving},
+    verify::Verified,
 };
 use inbox::NotTaken;
 pub use shared::Leadership;
@@ -160,12 +162,24 @@ impl StoreHandle {
         self.shared.replicas.with(target.region, look).unwrap_or_else(|| Err(self.not_here(target.region)))?;
         let bytes = batch.ops.iter().map(Message::encoded_len).sum();
         let (target, ops) = (*target, batch.ops);
+        let (counts, begun) = (self.shared.metrics.proposals(target.region), self.shared.clock.now());
         let answer = self.shared.ask(|ticket| Event::Propose(ProposeRequest { ticket, target, ops, bytes }));
-        let answer = answer.map_err(|reason| not_taken(reason, target.region))?;
-        match answer.await {
-            Ok(Answer::Proposed(result)) => result,
-            Ok(_) | Err(_) => Err(ProposeError::Unknown("the store stopped".into())),
+        let result = match answer.map_err(|reason| not_taken(reason, target.region)) {
+            Err(error) => Err(error.into()),
+            Ok(answer) => match answer.await {
+                Ok(Answer::Proposed(result)) => result,
+                Ok(_) | Err(_) => Err(ProposeError::Unknown("the store stopped".into())),
+            },
+        };
+        match &result {
+            Ok(()) => {
+                counts.applied.inc();
+                counts.seconds.observe(self.shared.clock.now().since(begun).as_secs_f64());
+            }
+            Err(ProposeError::Region(_)) => counts.refused.inc(),
+            Err(ProposeError::Unknown(_)) => counts.unknown.inc(),
         }
+        result
     }
 
     /// Splits a region that is led here; `at` in key order. Answers, when it is applied here, with all regions that
@@ -238,6 +252,49 @@ impl StoreHandle {
             self.shared.receiving.fetch_sub(1, Ordering::AcqRel);
         }
         receiving
+    }
+
+    /// Has every replica of a region that is led here hash it as it is at one entry of its log; `id` is drawn at random by
+    /// the caller. `Ok`: the mark is applied here, and is or will be at the others. See [`crate::verify`].
+    pub async fn mark(&self, target: &Target, id: u64) -> Result<(), ProposeError> {
+        let mut batch = Batch::default();
+        batch.mark(id);
+        self.propose(target, batch).await
+    }
+
+    /// What this store's replica has to say to a mark; `None`: nothing yet, or nothing any more.
+    pub fn verified(&self, region: RegionId, id: u64) -> Option<Verified> {
+        self.shared.kept.of(region, id)
+    }
+
+    /// For drivers: a marked region was hashed, or not.
+    pub fn keep_verified(&self, verified: Verified) {
+        self.shared.kept.keep(verified);
+    }
+
+    /// The store's counters, with what is so right now.
+    pub fn metrics(&self) -> &Metrics {
+        let counted = |r: &ReplicaStatus| Counted {
+            region: r.view.region.id,
+            leads: r.view.role == Role::Leader,
+            asleep: r.view.asleep,
+            unapplied: r.committed.0.saturating_sub(r.applied.0),
+        };
+        let replicas: Vec<_> = self.statuses().iter().map(counted).collect();
+        let (requests, messages) = self.shared.inbox.lengths();
+        let queues = [("requests", requests), ("messages", messages), ("unanswered", self.shared.waiting())];
+        self.shared.metrics.observe(&replicas, &queues);
+        &self.shared.metrics
+    }
+
+    /// What the store does with snapshots.
+    pub fn snapshots(&self) -> SnapshotCounts {
+        self.shared.metrics.snapshots()
+    }
+
+    /// For drivers: to count in.
+    pub(crate) fn counters(&self) -> &Metrics {
+        &self.shared.metrics
     }
 
     /// The settings of the store.

@@ -20,7 +20,9 @@ use crate::{
     config::StoreConfig,
     effect::{Answer, Event, Seen, Ticket},
     engine::Engine,
+    metrics::Metrics,
     region::{ReplicaView, Role},
+    verify::Kept,
 };
 
 /// Who leads a region, as one replica of it sees it.
@@ -228,6 +230,9 @@ pub(crate) struct Shared {
     pub(crate) next_ticket: AtomicU64,
     /// Snapshots that are arriving.
     pub(crate) receiving: AtomicUsize,
+    pub(crate) metrics: Metrics,
+    /// Trees of marks.
+    pub(crate) kept: Kept,
 }
 
 impl Shared {
@@ -239,6 +244,8 @@ impl Shared {
     ) -> Self {
         Shared {
             inbox: Inbox::new(config.limits),
+            metrics: Metrics::new(config.store),
+            kept: Kept::default(),
             config,
             engine,
             clock,
@@ -259,6 +266,11 @@ impl Shared {
             return Err(reason);
         }
         Ok(receiver)
+    }
+
+    /// How many wait for an answer.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.lock().len()
     }
 
     /// Hands out answers.

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use proto::RegionId;
 use tracing::{info, warn};
 
-use super::{Content, Outgoing, TakeError, Taking, taking};
+use super::{Content, Outcome, Outgoing, TakeError, Taking, taking};
 use crate::{
     StoreHandle, Transport,
     config::Planted,
@@ -79,8 +79,12 @@ impl SnapshotDriver {
             SnapshotTask::Send(task) => {
                 let SendTask { id, to, peer, message } = *task;
                 let made = self.made.lock().get(&id).cloned();
-                let handle = self.handle.clone();
-                let told = move |outcome| handle.complete(Event::SnapshotSent { id, peer, outcome });
+                let (handle, bytes) = (self.handle.clone(), made.as_ref().map_or(0, |made| made.content.bytes()));
+                handle.counters().sent.begin();
+                let told = move |outcome: Outcome| {
+                    handle.counters().sent.end(outcome.is_ok().then_some(bytes));
+                    handle.complete(Event::SnapshotSent { id, peer, outcome });
+                };
                 match made {
                     Some(made) => self.transport.send_snapshot(Outgoing::new(to, message, made, told)),
                     None => told(Err("it was removed".into())),

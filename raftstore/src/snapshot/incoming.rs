@@ -39,6 +39,7 @@ impl Receiving {
         let engine = shared.engine.clone();
         engine.files().create(&folder).map_err(|e| e.to_string())?;
         let hasher = crc32fast::Hasher::new();
+        shared.metrics.received.begin();
         Ok(Receiving { shared, engine, message, content, folder, part: 0, offset: 0, hasher, kept: false })
     }
 
@@ -81,6 +82,7 @@ impl Receiving {
 impl Drop for Receiving {
     fn drop(&mut self) {
         self.shared.receiving.fetch_sub(1, std::sync::atomic::Ordering::AcqRel);
+        self.shared.metrics.received.end(self.kept.then_some(self.content.bytes()));
         if !self.kept
             && let Err(error) = self.engine.files().remove(&self.folder)
         {

@@ -116,7 +116,7 @@ fn check_borders(regions: &[Region]) -> Result<(), BootError> {
     }
 }
 
-fn each(
+pub(super) fn each(
     snapshot: &dyn Snapshot,
     (first, end): (Bytes, Bytes),
     mut take: impl FnMut(&[u8], &[u8]) -> Result<(), BadRecord>,
@@ -175,7 +175,7 @@ fn mend_logs(
     if batch.is_empty() { Ok(()) } else { Ok(log.write(batch, true)?) }
 }
 
-fn apply_state(snapshot: &dyn Snapshot, region: RegionId) -> Result<Option<ApplyState>, EngineError> {
+pub(super) fn apply_state(snapshot: &dyn Snapshot, region: RegionId) -> Result<Option<ApplyState>, EngineError> {
     let value = snapshot.get(Cf::Meta, &keys::apply_key(region))?;
     value.map(|v| keys::decode_apply(&v)).transpose().map_err(|e| EngineError::Corrupt(e.to_string()))
 }
@@ -212,7 +212,7 @@ fn replica(
 }
 
 /// Whether log and state fit together; the commit index to start with. raft-rs panics on what is refused here.
-fn check_log(log: &LogState, apply: &ApplyState) -> Result<LogIndex, String> {
+pub(super) fn check_log(log: &LogState, apply: &ApplyState) -> Result<LogIndex, String> {
     let commit = apply.commit.0.max(log.hard_state.commit);
     if apply.applied.index < log.truncated.index {
         return Err(format!(

@@ -21,6 +21,7 @@ pub(crate) mod boot;
 mod golden;
 mod lifecycle;
 mod merges;
+pub mod recovery;
 mod snapshots;
 mod upkeep;
 

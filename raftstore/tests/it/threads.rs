@@ -3,7 +3,7 @@
 use std::{
     path::Path,
     sync::{
-        Arc, Mutex, OnceLock,
+        Arc, Mutex, OnceLock, Weak,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -16,9 +16,13 @@ use proto::{
 use raftstore::{
     Instant, LogBounds, MonotonicClock, StoreConfig, StoreCore, StoreHandle, Target, Transport, bootstrap,
     driver::{Drivers, RunningStore},
-    engine::rocks::{RocksEngine, RocksOptions},
+    engine::{
+        Engine, WriteBatch, WriteOp,
+        rocks::{RocksEngine, RocksOptions},
+    },
     log::FileLog,
     snapshot::Outgoing,
+    verify::{Tree, differences},
 };
 
 struct Clock(OnceLock<std::time::Instant>);
@@ -78,6 +82,8 @@ struct Cluster {
     handles: Vec<StoreHandle>,
     peers: Arc<Peers>,
     clock: Arc<Clock>,
+    /// As long as their stores run.
+    engines: Mutex<Vec<Weak<RocksEngine>>>,
 }
 
 fn start(directories: &[tempfile::TempDir], regions: &[Region]) -> Cluster {
@@ -86,6 +92,7 @@ fn start(directories: &[tempfile::TempDir], regions: &[Region]) -> Cluster {
         handles: Vec::new(),
         peers: Arc::default(),
         clock: Arc::new(Clock(OnceLock::new())),
+        engines: Mutex::default(),
     };
     for (i, directory) in directories.iter().enumerate() {
         let (running, handle) = cluster.open(StoreId(i as u64 + 1), directory.path(), regions);
@@ -109,9 +116,11 @@ impl Cluster {
             ..StoreConfig::new(store, 7)
         };
         let (core, handle) = StoreCore::open(config, engine.clone(), log.clone(), self.clock.clone()).unwrap();
+        self.engines.lock().unwrap().push(Arc::downgrade(&engine));
         let transport = Arc::new(Direct { from: store, peers: self.peers.clone() });
         let failed = Arc::new(move |reason| panic!("store {store} failed: {reason}"));
-        let drivers = Drivers { engine, log, transport, clock: self.clock.clone(), disk_reserve: None, failed };
+        let drivers =
+            Drivers { engine: engine.clone(), log, transport, clock: self.clock.clone(), disk_reserve: None, failed };
         let running = RunningStore::start(core, handle.clone(), drivers).unwrap();
         *self.peers.handles[store.0 as usize - 1].lock().unwrap() = Some(handle.clone());
         (running, handle)
@@ -252,4 +261,46 @@ async fn a_store_that_was_away_for_long_catches_up_by_a_snapshot_while_others_wr
         assert!(snapshot.engine.get(Cf::Data, key.as_bytes()).unwrap().is_some(), "{key} of {written}");
     }
     assert!(std::fs::read_dir(directories[at].path().join("state/snapshots")).unwrap().next().is_none());
+}
+
+/// What all stores have to say to a new mark.
+async fn verified(cluster: &Cluster, region: &Region, id: u64) -> Vec<Arc<Tree>> {
+    cluster.leader(region.id).await.mark(&target(region), id).await.unwrap();
+    let all = async {
+        loop {
+            let said: Vec<_> = cluster.handles.iter().filter_map(|handle| handle.verified(region.id, id)).collect();
+            if said.len() == cluster.handles.len() {
+                assert!(said.iter().all(|v| (v.index, &v.region) == (said[0].index, &said[0].region)));
+                return said.into_iter().map(|v| v.tree.expect("it is hashed")).collect();
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), all).await.expect("all answer within the deadline")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_are_compared_at_one_moment_under_writes_and_a_rotten_key_is_named() {
+    let directories = directories();
+    let regions = [region(1, "a", "z")];
+    let cluster = start(&directories, &regions);
+    cluster.leader(RegionId(1)).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let writing = write_on(cluster.handles.clone(), regions[0].clone(), stop.clone());
+    let comparing = async {
+        for id in 1..=20 {
+            let trees = verified(&cluster, &regions[0], id).await;
+            assert!(trees.iter().all(|tree| tree.root == trees[0].root), "mark {id}");
+        }
+        stop.store(true, Ordering::Relaxed);
+    };
+    let (written, ()) = futures::join!(writing, comparing);
+    assert!(written > 20, "{written}");
+    let rot = WriteOp::Put(Cf::Data, "k000007".into(), "rotten".into());
+    let engine = cluster.engines.lock().unwrap()[2].upgrade().expect("the store runs");
+    engine.write(WriteBatch { ops: vec![rot] }).unwrap();
+    let trees = verified(&cluster, &regions[0], 100).await;
+    assert_eq!(differences(&trees[0], &trees[1]), []);
+    let found = differences(&trees[0], &trees[2]);
+    assert!(found.len() == 1 && found[0].contains(b"k000007"), "{found:?}");
 }

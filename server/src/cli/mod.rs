@@ -22,7 +22,7 @@ enum Command {
     /// A whole cluster in one process, to try things out.
     Demo(DemoOptions),
     /// One node of a cluster.
-    Start(StartCommand),
+    Start(Box<StartCommand>),
     /// Looks at a running cluster.
     Ctl(CtlOptions),
     /// Load generators with built-in history checks (come with the workloads issue).
@@ -37,7 +37,7 @@ enum Command {
 pub fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Demo(options) => demo::run(options),
-        Command::Start(command) => start::run(command),
+        Command::Start(command) => start::run(*command),
         Command::Ctl(options) => ctl::run(options),
         Command::Workload { .. } => anyhow::bail!("workload: the load generators are not there yet; pgbench works"),
     }
@@ -65,8 +65,12 @@ mod tests {
             "flaredb ctl --endpoint h:1 region list",
             "flaredb ctl --endpoint h:1 region show 2",
             "flaredb ctl --endpoint h:1 region split 2 --key x",
+            "flaredb ctl --endpoint h:1 region verify --all",
             "flaredb ctl --endpoint h:1 store list",
             "flaredb ctl --endpoint h:1 pd leader",
+            "flaredb ctl unsafe-recover survey --data-dir d --out f",
+            "flaredb ctl unsafe-recover plan --lost 2,3 --out p f g",
+            "flaredb ctl unsafe-recover apply --data-dir d --plan p --yes",
         ] {
             if let Err(e) = Cli::try_parse_from(line.split(' ')) {
                 panic!("{line}: {e}");

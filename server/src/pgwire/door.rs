@@ -59,7 +59,7 @@ pub enum Phase {
 /// What all connections share.
 pub struct SqlDoor {
     /// Set once the node has found its cluster.
-    pub gateway: OnceLock<Arc<Gateway>>,
+    pub gateway: Arc<OnceLock<Arc<Gateway>>>,
     /// For CancelRequest.
     pub keys: Arc<CancelKeys>,
     config: DoorConfig,
@@ -86,7 +86,7 @@ impl SqlDoor {
     /// Nobody is let in before [`SqlDoor::serve`], and no session made before `gateway` is set.
     pub fn new(config: DoorConfig) -> Arc<Self> {
         Arc::new(SqlDoor {
-            gateway: OnceLock::new(),
+            gateway: Arc::default(),
             keys: Arc::default(),
             budget: MessageBudget::new(LONG_MESSAGES_BYTES),
             sessions: Arc::new(Semaphore::new(config.max_connections)),

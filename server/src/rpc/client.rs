@@ -6,14 +6,14 @@ use async_trait::async_trait;
 use node::{CallError, NodeRpc};
 use proto::wire::{
     AcceptRequest, AcceptResponse, HeartbeatRequest, HeartbeatResponse, KvRequest, KvResponse, PdRequest, PdResponse,
-    ProbeRequest, ProbeResponse, RequestHeader,
+    ProbeRequest, ProbeResponse, RequestHeader, VerifyRequest, VerifyResponse,
 };
 use tonic::{Response, Status, transport::Channel};
 
 use super::{
     MESSAGE_BYTES_MAX,
     channels::{Channels, was_never_sent},
-    stubs::{founding_client::FoundingClient, kv_client::KvClient, pd_client::PdClient},
+    stubs::{founding_client::FoundingClient, kv_client::KvClient, pd_client::PdClient, raft_client::RaftClient},
 };
 
 /// A call whose header names no deadline ends after this: longer than an election, so that what waits for one gets its answer.
@@ -84,6 +84,10 @@ impl NodeRpc for GrpcRpc {
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
         ended(address, limit(&request.header), client.call(request)).await
+    }
+    async fn verify(&self, address: &str, request: VerifyRequest) -> Result<VerifyResponse, CallError> {
+        let mut client = RaftClient::new(self.channel(address)?).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        ended(address, CALL_TIMEOUT, client.verify(request)).await
     }
 }
 

@@ -12,6 +12,7 @@
 
 pub mod channels;
 pub mod client;
+mod public_kv;
 pub mod server;
 pub mod services;
 mod snapshots;

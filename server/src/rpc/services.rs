@@ -1,6 +1,9 @@
 //! The answering side: each service hands its calls to the node.
 
-use std::{pin::Pin, sync::Arc};
+use std::{
+    pin::Pin,
+    sync::{Arc, OnceLock},
+};
 
 use futures::{Stream, StreamExt};
 use kv::{Pd as _, PdError};
@@ -9,13 +12,15 @@ use proto::{
     KeyRange,
     wire::{
         AcceptRequest, AcceptResponse, CancelOperatorRequest, CancelOperatorResponse, ClusterStatusRequest,
-        ClusterStatusResponse, FindRegionRequest, FindRegionResponse, GetStoresRequest, GetStoresResponse,
-        HeartbeatRequest, HeartbeatResponse, KvRequest, KvResponse, OperatorsRequest, OperatorsResponse, PdRequest,
-        PdResponse, PlanRequest, PlanResponse, ProbeRequest, ProbeResponse, RaftFrame, RaftStreamClosed,
-        ScanRegionsRequest, ScanRegionsResponse, SchedulersRequest, SchedulersResponse, SnapshotChunk,
-        SnapshotReceived, StoreChangeRequest, StoreChangeResponse,
+        ClusterStatusResponse, FindRegionRequest, FindRegionResponse, FindTableRequest, FindTableResponse,
+        GetStoresRequest, GetStoresResponse, HeartbeatRequest, HeartbeatResponse, KvRequest, KvResponse,
+        OperatorsRequest, OperatorsResponse, PdRequest, PdResponse, PlanRequest, PlanResponse, ProbeRequest,
+        ProbeResponse, RaftFrame, RaftStreamClosed, ScanRegionsRequest, ScanRegionsResponse, SchedulersRequest,
+        SchedulersResponse, SnapshotChunk, SnapshotReceived, StoreChangeRequest, StoreChangeResponse,
+        VerifyRegionRequest, VerifyRegionResponse, VerifyRequest, VerifyResponse,
     },
 };
+use sql::Gateway;
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
 use super::{
@@ -31,6 +36,8 @@ const REGIONS_PAGE: u32 = 1000;
 pub struct Services {
     /// Answers.
     pub node: Arc<Node>,
+    /// Knows tables, once it is set.
+    pub gateway: Arc<OnceLock<Arc<Gateway>>>,
 }
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -70,6 +77,10 @@ impl Raft for Services {
             }
         }
         Ok(Response::new(RaftStreamClosed { reason: "the sender ended it".into() }))
+    }
+
+    async fn verify(&self, request: Request<VerifyRequest>) -> Answer<VerifyResponse> {
+        Ok(Response::new(self.node.verify(request.into_inner()).await))
     }
 
     async fn snapshot(&self, chunks: Request<Streaming<SnapshotChunk>>) -> Answer<SnapshotReceived> {
@@ -133,6 +144,17 @@ impl Admin for Services {
     }
     async fn change_store(&self, request: Request<StoreChangeRequest>) -> Answer<StoreChangeResponse> {
         Ok(Response::new(self.pd()?.change_store(request.into_inner()).await.map_err(status)?))
+    }
+    async fn find_table(&self, request: Request<FindTableRequest>) -> Answer<FindTableResponse> {
+        let not_yet = || Status::unavailable("this node does not serve SQL yet");
+        let gateway = self.gateway.get().ok_or_else(not_yet)?;
+        let found = gateway.table_range(&request.into_inner().name);
+        let range = found.map_err(|error| Status::not_found(error.message.clone()))?;
+        Ok(Response::new(FindTableResponse { range: Some((&range).into()) }))
+    }
+    async fn verify_region(&self, request: Request<VerifyRegionRequest>) -> Answer<VerifyRegionResponse> {
+        self.pd()?;
+        Ok(Response::new(self.node.verifier().verify(&request.into_inner()).await.map_err(status)?))
     }
     async fn schedulers(&self, request: Request<SchedulersRequest>) -> Answer<SchedulersResponse> {
         Ok(Response::new(self.pd()?.schedulers(request.into_inner()).await.map_err(status)?))

@@ -122,7 +122,7 @@ mod tests {
 
     use proto::{
         Cf, Epoch, KeyRange, Peer, PeerId, PeerRole, Region, RegionId, StoreId,
-        wire::{RaftFrame, RaftMessage, RaftStreamClosed, SnapshotReceived},
+        wire::{RaftFrame, RaftMessage, RaftStreamClosed, SnapshotReceived, VerifyRequest, VerifyResponse},
     };
     use raftstore::{
         Event, SnapshotDriver, StoreConfig, StoreCore, StoreHandle, Transport, bootstrap,
@@ -145,6 +145,9 @@ mod tests {
     #[tonic::async_trait]
     impl Raft for Door {
         async fn stream(&self, _: Request<Streaming<RaftFrame>>) -> Result<Response<RaftStreamClosed>, Status> {
+            Err(Status::unimplemented("snapshots only"))
+        }
+        async fn verify(&self, _: Request<VerifyRequest>) -> Result<Response<VerifyResponse>, Status> {
             Err(Status::unimplemented("snapshots only"))
         }
         async fn snapshot(

@@ -161,7 +161,7 @@ mod tests {
     use crate::rpc::stubs::raft_server::{Raft, RaftServer};
     use bytes::Bytes;
     use futures::StreamExt;
-    use proto::wire::{RaftStreamClosed, SnapshotChunk, SnapshotReceived};
+    use proto::wire::{RaftStreamClosed, SnapshotChunk, SnapshotReceived, VerifyRequest, VerifyResponse};
     use tokio_stream::wrappers::TcpListenerStream;
     use tonic::{Request, Response, Status, Streaming};
 
@@ -180,6 +180,9 @@ mod tests {
                 }
             }
             Ok(Response::new(RaftStreamClosed::default()))
+        }
+        async fn verify(&self, _: Request<VerifyRequest>) -> Result<Response<VerifyResponse>, Status> {
+            Err(Status::unimplemented("frames only"))
         }
         async fn snapshot(&self, _: Request<Streaming<SnapshotChunk>>) -> Result<Response<SnapshotReceived>, Status> {
             Err(Status::unimplemented("frames only"))

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use datafusion::sql::sqlparser::ast::{
-    ColumnDef, ColumnOption, CreateTable, CreateTableOptions, Expr, Ident, PrimaryKeyConstraint, SqlOption,
+    ColumnDef, ColumnOption, CreateTable, CreateTableOptions, Expr, Ident, PrimaryKeyConstraint, SqlOption, Statement,
     TableConstraint,
 };
 
@@ -42,6 +42,14 @@ pub async fn create(client: &kv::Client, pending: &mut Pending, create: &CreateT
     table.storage_id = id;
     pending.create(Arc::new(table));
     Ok(None)
+}
+
+/// The table that a CREATE TABLE describes, without ids.
+pub fn described(statement: &Statement) -> SqlResult<TableDescriptor> {
+    let Statement::CreateTable(create) = statement else { return Err(SqlError::internal("no CREATE TABLE")) };
+    check_clauses(create)?;
+    let name = RelationName::new(&create.name)?;
+    describe(create, name.creation_schema()?.to_owned(), name.name)
 }
 
 fn check_clauses(create: &CreateTable) -> SqlResult<()> {

@@ -10,6 +10,7 @@
 //! A table that is filled in bulk (TRUNCATE, COPY into a new table, ADD PRIMARY KEY) gets a storage id that no published
 //! descriptor names yet: its rows are committed in batches, and become visible when the descriptor is.
 
+pub mod borders;
 pub mod create_table;
 pub mod default;
 pub mod drop_table;

@@ -252,7 +252,7 @@ impl Session {
             params.push(scalar.eval(&env)?);
         }
         let plan = Arc::clone(&prepared.plan);
-        if let PlanKind::Command(_) | PlanKind::Copy(_) | PlanKind::Declare(_) = plan.kind {
+        if let PlanKind::Command(_) | PlanKind::Copy(_) | PlanKind::Declare(_) | PlanKind::Split(_) = plan.kind {
             return Err(SqlError::unsupported("EXECUTE of a statement that is no query or change"));
         }
         let mut portal = Portal { prepared, plan, params, formats: Vec::new(), progress: Progress::New };

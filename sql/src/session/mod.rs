@@ -24,6 +24,7 @@ mod cursor;
 mod extended;
 pub mod plan;
 mod portal;
+mod regions;
 mod run;
 mod savepoint;
 pub mod settings;

@@ -90,6 +90,11 @@ impl Session {
                 let done = Box::pin(self.command(&statement, single)).await;
                 done.inspect_err(|_| self.fail(single))
             }
+            PlanKind::Split(split) => {
+                let single = last && matches!(self.transaction.state, State::Idle);
+                let done = Box::pin(self.split_regions(&split, single)).await;
+                done.inspect_err(|_| self.fail(single))
+            }
             PlanKind::Copy(copy) => {
                 let single = last && matches!(self.transaction.state, State::Idle);
                 let started = Box::pin(self.copy(&copy, single)).await;

@@ -1,5 +1,6 @@
 //! From a client's text to statements. PURE.
 
+pub mod borders;
 pub mod copy;
 pub mod locate;
 pub mod parse;
@@ -9,6 +10,7 @@ use std::sync::Arc;
 
 use datafusion::sql::sqlparser::ast;
 
+pub use borders::SplitStatement;
 pub use copy::CopyStatement;
 pub use parse::parse_one;
 pub use split::split;
@@ -22,6 +24,8 @@ pub enum Command {
     Sql(Arc<ast::Statement>),
     /// COPY, which we parse ourselves: sqlparser wants its data behind it.
     Copy(Arc<CopyStatement>),
+    /// A statement that cuts regions, which is ours.
+    Split(Arc<SplitStatement>),
     /// VACUUM, ANALYZE, CHECKPOINT …: there is nothing to do; the tag says that it is done.
     Maintenance(&'static str),
 }

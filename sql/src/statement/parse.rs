@@ -8,14 +8,14 @@ use datafusion::sql::sqlparser::{
     parser::{Parser, ParserError},
 };
 
-use super::{Command, copy, split::skip_blank};
+use super::{Command, borders, copy, split::skip_blank};
 use crate::error::{SqlError, SqlResult, SqlState};
 
 /// Stack that a thread needs which runs sessions: parser, planner and expressions recurse as deep as a statement is nested, and
 /// the two bounds below are what this much stack holds in a debug build.
 pub const THREAD_STACK_BYTES: usize = 8 << 20;
 /// Deepest nesting of parentheses and subqueries that is parsed; deeper is 54001.
-const MAX_DEPTH: usize = 100;
+pub(super) const MAX_DEPTH: usize = 100;
 /// Longest statement, in bytes; the parser needs many times as much memory.
 pub const MAX_STATEMENT_BYTES: usize = 16 << 20;
 /// Most arithmetic operators in a row (`a + a + …`): the parser makes as deep a tree of them, and DataFusion's
@@ -45,7 +45,17 @@ pub fn parse_one(sql: &str) -> SqlResult<Command> {
         "REINDEX" => return Ok(Command::Maintenance("REINDEX")),
         "COPY" => return copy::parse(sql).map(|copy| Command::Copy(Arc::new(copy))),
         "ABORT" => return statement(&format!("ROLLBACK{}", &body[word_len..]), sql),
-        "CREATE" => refuse_create(body)?,
+        "CREATE" => {
+            refuse_create(body)?;
+            if let Some(split) = borders::parse(sql, body)? {
+                return Ok(Command::Split(Arc::new(split)));
+            }
+        }
+        "ALTER" => {
+            if let Some(split) = borders::parse(sql, body)? {
+                return Ok(Command::Split(Arc::new(split)));
+            }
+        }
         "MOVE" => return Err(SqlError::unsupported("MOVE")),
         "LISTEN" | "NOTIFY" | "UNLISTEN" => return Err(SqlError::unsupported("LISTEN and NOTIFY")),
         "LOCK" => return Err(SqlError::unsupported("LOCK TABLE")),

@@ -4,13 +4,9 @@
 //! refused, lost, or done. What must hold is judged by the workload, by the referee, and at the end by [`Changes::settled`]:
 //! every store has the replicas it should have and no other, ranges join without gap, and replicas hold the same.
 
-use std::{
-    collections::BTreeMap,
-    hash::{DefaultHasher, Hash, Hasher},
-    pin::pin,
-    sync::Arc,
-    time::Duration,
-};
+mod verify;
+
+use std::{collections::BTreeMap, pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::future::{BoxFuture, Either, select};
@@ -19,9 +15,11 @@ use raftstore::{
     AdminError, NewRegion, PeerChange, ReplicaStatus, StoreHandle, Target,
     engine::{Engine, memory::MemoryEngine},
     keys,
+    verify::{Tree, differences, tree_of},
 };
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
+pub use verify::Comparison;
 
 use crate::{
     cluster::{Cluster, Software},
@@ -307,20 +305,20 @@ impl Changes {
     fn compare(&self, region: &Region, here: &BTreeMap<StoreId, ReplicaStatus>) -> Result<Result<(), String>, String> {
         let look = |store: &StoreId| {
             let engine = self.stores.engine(node_of(*store));
-            (*store, (applied(&engine, region.id), content_hash(&engine, region)))
+            (*store, (applied(&engine, region.id), tree_of(&*engine.snapshot(), region).expect("memory does not fail")))
         };
         let seen: BTreeMap<_, _> = here.keys().map(look).collect();
-        let all_equal = |of: fn(&(Option<LogIndex>, u64)) -> u64| {
-            let mut all = seen.values().map(of);
-            all.next().is_none_or(|first| all.all(|other| other == first))
+        let indexes: BTreeMap<_, _> = seen.iter().map(|(store, (applied, _))| (store, applied)).collect();
+        let Some((first, (index, tree))) = seen.first_key_value() else { return Ok(Ok(())) };
+        if indexes.values().any(|other| *other != index) {
+            return Err(format!("replicas of {} have not applied the same yet: {indexes:?}", region.id));
+        }
+        let differ = |(store, (_, other)): (&StoreId, &(_, Tree))| {
+            let ranges = differences(tree, other);
+            let reason = || format!("{} differs on {first} and {store} at {index:?} in {ranges:?}", region.id);
+            (!ranges.is_empty()).then(reason)
         };
-        if !all_equal(|(applied, _)| applied.unwrap_or_default().0) {
-            return Err(format!("replicas of {} have not applied the same yet: {seen:?}", region.id));
-        }
-        match all_equal(|(_, hash)| *hash) {
-            true => Ok(Ok(())),
-            false => Ok(Err(format!("replicas of {} differ at one applied index: {seen:?}", region.id))),
-        }
+        Ok(seen.iter().find_map(differ).map_or(Ok(()), Err))
     }
 }
 
@@ -347,18 +345,4 @@ fn come_together(source: &Led, into: &Region, next_id: &mut u64) -> Vec<PeerChan
 fn applied(engine: &MemoryEngine, region: RegionId) -> Option<LogIndex> {
     let value = engine.snapshot().get(Cf::Meta, &keys::apply_key(region)).expect("memory does not fail")?;
     Some(keys::decode_apply(&value).expect("a store writes what it can read").applied.index)
-}
-
-fn content_hash(engine: &MemoryEngine, region: &Region) -> u64 {
-    let snapshot = engine.snapshot();
-    let mut hasher = DefaultHasher::new();
-    for cf in [Cf::Data, Cf::Lock] {
-        let mut cursor = snapshot.cursor(cf, &region.range.start, &region.range.end);
-        let mut on = cursor.seek_to_first().expect("memory does not fail");
-        while on {
-            (cf as u8, cursor.key(), cursor.value()).hash(&mut hasher);
-            on = cursor.next().expect("memory does not fail");
-        }
-    }
-    hasher.finish()
 }

@@ -22,7 +22,7 @@ use crate::{
     coverage::Coverage,
     faults::{self, Fault, Victim},
     runtime::{NodeIndex, Owner, World},
-    workload::{Seat, Workload, bank::Bank, register::Register},
+    workload::{Seat, Workload, bank::Bank, register::Register, space::Doors},
 };
 
 /// Nodes of a simulated cluster: the smallest that survives the loss of one.
@@ -64,6 +64,8 @@ pub enum Kind {
     /// Gateways, tables that are emptied and made anew while others fill them.
     #[cfg(feature = "sql")]
     Schema,
+    /// [`Kind::Register`] through the public KV service.
+    Space,
 }
 
 /// All that this build has.
@@ -78,6 +80,7 @@ pub const KINDS: &[Kind] = &[
     Kind::SqlBank,
     #[cfg(feature = "sql")]
     Kind::Schema,
+    Kind::Space,
 ];
 
 impl Kind {
@@ -85,7 +88,7 @@ impl Kind {
     fn torment(self) -> (Vec<Fault>, Duration) {
         match self {
             Kind::Stores => ([faults::USUAL, &[Fault::HeirDies]].concat(), TORMENT),
-            Kind::Register | Kind::Bank => (faults::USUAL.to_vec(), TORMENT),
+            Kind::Register | Kind::Bank | Kind::Space => (faults::USUAL.to_vec(), TORMENT),
             Kind::Moving => ([faults::USUAL, &[Fault::Exile]].concat(), TORMENT * 2),
             #[cfg(feature = "sql")]
             Kind::SqlRegister | Kind::SqlBank | Kind::Schema => {
@@ -131,6 +134,10 @@ pub fn run(seed: u64, kind: Kind, settings: &Settings) -> Report {
         Kind::Stores => perform(kind, world.clone(), stores(&world), Arc::new(Register::default())),
         Kind::Register => perform(kind, world.clone(), nodes(&world), Arc::new(Register::default())),
         Kind::Bank => perform(kind, world.clone(), nodes(&world), Arc::new(Bank::default())),
+        Kind::Space => {
+            let doors = Nodes::cluster(world.clone(), NODES, settings.clone(), Doors);
+            perform(kind, world.clone(), doors, Arc::new(Register::default()))
+        }
         Kind::Moving => {
             let nodes = Nodes::cluster_with(world.clone(), MOVING_NODES, settings.clone(), Bare, hasty());
             perform(kind, world.clone(), nodes, Arc::new(Bank::default()))
@@ -200,6 +207,7 @@ impl<S: Software> Play<S> {
         if !self.pd_changes {
             self.world.spawn(Owner::Harness, changes.clone().torment(border, until));
         }
+        self.world.spawn(Owner::Harness, changes.clone().verify(until));
         let (network, victim) = (self.cluster.network().clone(), Arc::new(self.cluster.clone()));
         faults::torment(self.world.clone(), network, victim, kinds, self.world.now() + lasts).await;
         self.workload.stop();

@@ -266,6 +266,9 @@ impl StoreHost {
             if applied.iter().any(merges) {
                 host.drivers.referee.merged(host.handle.store());
             }
+            for marked in host.applier.take_marked() {
+                host.handle.keep_verified(marked.hash());
+            }
             host.busy.lock().applying = false;
             host.handle.complete(Event::Applied(applied));
             host.apply();

@@ -2,10 +2,16 @@
 
 mod drivers;
 mod membership;
+mod metrics;
 #[allow(clippy::disallowed_methods, reason = "real processes run on real time")]
 mod placement;
+#[allow(clippy::disallowed_methods, reason = "real processes run on real time")]
+mod public_kv;
+mod recovery;
 mod refusals;
+mod regions;
 mod slt;
 #[allow(clippy::disallowed_methods, reason = "real processes run on real time")]
 mod survival;
 mod tidy;
+mod verify;

@@ -38,7 +38,7 @@ fn leaders(node: &Node) -> Result<BTreeMap<u64, usize>> {
 }
 
 /// The id of the store at a node's address.
-fn store_of(asked: &Node, node: &Node) -> Result<u64> {
+pub(super) fn store_of(asked: &Node, node: &Node) -> Result<u64> {
     let list = asked.ctl(&["store", "list"])?;
     let rows = list.as_array().context("a list")?;
     let own = rows.iter().find(|row| row["address"] == node.address().as_str() && row["state"] == "up");
@@ -56,7 +56,7 @@ fn voters(node: &Node) -> Result<Vec<BTreeSet<u64>>> {
 }
 
 /// Waits until every region has three voters, none of them on `without`.
-async fn whole(node: &Node, without: Option<u64>) {
+pub(super) async fn whole(node: &Node, without: Option<u64>) {
     wait::until("every region is whole", MOVE_LIMIT, || async {
         let all = voters(node)?;
         let fine = |on: &BTreeSet<u64>| on.len() == 3 && without.is_none_or(|store| !on.contains(&store));
@@ -112,14 +112,14 @@ fn refused(node: &Node, args: &[&str], reason: &str) {
     assert!(said.contains(reason), "{args:?}: {said}");
 }
 
-async fn fill(node: &Node, rows: usize) {
+pub(super) async fn fill(node: &Node, rows: usize) {
     let client = node.connect().await.expect("the cluster is ready");
     client.batch_execute("CREATE TABLE filled (id int PRIMARY KEY, body text)").await.expect("a table");
     let insert = format!("INSERT INTO filled SELECT g, repeat('x', 100) FROM generate_series(1, {rows}) AS s(g)");
     client.batch_execute(&insert).await.expect("rows");
 }
 
-async fn rows(node: &Node) -> Result<i64> {
+pub(super) async fn rows(node: &Node) -> Result<i64> {
     Ok(node.connect().await?.query_one("SELECT count(*) FROM filled", &[]).await?.get(0))
 }
 

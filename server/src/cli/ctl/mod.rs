@@ -6,6 +6,8 @@ mod cluster;
 mod operator;
 mod region;
 mod store;
+mod unsafe_recover;
+mod verify;
 
 use std::time::Duration;
 
@@ -62,6 +64,9 @@ enum Verb {
     /// The placement driver.
     #[command(subcommand)]
     Pd(cluster::PdVerb),
+    /// Regions that lost their quorum for good go on with what is left. Offline; loses data.
+    #[command(subcommand)]
+    UnsafeRecover(unsafe_recover::UnsafeRecoverVerb),
 }
 
 /// How long a change is waited for.
@@ -104,6 +109,8 @@ async fn answer(options: &CtlOptions) -> anyhow::Result<String> {
         Verb::Operator(verb) => operator::run(&mut client, verb, output).await,
         Verb::Scheduler(verb) => operator::run_scheduler(&mut client, verb, output).await,
         Verb::Pd(verb) => cluster::run_pd(&mut client, verb, output).await,
+        // Asks nobody.
+        Verb::UnsafeRecover(verb) => return unsafe_recover::run(verb, output),
     };
     result.with_context(|| format!("asking {}", options.endpoint))
 }

@@ -6,13 +6,14 @@ use clap::{Args, Subcommand};
 use proto::{
     keyspace,
     wire::{
-        FindRegionRequest, FindRegionResponse, KeyRange, MergeRegionRequest, MoveLeaderRequest, MovePeerRequest,
-        PlanRequest, RegionEpoch, RegionStatus, ScanRegionsRequest, SplitRegionRequest, plan_request::Kind,
+        FindRegionRequest, FindRegionResponse, FindTableRequest, KeyRange, MergeRegionRequest, MoveLeaderRequest,
+        MovePeerRequest, PlanRequest, RegionEpoch, RegionStatus, ScanRegionsRequest, SplitRegionRequest,
+        plan_request::Kind,
     },
 };
 use serde_json::{Value, json};
 
-use super::{Client, Patience, ended, hex, leader, operator, said};
+use super::{Client, Patience, ended, hex, leader, operator, said, verify};
 use crate::cli::output::{Output, Table};
 
 /// Regions of one answer; the list is fetched page by page.
@@ -65,6 +66,16 @@ pub(super) enum RegionVerb {
         #[command(flatten)]
         change: Change,
     },
+    /// Compares what the replicas of a region hold, at one entry of its log; fails when they differ.
+    Verify {
+        /// Its id.
+        id: Option<u64>,
+        /// Every region, one after another.
+        #[arg(long, conflicts_with = "id", required_unless_present = "id")]
+        all: bool,
+        #[command(flatten)]
+        patience: Patience,
+    },
     /// Moves a region's leadership.
     TransferLeader {
         /// The region's id.
@@ -79,9 +90,9 @@ pub(super) enum RegionVerb {
 /// Which regions.
 #[derive(Args, Debug)]
 pub(super) struct Filter {
-    /// Of the SQL table with this id.
-    #[arg(long, value_name = "ID", conflicts_with = "key")]
-    table: Option<u32>,
+    /// Of this SQL table: NAME or SCHEMA.NAME, or the number it has in keys.
+    #[arg(long, value_name = "NAME", conflicts_with = "key")]
+    table: Option<String>,
     /// The one that holds this key (hex).
     #[arg(long, value_name = "HEX")]
     key: Option<String>,
@@ -116,6 +127,7 @@ pub(super) async fn run(client: &mut Client, verb: &RegionVerb, output: Output) 
             let found = find(client, id.unwrap_or(0), key.as_deref()).await?;
             return show(&found, output);
         }
+        RegionVerb::Verify { id, patience, .. } => return verify::run(client, *id, *patience, output).await,
         RegionVerb::Split { id, key, at_half, change } => {
             ensure!(*at_half || !key.is_empty(), "where? --key HEX or --at-half");
             let keys = key.iter().map(|text| unhex(text)).collect::<anyhow::Result<Vec<_>>>()?;
@@ -148,8 +160,14 @@ pub(super) async fn run(client: &mut Client, verb: &RegionVerb, output: Output) 
 
 async fn list(client: &mut Client, filter: &Filter, output: Output) -> anyhow::Result<String> {
     let mut range = KeyRange::default();
-    if let Some(table) = filter.table {
-        range = (&keyspace::table_range(keyspace::SQL_KEYSPACE, table)).into();
+    if let Some(table) = &filter.table {
+        range = match table.parse() {
+            Ok(number) => (&keyspace::table_range(keyspace::SQL_KEYSPACE, number)).into(),
+            Err(_) => {
+                let request = FindTableRequest { name: table.clone() };
+                client.find_table(request).await.map_err(said)?.into_inner().range.unwrap_or_default()
+            }
+        };
     }
     let mut regions = match &filter.key {
         Some(key) => vec![find(client, 0, Some(key)).await?.region.unwrap_or_default()],
@@ -169,7 +187,7 @@ async fn list(client: &mut Client, filter: &Filter, output: Output) -> anyhow::R
     Ok(table.render(output))
 }
 
-async fn scan(client: &mut Client, mut range: KeyRange) -> anyhow::Result<Vec<RegionStatus>> {
+pub(super) async fn scan(client: &mut Client, mut range: KeyRange) -> anyhow::Result<Vec<RegionStatus>> {
     let mut regions = Vec::new();
     loop {
         let request = ScanRegionsRequest { range: Some(range.clone()), limit: REGIONS_PAGE };

@@ -118,9 +118,13 @@ fn stores_table(stores: &[StoreStatus]) -> Table {
         "available_bytes",
         "labels",
         "requests_per_s",
+        "snapshots_sent",
+        "snapshots_received",
+        "snapshots_running",
     ]);
     for status in stores {
         let store = status.store.clone().unwrap_or_default();
+        let snapshots = status.snapshots.unwrap_or_default();
         let state = StoreState::try_from(store.state).unwrap_or(StoreState::Up).as_str_name();
         let mut labels: Vec<_> = store.labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
         labels.sort_unstable();
@@ -136,6 +140,9 @@ fn stores_table(stores: &[StoreStatus]) -> Table {
             json!(status.available_bytes),
             json!(labels),
             json!(status.load.as_ref().map_or(0, |l| l.reads_per_s + l.writes_per_s)),
+            json!(snapshots.sent),
+            json!(snapshots.received),
+            json!(snapshots.sending + snapshots.receiving),
         ]);
     }
     table

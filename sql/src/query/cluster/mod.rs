@@ -61,6 +61,7 @@ impl View {
                 ("end_key", Text),
                 ("table_schema", Text),
                 ("table_name", Text),
+                ("table_names", Text),
                 ("index_name", Text),
                 ("start_pretty", Text),
                 ("end_pretty", Text),

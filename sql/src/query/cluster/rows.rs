@@ -87,6 +87,12 @@ fn region(rows: &mut SystemTable, status: &RegionStatus, tables: &[Table], busy:
     let (range, epoch) = (region.range.unwrap_or_default(), region.epoch.unwrap_or_default());
     let load = status.load.unwrap_or_default();
     let table = table_at(tables, &range.start_key);
+    // All that lie in it, in the order of their keys.
+    let whole = KeyRange::from(range.clone());
+    let inside = |t: &&Table| keyspace::table_range(keyspace::SQL_KEYSPACE, t.storage_id).intersect(&whole).is_some();
+    let mut here: Vec<_> = tables.iter().filter(inside).collect();
+    here.sort_by_key(|t| t.storage_id);
+    let names: Vec<_> = here.into_iter().map(|t| t.shown_name()).collect();
     // The primary key is index 0, and the only one there is.
     let index = table.filter(|_| range.start_key.len() >= keyspace::PREFIX_LEN).and_then(|t| t.primary_key.clone());
     rows.push(&[
@@ -95,6 +101,7 @@ fn region(rows: &mut SystemTable, status: &RegionStatus, tables: &[Table], busy:
         ("end_key", text(hex(&range.end_key))),
         ("table_schema", table.map_or(Datum::Null, |t| text(&t.schema))),
         ("table_name", table.map_or(Datum::Null, |t| text(&t.name))),
+        ("table_names", text(names.join(","))),
         ("index_name", index.map_or(Datum::Null, text)),
         ("start_pretty", pretty(tables, &range.start_key)),
         ("end_pretty", pretty(tables, &range.end_key)),

@@ -78,6 +78,8 @@ pub const BUGS: &[Bug] = &[
     #[cfg(feature = "planted-bugs")]
     Bug::Store(raftstore::Planted::RemoveBelowQuorum),
     #[cfg(feature = "planted-bugs")]
+    Bug::Store(raftstore::Planted::EarlyMark),
+    #[cfg(feature = "planted-bugs")]
     Bug::Store(raftstore::Planted::MergeSourceStillRead),
     #[cfg(feature = "planted-bugs")]
     Bug::Store(raftstore::Planted::MergePurgesUnsynced),

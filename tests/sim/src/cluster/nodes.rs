@@ -12,8 +12,8 @@ use proto::{
     StoreId,
     wire::{
         AcceptRequest, AcceptResponse, HeartbeatRequest, HeartbeatResponse, KvRequest, KvResponse, PdRequest,
-        PdResponse, ProbeRequest, ProbeResponse, RaftFrame, RequestHeader, SnapshotHead, kv_request::Body as Asked,
-        kv_response::Body as Answered,
+        PdResponse, ProbeRequest, ProbeResponse, RaftFrame, RequestHeader, SnapshotHead, VerifyRequest, VerifyResponse,
+        kv_request::Body as Asked, kv_response::Body as Answered,
     },
 };
 use raftstore::{StoreConfig, StoreCore, StoreHandle, Transport, snapshot::Outgoing};
@@ -134,6 +134,7 @@ impl<T: Tenant> Nodes<T> {
                 ..StoreConfig::new(StoreId(0), rng.random())
             },
             client: kv::ClientConfig { seed: rng.random(), plant: bug.of_kv(), ..client },
+            verify_every: Duration::ZERO,
             rules: cluster.software.rules.clone(),
             #[cfg(feature = "planted-bugs")]
             planted: bug.of_pd(),
@@ -304,6 +305,9 @@ impl<T: Tenant> NodeRpc for Calls<T> {
             count(&cluster.world, asked, answered);
         }
         Ok(response)
+    }
+    async fn verify(&self, address: &str, request: VerifyRequest) -> Result<VerifyResponse, CallError> {
+        self.call(address, "verify", CALL_LIMIT, move |node| async move { node.verify(request).await }).await
     }
 }
 

@@ -5,6 +5,7 @@
 
 pub mod bank;
 pub mod register;
+pub mod space;
 
 use std::sync::Arc;
 

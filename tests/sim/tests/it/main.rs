@@ -5,3 +5,4 @@ mod planted;
 mod runtime;
 #[cfg(not(feature = "planted-bugs"))]
 mod suite;
+mod verify;

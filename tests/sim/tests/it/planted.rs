@@ -58,6 +58,11 @@ fn a_snapshot_half_ingested_is_found() {
 }
 
 #[test]
+fn comparing_replicas_at_different_moments_is_found() {
+    must_be_found(Kind::Stores, 10, Bug::Store(Store::EarlyMark));
+}
+
+#[test]
 fn applying_what_was_meant_for_another_epoch_is_found() {
     must_be_found(Kind::Stores, 10, Bug::Store(Store::StaleEpoch));
 }

@@ -29,6 +29,7 @@ const FAULTS: &[&str] = &[
     "memberships",
     "hand-overs",
     "changes refused",
+    "replicas compared",
 ];
 
 fn seeds() -> u64 {
@@ -79,6 +80,11 @@ fn registers_in_stores_are_linearizable() {
 #[test]
 fn registers_in_nodes_are_linearizable() {
     suite(Kind::Register, &["elections", "lease expiries", "nodes started", "registers read", "registers written"]);
+}
+
+#[test]
+fn strong_namespaces_are_linearizable() {
+    suite(Kind::Space, &["elections", "registers read", "registers written", "writes refused"]);
 }
 
 #[test]

@@ -29,7 +29,7 @@ const WALLS: &[(&str, &[&str], &str)] = &[
     ),
     ("arrow", &["sql", "server"], "rows are bytes below sql"),
     ("pgwire", &["server"], "only server knows the PostgreSQL wire"),
-    ("tonic", &["server"], "only server has sockets"),
+    ("tonic", &["server", "tests"], "only server has sockets, and tests are clients"),
     ("axum", &["server"], "only server has sockets"),
     ("rocksdb", &["raftstore"], "one door to the disk"),
     ("raft-engine", &["raftstore"], "one door to the disk"),
