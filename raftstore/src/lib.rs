@@ -23,6 +23,9 @@
 //! - [`verify`]: whether the replicas of a region hold the same, by marks in its log.
 //! - [`driver`]: threads, in production. In the simulator events call the same [`StoreCore::turn`].
 //!
+//! Regions are split, moved and merged while they serve: [`region`] says how, with the proofs in `region::merge` and its
+//! neighbours.
+//!
 //! Disk is behind two traits, [`engine::Engine`] (RocksDB, memory) for the state and [`log::LogEngine`] (raft-engine,
 //! memory) for the Raft log; [`keys`] draws what they hold. Only the log is synced on the commit path. The state
 //! recovers to a prefix of what was applied, and the log, which is never cut further than that, is replayed behind it.

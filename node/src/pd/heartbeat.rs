@@ -247,17 +247,6 @@ impl Heartbeat {
         }
     }
 
-    /// PD says that this store was removed. It holds nothing, or what others have too; it never comes back as this store.
-    fn must_end(&self) {
-        let reason = format!(
-            "store {} was removed from the cluster: this node ends. With an empty data directory it joins as a new store",
-            self.record.id
-        );
-        if self.end.send_replace(Some(reason.clone())).is_none() {
-            tracing::error!(reason, "this node must stop");
-        }
-    }
-
     fn snapshots(&self) -> SnapshotCounts {
         let counts = self.store.snapshots();
         SnapshotCounts {
@@ -266,6 +255,17 @@ impl Heartbeat {
             sent: counts.sent,
             received: counts.received,
             bytes: counts.bytes,
+        }
+    }
+
+    /// PD says that this store was removed. It holds nothing, or what others have too; it never comes back as this store.
+    fn must_end(&self) {
+        let reason = format!(
+            "store {} was removed from the cluster: this node ends. With an empty data directory it joins as a new store",
+            self.record.id
+        );
+        if self.end.send_replace(Some(reason.clone())).is_none() {
+            tracing::error!(reason, "this node must stop");
         }
     }
 

@@ -32,6 +32,8 @@ pub trait Victim: Send + Sync + 'static {
     fn disk(&self, node: NodeIndex) -> &Disk;
     /// Tells who takes the next snapshot.
     fn next_snapshot(&self) -> oneshot::Receiver<StoreId>;
+    /// Tells where a region is taken over next.
+    fn next_merge(&self) -> oneshot::Receiver<StoreId>;
     /// Moves the node's wall clock.
     fn jump_clock(&self, node: NodeIndex, by_ms: i64);
 }
@@ -55,6 +57,8 @@ pub enum Fault {
     Coup,
     /// A node is cut off until the others' logs do not reach back to it; it dies while it takes the snapshot it needs.
     Relapse,
+    /// A node dies soon after a region there has taken over another one: its state may go back to before.
+    HeirDies,
     /// All links lose, delay, double and reorder.
     RoughLinks,
     /// A node stands still, and goes on as if nothing had happened.
@@ -108,6 +112,10 @@ const AWAY_MIN: Duration = Duration::from_millis(1800);
 const SNAPSHOT_WAIT: Duration = Duration::from_millis(2000);
 /// About what the steps of a snapshot take.
 const SNAPSHOT_STEPS_MAX: Duration = Duration::from_millis(8);
+/// So long it may take until regions are merged.
+const MERGE_WAIT: Duration = Duration::from_millis(4000);
+/// About what a log write and its sync take: the source's log may be gone by then, the state is not synced yet.
+const HEIR_LIVES_MAX: Duration = Duration::from_millis(60);
 /// A coup waits this long for an election.
 const ELECTION_WAIT: Duration = Duration::from_millis(3000);
 /// What a winner is given before it dies: about what a disk needs for its first entry.
@@ -147,6 +155,7 @@ impl Nemesis {
             Fault::Bridge => self.bridge(node, lasts).await,
             Fault::Coup => self.coup(node).await,
             Fault::Relapse => self.relapse(node, lasts).await,
+            Fault::HeirDies => self.heir_dies().await,
             Fault::CrashAll => {
                 let all: Vec<_> = (0..self.victim.nodes()).collect();
                 self.crash(&all, lasts / 4).await;
@@ -267,6 +276,17 @@ impl Nemesis {
             self.crash(&[node_of(store)], down).await;
         }
         self.network.set_quality(LinkQuality::CALM);
+    }
+
+    async fn heir_dies(&mut self) {
+        let (merged, patience) = (self.victim.next_merge(), self.world.sleep(Owner::Harness, MERGE_WAIT));
+        if let Either::Left((Ok(store), _)) = select(merged, pin!(patience)).await {
+            self.world.count("heirs killed", 1);
+            let lives = self.rng.random_range(Duration::ZERO..HEIR_LIVES_MAX);
+            self.wait(lives).await;
+            let down = self.rng.random_range(BLINK_MIN..BLINK_MAX);
+            self.crash(&[node_of(store)], down).await;
+        }
     }
 
     async fn coup(&mut self, old: NodeIndex) {

@@ -87,7 +87,8 @@ impl Kind {
     /// What goes wrong, and for how long.
     fn torment(self) -> (Vec<Fault>, Duration) {
         match self {
-            Kind::Stores | Kind::Register | Kind::Bank | Kind::Space => (faults::USUAL.to_vec(), TORMENT),
+            Kind::Stores => ([faults::USUAL, &[Fault::HeirDies]].concat(), TORMENT),
+            Kind::Register | Kind::Bank | Kind::Space => (faults::USUAL.to_vec(), TORMENT),
             Kind::Moving => ([faults::USUAL, &[Fault::Exile]].concat(), TORMENT * 2),
             #[cfg(feature = "sql")]
             Kind::SqlRegister | Kind::SqlBank | Kind::Schema => {

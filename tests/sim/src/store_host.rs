@@ -22,7 +22,7 @@ use prost::Message;
 use proto::{LogIndex, Peer, PeerRole, RegionId, Term, wire};
 use raftstore::{
     Applier, Effects, Event, MonotonicClock, Role, SnapshotDriver, StoreCore, StoreHandle, Transport,
-    effect::{ApplyTask, ApplyWork, LogWrite, SnapshotTask},
+    effect::{Applied, ApplyTask, ApplyWork, LogWrite, MergeStep, RegionChange, SnapshotTask},
     engine::Engine,
     log::LogEngine,
     snapshot::Taking,
@@ -263,6 +263,9 @@ impl StoreHost {
                 host.show_entries(task);
             }
             let applied = host.applier.run(tasks).expect("what is committed applies");
+            if applied.iter().any(merges) {
+                host.drivers.referee.merged(host.handle.store());
+            }
             for marked in host.applier.take_marked() {
                 host.handle.keep_verified(marked.hash());
             }
@@ -351,6 +354,14 @@ impl StoreHost {
     pub fn handle(&self) -> &StoreHandle {
         &self.handle
     }
+}
+
+/// Whether a region has taken over another one.
+fn merges(applied: &Applied) -> bool {
+    let Applied::Entries { outcomes, .. } = applied else { return false };
+    let absorbs =
+        |change: &RegionChange| matches!(change, RegionChange::Merge { step: MergeStep::Absorbed { .. }, .. });
+    outcomes.iter().any(|outcome| matches!(&outcome.change, Some(Ok(change)) if absorbs(change)))
 }
 
 /// Whether a store leads any region.

@@ -34,6 +34,7 @@ struct Seen {
     memberships: BTreeSet<(RegionId, LogIndex, Term)>,
     curious: Vec<oneshot::Sender<StoreId>>,
     hungry: Vec<oneshot::Sender<StoreId>>,
+    greedy: Vec<oneshot::Sender<StoreId>>,
 }
 
 /// Sees all stores at once.
@@ -67,6 +68,19 @@ impl Referee {
         let (asker, answer) = oneshot::channel();
         self.0.lock().hungry.push(asker);
         answer
+    }
+
+    /// Tells where a region is taken over next.
+    pub fn next_merge(&self) -> oneshot::Receiver<StoreId> {
+        let (asker, answer) = oneshot::channel();
+        self.0.lock().greedy.push(asker);
+        answer
+    }
+
+    /// A region has taken over another one on a store.
+    pub fn merged(&self, store: StoreId) {
+        // Whoever asked may have gone.
+        self.0.lock().greedy.drain(..).for_each(|asker| asker.send(store).unwrap_or_default());
     }
 
     /// A store begins to take a snapshot.

@@ -260,6 +260,10 @@ impl<S: Software> Victim for Arc<Cluster<S>> {
         self.referee.next_election()
     }
 
+    fn next_merge(&self) -> oneshot::Receiver<StoreId> {
+        self.referee.next_merge()
+    }
+
     fn next_snapshot(&self) -> oneshot::Receiver<StoreId> {
         self.referee.next_snapshot()
     }

@@ -69,7 +69,7 @@ fn applying_what_was_meant_for_another_epoch_is_found() {
 
 #[test]
 fn a_region_that_speaks_before_its_split_is_durable_is_found() {
-    must_be_found(Kind::Stores, 10, Bug::Store(Store::SplitUnsynced));
+    must_be_found(Kind::Stores, 40, Bug::Store(Store::SplitUnsynced));
 }
 
 #[test]
@@ -94,7 +94,7 @@ fn reading_a_merges_source_is_found() {
 
 #[test]
 fn purging_a_merges_source_before_its_target_is_durable_is_found() {
-    must_be_found(Kind::Stores, 25, Bug::Store(Store::MergePurgesUnsynced));
+    must_be_found(Kind::Stores, 40, Bug::Store(Store::MergePurgesUnsynced));
 }
 
 #[test]
