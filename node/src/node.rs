@@ -327,6 +327,7 @@ impl Node {
             sizes: running.sizes.clone(),
             steps,
             stopping: self.stopping.clone(),
+            end: self.end.clone(),
         });
         if !self.config.verify_every.is_zero() {
             let rounds = Rounds {
@@ -375,7 +376,8 @@ impl Node {
         self.running.get().expect("the node was started")
     }
 
-    /// Completes when the node must not go on, with the reason (it belongs to another cluster than `--join` says).
+    /// Completes when the node must not go on, with the reason (it belongs to another cluster than `--join` says, or its
+    /// store was removed).
     pub async fn must_end(&self) -> String {
         let mut end = self.end.subscribe();
         loop {

@@ -238,7 +238,7 @@ impl Service {
             Body::CancelOperator(r) => Out::CancelOperator(self.cancel_operator(now, r)?),
             Body::StoreChange(r) => Out::StoreChange(self.change_store(now, r).await?),
             Body::Schedulers(r) => Out::Schedulers(self.schedulers(r).await?),
-            Body::FindRegion(r) => Out::FindRegion(self.find_region(now, r)),
+            Body::FindRegion(r) => Out::FindRegion(self.find_region(now, r)?),
             Body::CatalogLease(_) | Body::CatalogPublish(_) => unreachable!("calls that wait go their own way"),
         })
     }

@@ -249,6 +249,14 @@ impl Cluster {
         child.wait().expect("our own child is reaped")
     }
 
+    /// How the process of a node has ended, if it has by itself.
+    pub fn ended(&mut self, index: usize) -> Option<std::process::ExitStatus> {
+        let process = &mut self.nodes[index].process;
+        let status = process.as_mut()?.try_wait().expect("our own child is asked")?;
+        *process = None;
+        Some(status)
+    }
+
     /// SIGSTOP.
     pub fn pause(&self, index: usize) {
         self.nodes[index].signal(Signal::STOP);

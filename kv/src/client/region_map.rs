@@ -181,7 +181,10 @@ impl RegionMap {
                     let leader = region.peer_on(route.store).map(|p| p.store);
                     self.learn(region, leader, Term(0));
                 }
-                if mismatch.regions.is_empty() { Verdict::Pause(0) } else { Verdict::Retry }
+                // Only with something else to try: PD may know the old picture still, and would give the same route again.
+                let now = self.locate(&route.region.range.start);
+                let is_news = |r: &Route| (r.region.id, r.region.epoch) != (route.region.id, route.region.epoch);
+                if now.as_ref().is_some_and(is_news) { Verdict::Retry } else { Verdict::Pause(0) }
             }
             Some(Kind::KeyNotInRegion(_)) => {
                 self.forget(route);

@@ -23,6 +23,7 @@ use proto::{
     },
 };
 use raftstore::{Instant, ReplicaStatus, Role, StoreHandle, engine::Engine};
+use tokio::sync::watch;
 
 use super::PdClient;
 use crate::{AddressBook, Membership, load::LoadMeter, measure::Sizes, steps::Steps};
@@ -159,6 +160,8 @@ pub struct Heartbeat {
     pub steps: Arc<Steps>,
     /// Set when the process is about to end.
     pub stopping: Arc<AtomicBool>,
+    /// Why this node must end, once it must.
+    pub end: watch::Sender<Option<String>>,
 }
 
 impl Heartbeat {
@@ -187,6 +190,9 @@ impl Heartbeat {
                     self.clock.sleep(RETRY).await;
                     continue;
                 };
+                if answer.removed {
+                    self.must_end();
+                }
                 let again = reporter.taken(now, answer.pd_term, &due);
                 self.follow(answer, due.full).await;
                 if again {
@@ -249,6 +255,17 @@ impl Heartbeat {
             sent: counts.sent,
             received: counts.received,
             bytes: counts.bytes,
+        }
+    }
+
+    /// PD says that this store was removed. It holds nothing, or what others have too; it never comes back as this store.
+    fn must_end(&self) {
+        let reason = format!(
+            "store {} was removed from the cluster: this node ends. With an empty data directory it joins as a new store",
+            self.record.id
+        );
+        if self.end.send_replace(Some(reason.clone())).is_none() {
+            tracing::error!(reason, "this node must stop");
         }
     }
 

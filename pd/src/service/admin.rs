@@ -35,6 +35,9 @@ impl Service {
     pub(super) async fn plan_for_people(&self, now: Now, request: &PlanRequest) -> Result<PlanResponse, Failure> {
         let plans = {
             let state = self.state.lock();
+            if let Some(why) = not_yet(&state, now, request) {
+                return Err(Failure::Busy(why));
+            }
             let survey = Survey::new(&state.cluster, &state.operators, &state.rules, now);
             let plans = match &request.kind {
                 Some(Asked::Split(r)) => split(&survey, r),
@@ -55,14 +58,17 @@ impl Service {
         Ok(PlanResponse { operator_ids })
     }
 
-    pub(super) fn find_region(&self, now: Now, request: &FindRegionRequest) -> FindRegionResponse {
+    pub(super) fn find_region(&self, now: Now, request: &FindRegionRequest) -> Result<FindRegionResponse, Failure> {
         let state = self.state.lock();
         let view = match request.region_id {
             0 => state.cluster.region_of(&request.key),
             id => state.cluster.region(RegionId(id)),
         };
+        if view.is_none() && is_new(&state, now) {
+            return Err(Failure::Busy("PD is new, and has not heard of all regions yet".into()));
+        }
         let operator = view.and_then(|v| state.operators.of_region(v.id())).map(|op| op.status(now));
-        FindRegionResponse { region: view.map(Into::into), operator }
+        Ok(FindRegionResponse { region: view.map(Into::into), operator })
     }
 
     pub(super) async fn change_store(
@@ -87,6 +93,33 @@ impl Service {
             state.cluster.store_statuses(now).into_iter().find(|s| s.store.as_ref().is_some_and(|s| s.id == id.0));
         Ok(StoreChangeResponse { store, replicas: state.cluster.replicas_on(id) as u64 })
     }
+}
+
+/// Not all stores and regions have been reported to this PD.
+fn is_new(state: &State, now: Now) -> bool {
+    !state.cluster.has_settled(now) || !state.cluster.is_complete()
+}
+
+/// Why a plan can't be judged yet: a region that it names has no leader for the moment, or this PD has not heard of it. The
+/// caller asks again until its own deadline.
+fn not_yet(state: &State, now: Now, request: &PlanRequest) -> Option<String> {
+    let (ids, keys) = match &request.kind {
+        Some(Asked::Split(r)) => (vec![r.region_id], &r.keys[..]),
+        Some(Asked::Merge(r)) => (vec![r.region_id, r.into_region_id], &[][..]),
+        Some(Asked::Move(r)) => (vec![r.region_id], &[][..]),
+        Some(Asked::TransferLeader(r)) => (vec![r.region_id], &[][..]),
+        None => return None,
+    };
+    let named = ids.into_iter().filter(|id| *id != 0).map(|id| (state.cluster.region(RegionId(id)), id.to_string()));
+    let of_keys = keys.iter().map(|key| (state.cluster.region_of(key), format!("of key {}", hex(key))));
+    named.chain(of_keys).find_map(|(view, what)| match view {
+        // Whether it exists at all is known only later.
+        None if is_new(state, now) => Some(format!("PD is new, and has not heard of region {what} yet")),
+        Some(view) if view.leader.is_none() || view.term.0 == 0 => {
+            Some(format!("region {} has no leader right now", view.id().0))
+        }
+        _ => None,
+    })
 }
 
 /// The store's record as it shall be; `None`: as it is.

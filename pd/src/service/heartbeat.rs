@@ -12,6 +12,7 @@ impl Service {
     /// Takes a store's report and answers with what the store shall do. `Err`: this node is not PD (any more).
     pub async fn heartbeat(&self, now: Now, request: HeartbeatRequest) -> Result<HeartbeatResponse, MetaError> {
         let store = StoreId(said_by(&request).map_or(0, |s| s.id));
+        let removed = self.was_removed(&request);
         let (refusal, stale) = match self.heartbeat_refusal(&request) {
             Some(reason) => (reason, vec![]),
             None => {
@@ -33,6 +34,7 @@ impl Service {
             steps,
             gone,
             store_count: state.cluster.store_count() as u64,
+            removed,
         })
     }
 
@@ -86,6 +88,16 @@ impl Service {
             }
             Some(_) => None,
         }
+    }
+
+    /// The directory that reports is a store that people have removed.
+    fn was_removed(&self, request: &HeartbeatRequest) -> bool {
+        let Some(said) = said_by(request).filter(|_| request.cluster_id == self.settings.cluster.0) else {
+            return false;
+        };
+        let state = self.state.lock();
+        let known = state.cluster.store(StoreId(said.id)).filter(|known| known.uuid == said.uuid);
+        known.is_some_and(|known| known.state() == proto::wire::StoreState::Removed)
     }
 
     /// A store that moved (or changed its doors or labels) says so in its heartbeat.

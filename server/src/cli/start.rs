@@ -54,12 +54,13 @@ async fn one_node(settings: NodeSettings) -> anyhow::Result<()> {
         }
         reason = server.node.must_end() => anyhow::bail!(reason),
     }
-    tokio::select! {
-        () = ending.asked() => {}
-        reason = server.node.must_end() => anyhow::bail!(reason),
-    }
+    let reason = tokio::select! {
+        () = ending.asked() => None,
+        reason = server.node.must_end() => Some(reason),
+    };
+    // Sessions are told either way.
     server.drain().await;
-    Ok(())
+    reason.map_or(Ok(()), |reason| Err(anyhow::anyhow!(reason)))
 }
 
 /// SIGTERM and SIGINT.

@@ -222,6 +222,10 @@ async fn what_makes_no_sense_is_refused_with_the_reason() {
     let cluster = Cluster::start_ready(3).await;
     let node = &cluster.nodes()[1];
     refused(node, &["region", "show", "99"], "no region 99");
+    refused(node, &["region", "split", "99", "--at-half"], "no region 99");
+    refused(node, &["region", "move", "99", "--from", "1", "--to", "2"], "no region 99");
+    refused(node, &["region", "transfer-leader", "99", "1"], "no region 99");
+    refused(node, &["region", "transfer-leader", "2", "1", "--epoch", "x"], "not CONF/VERSION");
     refused(node, &["region", "split", "2"], "--key HEX or --at-half");
     refused(node, &["region", "split", "2", "--key", "00"], "region 1, not 2");
     refused(node, &["region", "split", "2", "--key", "xyz"], "not hexadecimal");
@@ -240,6 +244,52 @@ async fn what_makes_no_sense_is_refused_with_the_reason() {
     refused(node, &["store", "drain", "7"], "no store 7");
     refused(node, &["operator", "cancel", "7"], "no operator 7");
     refused(node, &["scheduler", "disable", "nothing"], "balance-region");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stores_that_are_down_get_nothing() {
+    let mut cluster = Cluster::launch_with(3, DOWN_AFTER, false);
+    cluster.wait_ready().await;
+    for name in ["balance-region", "balance-leader", "hot-region"] {
+        cluster.nodes()[0].ctl(&["scheduler", "disable", name]).expect("switches");
+    }
+    let (index, id) = fourth(&mut cluster).await;
+    let dead = store_of(&cluster.nodes()[0], &cluster.nodes()[2]).expect("it is there").to_string();
+    // Nobody is to repair what stays: the fourth goes first.
+    cluster.kill(index);
+    let (node, to) = (&cluster.nodes()[0], id.to_string());
+    wait::until("its silence is noticed", CHANGE_LIMIT, || async {
+        let shown = node.ctl(&["store", "show", &to])?;
+        ensure!(shown["state"] != "up", "{shown}");
+        Ok(())
+    })
+    .await;
+    refused(node, &["region", "move", "2", "--from", "1", "--to", &to], "it takes no replicas");
+    refused(node, &["store", "drain", &dead], "2 stores would be left for regions of 3 replicas");
+    cluster.kill(2);
+    let node = &cluster.nodes()[0];
+    wait::until("its silence is noticed", CHANGE_LIMIT, || async {
+        let shown = node.ctl(&["store", "show", &dead])?;
+        ensure!(shown["state"] != "up", "{shown}");
+        leaders(node).map(drop)
+    })
+    .await;
+    refused(node, &["region", "transfer-leader", "2", &dead], "does not answer");
+    // A quorum is left, and not one voter more.
+    refused(node, &["store", "remove", "1"], "1 stores would be left for regions of 3 replicas");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_pd_is_waited_for() {
+    let cluster = Cluster::start_ready(3).await;
+    let node = &cluster.nodes()[0];
+    node.ctl(&["scheduler", "disable", "balance-leader"]).expect("switches");
+    // Each time PD is another one, and has heard of nothing yet when the next request comes.
+    for store in ["1", "2", "3", "1", "2"] {
+        node.ctl(&["region", "transfer-leader", "1", store]).expect("moves");
+        node.ctl(&["region", "show", "3"]).expect("is known");
+        node.ctl(&["region", "transfer-leader", "2", store]).expect("moves");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -296,7 +346,19 @@ async fn a_store_is_drained_and_removed_under_load() {
     let all = voters(first).expect("a list");
     assert!(all.iter().all(|on| on.len() == 3 && !on.contains(&id)), "{all:?}");
     let written = writer.finish().await;
-    cluster.terminate(2);
+    // Its process ends by itself, and says why; started again it does the same.
+    for start_again in [true, false] {
+        let status = wait::until("the removed node ends", CHANGE_LIMIT, || {
+            let ended = cluster.ended(2);
+            async move { ended.context("it runs") }
+        })
+        .await;
+        assert_eq!(status.code(), Some(1));
+        if start_again {
+            cluster.start(2);
+        }
+    }
+    assert!(cluster.nodes()[2].log().contains(&format!("store {id} was removed from the cluster: this node ends")));
     let client = cluster.nodes()[1].connect().await.expect("it serves");
     let found: i64 = client.query_one("SELECT count(*) FROM written", &[]).await.expect("reads").get(0);
     assert!(written > 0 && found == written, "{found} rows, {written} were acknowledged");

@@ -115,14 +115,18 @@ async fn answer(options: &CtlOptions) -> anyhow::Result<String> {
     result.with_context(|| format!("asking {}", options.endpoint))
 }
 
-/// Waits until the operators have ended; an error when one did not succeed.
-async fn ended(client: &mut Client, ids: &[u64], patience: Patience) -> anyhow::Result<Vec<OperatorStatus>> {
+/// Waits until the operators have ended; an error when one did not succeed. `None`: PD has changed, and the new one does
+/// not know them.
+async fn ended(client: &mut Client, ids: &[u64], patience: Patience) -> anyhow::Result<Option<Vec<OperatorStatus>>> {
     let started = SystemClock.now();
     let mut done = Vec::new();
     for &id in ids {
-        done.push(one_ended(client, id, started, patience).await?);
+        match one_ended(client, id, started, patience).await? {
+            Some(status) => done.push(status),
+            None => return Ok(None),
+        }
     }
-    Ok(done)
+    Ok(Some(done))
 }
 
 async fn one_ended(
@@ -130,14 +134,14 @@ async fn one_ended(
     id: u64,
     started: raftstore::Instant,
     patience: Patience,
-) -> anyhow::Result<OperatorStatus> {
+) -> anyhow::Result<Option<OperatorStatus>> {
     loop {
         let request = OperatorsRequest { id, finished: true, region_id: 0 };
         // PD may be elsewhere from one call to the next: the next one finds it.
         let asked = client.list_operators(request).await.map(|r| r.into_inner().operators.into_iter().next());
         let state = |s: &OperatorStatus| OperatorState::try_from(s.state).unwrap_or(OperatorState::Running);
         let trouble = match asked {
-            Ok(Some(status)) if state(&status) == OperatorState::Done => return Ok(status),
+            Ok(Some(status)) if state(&status) == OperatorState::Done => return Ok(Some(status)),
             Ok(Some(status)) if state(&status) != OperatorState::Running => {
                 let ended = state(&status).as_str_name().trim_start_matches("OPERATOR_STATE_").to_lowercase();
                 anyhow::bail!("operator {id} on region {} {ended}: {}", status.region_id, status.outcome)
@@ -148,7 +152,7 @@ async fn one_ended(
                 format!("it is at: {next}{why}")
             }
             // Operators are the memory of one PD.
-            Ok(None) => anyhow::bail!("operator {id} is not known to PD any more: PD has changed; look at the region"),
+            Ok(None) => return Ok(None),
             Err(status) => said(status).to_string(),
         };
         if SystemClock.now().since(started) >= patience.limit() {

@@ -7,14 +7,18 @@ use proto::{
     keyspace,
     wire::{
         FindRegionRequest, FindRegionResponse, FindTableRequest, KeyRange, MergeRegionRequest, MoveLeaderRequest,
-        MovePeerRequest, PlanRequest, RegionEpoch, RegionStatus, ScanRegionsRequest, SplitRegionRequest,
-        plan_request::Kind,
+        MovePeerRequest, OperatorStatus, PlanRequest, RegionEpoch, RegionStatus, ScanRegionsRequest,
+        SplitRegionRequest, plan_request::Kind,
     },
 };
+use raftstore::MonotonicClock;
 use serde_json::{Value, json};
 
 use super::{Client, Patience, ended, hex, leader, operator, said, verify};
-use crate::cli::output::{Output, Table};
+use crate::{
+    cli::output::{Output, Table},
+    clock::SystemClock,
+};
 
 /// Regions of one answer; the list is fetched page by page.
 const REGIONS_PAGE: u32 = 1000;
@@ -147,14 +151,43 @@ pub(super) async fn run(client: &mut Client, verb: &RegionVerb, output: Output) 
         }
     };
     let epoch = change.epoch.as_deref().map(parse_epoch).transpose()?;
-    let planned = client.plan(PlanRequest { kind: Some(kind), epoch }).await.map_err(said)?.into_inner();
     if change.patience.no_wait {
+        let planned = client.plan(PlanRequest { kind: Some(kind), epoch }).await.map_err(said)?.into_inner();
         return operator::show_ids(client, &planned.operator_ids, output).await;
     }
-    let done = ended(client, &planned.operator_ids, change.patience).await?;
+    let done = carried_out(client, kind, epoch, change.patience).await?;
     match region {
         Some(id) => show(&find(client, id, None).await?, output),
         None => Ok(operator::table(&done).render(output)),
+    }
+}
+
+/// Has PD make a change and waits for it. Operators are the memory of one PD: the next one is asked again, where that does
+/// no harm.
+async fn carried_out(
+    client: &mut Client,
+    kind: Kind,
+    mut epoch: Option<RegionEpoch>,
+    patience: Patience,
+) -> anyhow::Result<Vec<OperatorStatus>> {
+    // In half again, or a region that is no more: not the same as before.
+    let once = match &kind {
+        Kind::Split(split) => split.keys.is_empty(),
+        Kind::Merge(_) => true,
+        Kind::Move(_) | Kind::TransferLeader(_) => false,
+    };
+    let started = SystemClock.now();
+    loop {
+        let request = PlanRequest { kind: Some(kind.clone()), epoch };
+        let planned = client.plan(request).await.map_err(said)?.into_inner();
+        if let Some(done) = ended(client, &planned.operator_ids, patience).await? {
+            return Ok(done);
+        }
+        if once || SystemClock.now().since(started) >= patience.limit() {
+            bail!("PD has changed, and the new one does not know the operator: look at the region");
+        }
+        // It may have done its part, and the epoch with it.
+        epoch = None;
     }
 }
 
