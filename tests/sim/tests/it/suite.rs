@@ -69,7 +69,6 @@ fn registers_in_stores_are_linearizable() {
             "relapses",
             "regions that fell asleep",
             "sleeping leaders killed",
-            "heirs killed",
             "reads by quorum",
             "registers written",
             "writes of unknown outcome",
