@@ -198,13 +198,21 @@ impl Replica {
         }
     }
 
+    /// What its region will be when the snapshot that it takes is its state.
+    pub(crate) fn arriving(&self) -> Option<&proto::Region> {
+        self.snapshots.arriving()
+    }
+
     /// Whether the driver is changing its state: until that is done it can't be destroyed.
     pub(crate) fn is_taking_snapshot(&self) -> bool {
         self.snapshots.busy()
     }
 
-    /// Whether it may stand for election: not before its state is there.
+    /// Whether it may stand for election: not before its state is there; and a sole voter, who elects itself at once, not on
+    /// entries that are still on their way to its disk (raft-rs panics).
     pub(super) fn may_stand(&self) -> bool {
-        !self.snapshots.incoming() || self.node.raft.state == StateRole::Leader
+        let log = &self.node.raft.raft_log;
+        let durable = !self.alone() || log.last_index() == log.persisted;
+        (!self.snapshots.incoming() && durable) || self.node.raft.state == StateRole::Leader
     }
 }

@@ -419,6 +419,10 @@ impl Replica {
         if let Some(peer) = region.peer(self.peer.id) {
             self.peer = peer;
         }
+        if region.epoch.version != self.region.epoch.version {
+            self.snapshots.outdate();
+            self.node.mut_store().offer(None);
+        }
         self.region = region;
     }
 

@@ -245,7 +245,7 @@ impl Replica {
     }
 
     /// Whether no other voter has to be asked.
-    fn alone(&self) -> bool {
+    pub(super) fn alone(&self) -> bool {
         is_only_voter(&self.region, self.peer)
     }
 

@@ -61,6 +61,8 @@ struct Kept {
     since: LogIndex,
     /// It is made.
     offered: bool,
+    /// The region's borders have moved since: who holds what is behind them now could not take it.
+    outdated: bool,
     sending: BTreeSet<PeerId>,
     ticks_left: u32,
 }
@@ -101,22 +103,33 @@ impl Snapshots {
             }
             None => false,
         };
-        let kept =
-            |id| Kept { id, since: applied, offered: false, sending: BTreeSet::new(), ticks_left: self.linger_ticks };
+        let kept = |id| Kept {
+            id,
+            since: applied,
+            offered: false,
+            outdated: false,
+            sending: BTreeSet::new(),
+            ticks_left: self.linger_ticks,
+        };
         self.kept = orders.make(self.region).map(kept);
         stale
+    }
+
+    /// The region's borders have moved. What was made before is sent to nobody any more.
+    pub(super) fn outdate(&mut self) {
+        self.kept.iter_mut().for_each(|kept| kept.outdated = true);
     }
 
     /// It is made, or can't be. Whether it may be offered.
     pub(super) fn made(&mut self, id: SnapshotId, made: Option<LogIndex>, orders: &mut SnapshotOrders) -> bool {
         match (&mut self.kept, made) {
-            (Some(kept), Some(index)) if kept.id == id => {
+            (Some(kept), Some(index)) if kept.id == id && !kept.outdated => {
                 kept.since = index;
                 kept.offered = true;
                 kept.ticks_left = self.linger_ticks;
                 true
             }
-            (Some(kept), None) if kept.id == id => {
+            (Some(kept), _) if kept.id == id => {
                 orders.discard(id);
                 self.kept = None;
                 false
@@ -133,7 +146,7 @@ impl Snapshots {
         message: wire::RaftMessage,
         orders: &mut SnapshotOrders,
     ) -> bool {
-        let Some(kept) = self.kept.as_mut().filter(|kept| kept.offered) else { return false };
+        let Some(kept) = self.kept.as_mut().filter(|kept| kept.offered && !kept.outdated) else { return false };
         kept.sending.insert(peer);
         orders.tasks.push(SnapshotTask::Send(Box::new(SendTask { id: kept.id, to, peer, message })));
         true
@@ -153,7 +166,7 @@ impl Snapshots {
             return false;
         };
         kept.ticks_left = kept.ticks_left.saturating_sub(1);
-        let over = kept.ticks_left == 0;
+        let over = kept.outdated || kept.ticks_left == 0;
         if over {
             orders.discard(kept.id);
             self.kept = None;
@@ -174,6 +187,16 @@ impl Snapshots {
     /// Whether a snapshot is on its way into the state: Raft's messages are taken, but nothing else happens.
     pub(super) fn incoming(&self) -> bool {
         self.incoming.is_some()
+    }
+
+    /// What the region will be when the snapshot that comes is its state.
+    pub(super) fn arriving(&self) -> Option<&proto::Region> {
+        match &self.incoming {
+            Some(Incoming::Accepted(content, _) | Incoming::Taking(content) | Incoming::Taken(content)) => {
+                Some(&content.region)
+            }
+            Some(Incoming::Persisting(..)) | None => None,
+        }
     }
 
     /// raft-rs has accepted a snapshot whose parts are in a folder.
@@ -273,6 +296,28 @@ mod tests {
         assert!(snapshots.tick(&mut orders));
         assert_eq!((orders.room, snapshots.log_needed_from()), (KEPT_AT_MOST, None));
         assert_eq!(orders.tasks.last(), Some(&SnapshotTask::Discard(id)));
+    }
+
+    #[test]
+    fn one_of_other_borders_is_sent_no_more() {
+        let (mut snapshots, mut orders) = (Snapshots::new(REGION, 3), SnapshotOrders::default());
+        snapshots.wanted(LogIndex(20), &mut orders);
+        let id = SnapshotId { region: REGION, number: 1 };
+        assert!(snapshots.made(id, Some(LogIndex(25)), &mut orders));
+        let send = |snapshots: &mut Snapshots, peer| {
+            snapshots.send(PeerId(peer), StoreId(peer), wire::RaftMessage::default(), &mut SnapshotOrders::default())
+        };
+        assert!(send(&mut snapshots, 2));
+        snapshots.outdate();
+        assert!(!send(&mut snapshots, 3));
+        assert!(!snapshots.tick(&mut orders), "it is on its way to another");
+        snapshots.sent(id, PeerId(2));
+        assert!(snapshots.tick(&mut orders), "nobody waits for it to linger");
+        snapshots.wanted(LogIndex(30), &mut orders);
+        snapshots.outdate();
+        let second = SnapshotId { region: REGION, number: 2 };
+        assert!(!snapshots.made(second, Some(LogIndex(30)), &mut orders), "the borders moved while it was made");
+        assert_eq!((orders.room, snapshots.log_needed_from()), (KEPT_AT_MOST, None));
     }
 
     #[test]

@@ -153,11 +153,14 @@ impl StoreCore {
         }
     }
 
-    /// A replica here, or one that is being removed, whose range is not free; not the one of region `but`.
+    /// A replica here, one that takes a snapshot, or one that is being removed, whose range is not free; not the one of
+    /// region `but`. Two snapshots may come at once: of a region before a split, and of what was split off.
     pub(super) fn covered_by(&self, range: &proto::KeyRange, but: Option<RegionId>) -> Option<RegionId> {
-        let alive = self.replicas.values().map(|replica| replica.region()).filter(|region| Some(region.id) != but);
-        let overlaps = |region: &&Arc<Region>| !region.range.is_empty() && region.range.intersect(range).is_some();
-        alive.chain(self.absent.dying.values()).find(overlaps).map(|region| region.id)
+        let held = self.replicas.values().map(|replica| &**replica.region());
+        let arriving = self.replicas.values().filter_map(Replica::arriving);
+        let alive = held.chain(arriving).filter(|region| Some(region.id) != but);
+        let overlaps = |region: &&Region| !region.range.is_empty() && region.range.intersect(range).is_some();
+        alive.chain(self.absent.dying.values().map(|region| &**region)).find(overlaps).map(|region| region.id)
     }
 
     fn begin_uninitialised(&mut self, region: RegionId, to: Peer, from: Peer) {
