@@ -318,10 +318,11 @@ impl Heartbeat {
     }
 }
 
-/// A replica that hears of no leader: its region may have gone on without it.
+/// A replica that hears of no leader, or sleeps and hears of nobody: its region may have gone on without it.
 fn orphan(replica: &ReplicaStatus) -> Option<StaleReplica> {
     let view = &replica.view;
-    view.leader.is_none().then(|| StaleReplica {
+    let hears = view.leader.is_some() && !(view.asleep && view.role == Role::Follower);
+    (!hears).then(|| StaleReplica {
         region_id: view.region.id.0,
         peer_id: view.peer.id.0,
         epoch: Some(view.region.epoch.into()),
@@ -386,6 +387,17 @@ mod tests {
         let ids = due.regions.iter().map(|r| r.view.region.id.0).collect();
         let again = r.taken(now, pd_term, &due);
         Some((due.full, ids, again))
+    }
+
+    #[test]
+    fn who_hears_of_nobody_asks_pd() {
+        let seen_as = |role, asleep| {
+            let mut replica = replica(1, 7, 5);
+            replica.view = Arc::new(ReplicaView { role, asleep, ..ReplicaView::clone(&replica.view) });
+            orphan(&replica).is_some()
+        };
+        assert!(seen_as(Role::Follower, true), "its removal may have passed it by");
+        assert!(!seen_as(Role::Follower, false) && !seen_as(Role::Leader, true));
     }
 
     #[test]
