@@ -21,6 +21,8 @@
 //! | **TSO** | PD's timestamp oracle; [`Timestamp`] |
 //! | **Gateway** | the SQL side of a node: sessions and the catalog cache |
 //! | **Operator, step** | PD's plan for a region |
+//! | **Merge: source, target** | one region taken over by its neighbour; the target keeps its id |
+//! | **Mark** | an entry at which every replica hashes its state, so that replicas can be compared |
 //! | **Founder, founding record** | the nodes that made the cluster, and what they agreed on |
 //! | **Prewrite, commit, primary, lock** | Percolator's; see `kv` |
 //! | **Safe point** | the timestamp below which old versions may go |
