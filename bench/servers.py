@@ -135,12 +135,13 @@ class FlareDB:
         return self.grpc.index(int(address.rsplit(":", 1)[1]))
 
     def ctl(self, *verb):
-        last = ""
+        reasons = []
         for n in range(len(self.grpc)):
-            said, last = self.ask(n, *verb)
+            said, reason = self.ask(n, *verb)
             if said is not None:
                 return said
-        raise SystemExit(f"FlareDB: ctl {' '.join(verb)}: {last}")
+            reasons.append(reason)
+        raise SystemExit(f"FlareDB: ctl {' '.join(map(str, verb))}: {'; '.join(reasons)}")
 
     def ask(self, n, *verb):
         """What `ctl` says through one node, and else the reason."""

@@ -16,6 +16,8 @@ QUIET_SECONDS = 0.4
 MOVES = 4
 MOVED_BYTES = 64 << 20
 ROW_BYTES = 1024
+# A transaction takes so much.
+FILLS = 8
 
 
 class Watch:
@@ -104,7 +106,9 @@ def move(cluster, bars):
     session = tables.connect(cluster, 0)
     session.execute("CREATE TABLE heavy (id bigint PRIMARY KEY, v text) SPLIT INTO 1")
     tables.create(session, "light", ROWS)
-    tables.fill(session, "heavy", ((i, os.urandom(ROW_BYTES // 2).hex()) for i in range(MOVED_BYTES // ROW_BYTES)))
+    rows = MOVED_BYTES // ROW_BYTES
+    for part in range(0, rows, rows // FILLS):
+        tables.fill(session, "heavy", ((i, os.urandom(ROW_BYTES // 2).hex()) for i in range(part, part + rows // FILLS)))
     fourth = cluster.store(cluster.join())
     [region] = tables.regions_of(cluster, "heavy")
     wait_for("PD to know its size", 60, lambda: tables.regions_of(cluster, "heavy")[0]["bytes"] >= MOVED_BYTES * 0.9)
