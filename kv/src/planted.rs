@@ -18,6 +18,8 @@ pub enum Planted {
     LateSecondary,
     /// Client: a request whose answer was lost counts as refused: committed writes are reported as failed.
     LostIsRefused,
+    /// Public KV: a swap writes in another transaction than the one that compared.
+    SwapUnchecked,
 }
 
 /// The bug of a client or of a service, if it has one.

@@ -29,7 +29,10 @@ use bytes::Bytes;
 use parking_lot::RwLock;
 use proto::{KeyRange, StoreId, Timestamp, wire};
 
-use crate::{Clock, Error, Pd, Rpc, Spawn, planted::Plant};
+use crate::{
+    Clock, Error, Pd, Rpc, Spawn,
+    planted::{Plant, Planted},
+};
 
 use backoff::Jitter;
 use region_map::RegionMap;
@@ -111,6 +114,10 @@ impl Client {
     ) -> Self {
         let jitter = Jitter::new(config.seed);
         Client { inner: Arc::new(Inner { rpc, pd, clock, spawn, regions: RwLock::default(), jitter, config }) }
+    }
+
+    pub(crate) fn has(&self, bug: Planted) -> bool {
+        self.inner.config.plant.has(bug)
     }
 
     /// A transaction whose snapshot is now.

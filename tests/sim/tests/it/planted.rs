@@ -128,6 +128,11 @@ fn calling_a_lost_answer_a_refusal_is_found() {
 }
 
 #[test]
+fn swapping_what_was_not_compared_is_found() {
+    must_be_found(Kind::Space, 20, Bug::Kv(Kv::SwapUnchecked));
+}
+
+#[test]
 fn using_timestamps_before_their_window_is_durable_is_found() {
     must_be_found(Kind::Bank, 100, Bug::Pd(Pd::TsoWindowNotPersisted));
 }

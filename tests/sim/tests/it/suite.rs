@@ -83,7 +83,7 @@ fn registers_in_nodes_are_linearizable() {
 
 #[test]
 fn strong_namespaces_are_linearizable() {
-    suite(Kind::Space, &["elections", "registers read", "registers written", "writes refused"]);
+    suite(Kind::Space, &["elections", "registers read", "registers written", "registers swapped", "writes refused"]);
 }
 
 #[test]
