@@ -14,6 +14,10 @@ pub enum Planted {
     IgnoreLocks,
     /// Client: a request whose answer was lost counts as refused: committed writes are reported as failed.
     LostIsRefused,
+    /// Store: row locks that no write follows are taken for held at commit, whatever became of the leader that granted them.
+    TrustLostRowLocks,
+    /// Client: a write under a row lock is not checked against what was committed since the lock was granted.
+    TrustRowLocks,
 }
 
 /// The bug of a client or of a service, if it has one.

@@ -161,12 +161,15 @@ pub struct Committer {
     /// A 1PC whose answer was lost may commit at any time until the primary is rolled back.
     one_pc_lost: bool,
     max_commit_ts: Option<Timestamp>,
+    /// All in one round, if all keys are in one region.
+    one_pc: bool,
     next_id: SendId,
 }
 
 impl Committer {
-    /// For mutations sorted by key, at least one; the first is the primary. The commit stays below `max_commit_ts`.
-    pub fn new(mutations: Vec<Mutation>, max_commit_ts: Option<Timestamp>) -> Self {
+    /// For mutations sorted by key, at least one; the first is the primary. The commit stays below `max_commit_ts`. Without
+    /// `one_pc` something is to be done between prewrite and commit.
+    pub fn new(mutations: Vec<Mutation>, max_commit_ts: Option<Timestamp>, one_pc: bool) -> Self {
         assert!(!mutations.is_empty(), "a transaction without writes needs no commit");
         Committer {
             mutations,
@@ -175,6 +178,7 @@ impl Committer {
             locked: Vec::new(),
             one_pc_lost: false,
             max_commit_ts,
+            one_pc,
             next_id: 0,
         }
     }
@@ -215,7 +219,7 @@ impl Committer {
         match event {
             Event::Start => {
                 let all = 0..self.mutations.len();
-                self.send(all, true, false, effects);
+                self.send(all, self.one_pc, false, effects);
             }
             Event::Split(id, runs) => {
                 let Some(old) = self.pending.remove(&id) else { return };

@@ -28,7 +28,7 @@ impl super::Script for Script {
             let fence: u64 = key(args, "fence")?;
             let mutation = |k: String| Mutation { key: Bytes::from(k), ..Mutation::default() };
             let mutations = rest(args).into_iter().map(mutation).collect();
-            self.committer = Some(Committer::new(mutations, (fence != 0).then_some(Timestamp(fence))));
+            self.committer = Some(Committer::new(mutations, (fence != 0).then_some(Timestamp(fence)), true));
             return self.step(Event::Start);
         }
         let event = match name {

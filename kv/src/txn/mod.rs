@@ -23,7 +23,7 @@ mod rollback;
 pub use check_txn::check_txn;
 pub use commit::commit;
 pub use heartbeat::heartbeat;
-pub use prewrite::{PrewriteMode, prewrite};
+pub use prewrite::{PrewriteMode, RowBlocker, prewrite};
 pub use resolve::resolve;
 pub use rollback::rollback;
 
