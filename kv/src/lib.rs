@@ -37,6 +37,7 @@
 pub mod client;
 pub mod codec;
 mod concurrency;
+pub mod deadlock;
 pub mod driver;
 mod error;
 #[cfg(test)]
@@ -45,16 +46,19 @@ pub mod latch;
 pub mod local;
 pub mod mvcc;
 pub mod planted;
+pub mod row_locks;
 pub mod service;
 pub mod space;
 pub mod store;
 pub mod txn;
 
 pub use client::{
-    COMMIT_MEMORY, Client, ClientConfig, CommitOptions, Floor, Page, RegionRoute, Savepoint, Scan, ScanOptions, Txn,
+    COMMIT_MEMORY, Client, ClientConfig, CommitOptions, Floor, LockPlace, LockedRow, OnLocked, Page, RegionRoute,
+    RowLock, Savepoint, Scan, ScanOptions, Txn,
 };
 pub use driver::{Clock, Pd, PdError, Reply, Rpc, RpcError, ScanChunk, ScanSink, Spawn, StoreScan};
 pub use error::Error;
+pub use proto::wire::RowLockMode;
 /// Of a monotonic clock; `sql` measures its leases and time-outs with it.
 pub use raftstore::{Instant, MonotonicClock};
 pub use service::Service;

@@ -20,6 +20,10 @@ pub enum Planted {
     LostIsRefused,
     /// Public KV: a swap writes in another transaction than the one that compared.
     SwapUnchecked,
+    /// Store: row locks that no write follows are taken for held at commit, whatever became of the leader that granted them.
+    TrustLostRowLocks,
+    /// Client: a write under a row lock is not checked against what was committed since the lock was granted.
+    TrustRowLocks,
 }
 
 /// The bug of a client or of a service, if it has one.

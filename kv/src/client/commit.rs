@@ -3,7 +3,11 @@
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use futures::{
+    FutureExt, StreamExt,
+    future::{BoxFuture, try_join},
+    stream::FuturesUnordered,
+};
 use proto::{
     Timestamp,
     wire::{
@@ -44,6 +48,8 @@ pub(crate) struct CommitJob {
     /// Of the locks, from start_ts.
     pub(crate) ttl: Duration,
     pub(crate) mutations: Vec<Mutation>,
+    /// Rows that are locked and not written, sorted: the locks must have stood until all writes are prewritten.
+    pub(crate) proven: Vec<Bytes>,
 }
 
 type Doing = BoxFuture<'static, Option<Event>>;
@@ -51,7 +57,7 @@ type Doing = BoxFuture<'static, Option<Event>>;
 /// Commits, or says why not.
 pub(crate) async fn run(mut job: CommitJob) -> Result<Timestamp, Error> {
     let mutations = std::mem::take(&mut job.mutations);
-    let mut committer = Committer::new(mutations, job.max_commit_ts);
+    let mut committer = Committer::new(mutations, job.max_commit_ts, job.proven.is_empty());
     let job = Arc::new(Job { keys: committer.mutations().to_vec(), job });
     let client = job.job.client.clone();
     let latest = client.inner.clock.now() + COMMIT_MEMORY;
@@ -147,7 +153,12 @@ impl Job {
                     Err(error) => Event::Refused(id, error),
                 }
             }
-            Effect::TakeTimestamp => Event::Timestamp(self.job.client.timestamp().await),
+            Effect::TakeTimestamp => {
+                let client = &self.job.client;
+                let proven = client.check_rows(self.job.start_ts, self.job.proven.clone(), deadline);
+                // From here on whoever reads what is written waits for the outcome: the locks may go.
+                Event::Timestamp(try_join(client.timestamp(), proven).await.map(|(ts, ())| ts))
+            }
             Effect::AskPrimary { repeat } => {
                 self.pause(repeat).await;
                 self.ask_primary(deadline).await
@@ -234,6 +245,8 @@ impl Job {
         match response.errors.into_iter().next().map(Refusal::from) {
             None => Ok(Event::Prewritten(id, Timestamp(response.min_commit_ts))),
             Some(Refusal::Locked(lock)) => Ok(Event::Locked(id, lock)),
+            // Its own row locks would have kept that one off: it has none there, or has lost them.
+            Some(Refusal::Error(Error::RowLocked { key })) => Err(Error::Conflict { key }),
             Some(refusal) => Err(unexpected(refusal)),
         }
     }

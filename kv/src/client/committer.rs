@@ -189,16 +189,19 @@ pub struct Committer {
     /// A 1PC whose answer was lost may commit at any time until the primary is rolled back.
     one_pc_lost: bool,
     max_commit_ts: Option<Timestamp>,
+    /// All in one round, if all keys are in one region.
+    one_pc: bool,
     next_id: SendId,
 }
 
 impl Committer {
-    /// For mutations sorted by key, at least one; the first is the primary. The commit stays below `max_commit_ts`.
-    pub fn new(mutations: Vec<Mutation>, max_commit_ts: Option<Timestamp>) -> Self {
+    /// For mutations sorted by key, at least one; the first is the primary. The commit stays below `max_commit_ts`. Without
+    /// `one_pc` something is to be done between prewrite and commit.
+    pub fn new(mutations: Vec<Mutation>, max_commit_ts: Option<Timestamp>, one_pc: bool) -> Self {
         assert!(!mutations.is_empty(), "a transaction without writes needs no commit");
         let key_bytes: usize = mutations.iter().map(|m| m.key.len()).sum();
         let few = mutations.len() <= ASYNC_KEYS && key_bytes <= ASYNC_KEY_BYTES;
-        let otherwise = if few { Protocol::Async } else { Protocol::TwoPc };
+        let otherwise = if few && one_pc { Protocol::Async } else { Protocol::TwoPc };
         Committer {
             mutations,
             phase: Phase::Prewriting,
@@ -209,6 +212,7 @@ impl Committer {
             min_commit_ts: Timestamp::ZERO,
             one_pc_lost: false,
             max_commit_ts,
+            one_pc,
             next_id: 0,
         }
     }
@@ -249,7 +253,8 @@ impl Committer {
         match event {
             Event::Start => {
                 let all = 0..self.mutations.len();
-                self.send(all, Protocol::OnePc, false, effects);
+                let protocol = if self.one_pc { Protocol::OnePc } else { Protocol::TwoPc };
+                self.send(all, protocol, false, effects);
             }
             Event::Split(id, runs) => {
                 let Some(old) = self.pending.remove(&id) else { return };

@@ -15,12 +15,16 @@ mod backoff;
 mod buffer;
 mod commit;
 pub mod committer;
+mod held;
+mod keeper;
 mod read;
 pub mod region_map;
 mod resolver;
 mod retry;
 mod route;
+mod row_locks;
 mod scan;
+mod snapshot;
 mod txn;
 
 use std::{sync::Arc, time::Duration};
@@ -35,12 +39,13 @@ use crate::{
 };
 
 use backoff::Jitter;
+use keeper::Keeper;
 use region_map::RegionMap;
 
-pub use buffer::Savepoint;
 pub use region_map::Route;
+pub use row_locks::{LockedRow, OnLocked, RowLock};
 pub use scan::{Page, Scan, ScanOptions};
-pub use txn::{CommitOptions, Floor, Txn};
+pub use txn::{CommitOptions, Floor, LockPlace, Savepoint, Txn};
 
 /// How long after its beginning a commit's outcome is looked for at most, whatever happened to the process meanwhile; what
 /// comes later is reported as unknown. So long the record of a commit has to stay at the primary. Above the default
@@ -86,6 +91,7 @@ struct Inner {
     spawn: Arc<dyn Spawn>,
     regions: RwLock<RegionMap>,
     jitter: Jitter,
+    keeper: Keeper,
     config: ClientConfig,
 }
 
@@ -113,7 +119,8 @@ impl Client {
         config: ClientConfig,
     ) -> Self {
         let jitter = Jitter::new(config.seed);
-        Client { inner: Arc::new(Inner { rpc, pd, clock, spawn, regions: RwLock::default(), jitter, config }) }
+        let (regions, keeper) = (RwLock::default(), Keeper::default());
+        Client { inner: Arc::new(Inner { rpc, pd, clock, spawn, regions, jitter, keeper, config }) }
     }
 
     pub(crate) fn has(&self, bug: Planted) -> bool {

@@ -29,7 +29,7 @@ impl super::Script for Script {
             let tail = if key(args, "long")? { "-".repeat(64 << 10) } else { String::new() };
             let mutation = |k: String| Mutation { key: Bytes::from(k + &tail), ..Mutation::default() };
             let mutations = rest(args).into_iter().map(mutation).collect();
-            self.committer = Some(Committer::new(mutations, (fence != 0).then_some(Timestamp(fence))));
+            self.committer = Some(Committer::new(mutations, (fence != 0).then_some(Timestamp(fence)), true));
             return self.step(Event::Start);
         }
         let event = match name {

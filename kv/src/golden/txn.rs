@@ -59,7 +59,8 @@ fn keys(args: &mut ArgumentConsumer<'_>) -> Vec<Bytes> {
     rest(args).into_iter().map(Bytes::from).collect()
 }
 
-/// `prewrite START put.a=1 insert.b=2 delete.c= lock.d= [primary=] [one_pc=COMMIT_TS] [async=MIN_COMMIT_TS others=KEY,…] [ttl_ms=] [min_commit_ts=] [max_commit_ts=]`
+/// `prewrite START put.a=1 insert.b=2 delete.c= lock.d= [primary=] [one_pc=COMMIT_TS] [async=MIN_COMMIT_TS others=KEY,…] [ttl_ms=]
+/// [min_commit_ts=] [max_commit_ts=] [seen=VERSION] [row_lock=OWNER]`
 fn prewrite(reader: &Reader<'_>, args: &mut ArgumentConsumer<'_>) -> Evaluated {
     let mut request = PrewriteRequest {
         start_ts: next(args, "start_ts")?,
@@ -74,6 +75,7 @@ fn prewrite(reader: &Reader<'_>, args: &mut ArgumentConsumer<'_>) -> Evaluated {
     request.async_commit = async_ts != 0;
     let others: String = key(args, "others")?;
     request.secondaries = others.split(',').filter(|key| !key.is_empty()).map(|key| key.to_string().into()).collect();
+    let (seen_ts, blocked_by): (u64, u64) = (key(args, "seen")?, key(args, "row_lock")?);
     while let Some((change, value)) = args.next_key() {
         let (kind, user_key) = change.split_once('.').ok_or("a change is kind.key=value")?;
         let kind = match kind {
@@ -84,7 +86,7 @@ fn prewrite(reader: &Reader<'_>, args: &mut ArgumentConsumer<'_>) -> Evaluated {
             _ => return Err(format!("unknown kind of change {kind}").into()),
         };
         let (user_key, value) = (Bytes::from(user_key.to_string()), Bytes::from(value.to_string()));
-        request.mutations.push(Mutation { kind: kind as i32, key: user_key, value });
+        request.mutations.push(Mutation { kind: kind as i32, key: user_key, value, seen_ts });
     }
     if request.primary.is_empty() {
         request.primary = request.mutations[0].key.clone();
@@ -94,7 +96,8 @@ fn prewrite(reader: &Reader<'_>, args: &mut ArgumentConsumer<'_>) -> Evaluated {
         (0, ts) => PrewriteMode::Async(Timestamp(ts)),
         (ts, _) => PrewriteMode::OnePc(Timestamp(ts)),
     };
-    let (batch, response) = txn::prewrite(reader, &request, mode)?;
+    let (batch, response) =
+        txn::prewrite(reader, &request, mode, &|_| (blocked_by > 0).then_some(Timestamp(blocked_by)))?;
     let answer = match (response.errors.first(), response.one_pc_commit_ts) {
         (Some(error), _) => show_error(error),
         (None, 0) => format!("locked, min_commit_ts {}", response.min_commit_ts),
@@ -296,6 +299,7 @@ fn show_error(error: &KeyError) -> String {
         Some(Kind::Aborted(a)) => format!("{} was rolled back", a.start_ts),
         Some(Kind::TxnNotFound(t)) => format!("no trace of {}", t.start_ts),
         Some(Kind::CommitFenced(f)) => format!("fenced: {} is not below {}", f.needed_commit_ts, f.max_commit_ts),
+        Some(Kind::RowLocked(r)) => format!("the row {} is locked by {}", text(&r.key), r.owner),
         Some(Kind::CommitTsTooLow(t)) => format!("{} needs a commit_ts of {} at least", text(&t.key), t.min_commit_ts),
         other => format!("{other:?}"),
     }

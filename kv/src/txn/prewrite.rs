@@ -7,7 +7,7 @@ use proto::{
     Batch, Cf, Timestamp,
     wire::{
         Aborted, AlreadyExists, CommitFenced, KeyError, Mutation, MutationKind, PrewriteRequest, PrewriteResponse,
-        WriteConflict, key_error::Kind,
+        RowLocked, WriteConflict, key_error::Kind,
     },
 };
 
@@ -37,17 +37,21 @@ enum Obstacle {
     Error(Kind),
 }
 
+/// Who has a row lock that excludes a mutation.
+pub type RowBlocker<'a> = &'a dyn Fn(&Mutation) -> Option<Timestamp>;
+
 /// Evaluates a prewrite. Answers with the commit timestamp when the transaction turns out to be committed: the
 /// request was carried out before and its answer was lost.
 pub fn prewrite(
     reader: &Reader<'_>,
     request: &PrewriteRequest,
     mode: PrewriteMode,
+    row_blocker: RowBlocker<'_>,
 ) -> Result<(Batch, PrewriteResponse), Fault> {
     let start_ts = Timestamp(request.start_ts);
     let mut own_locks = vec![None; request.mutations.len()];
     for (mutation, own_lock) in request.mutations.iter().zip(&mut own_locks) {
-        match obstacle(reader, request, mutation)? {
+        match obstacle(reader, request, mutation, row_blocker)? {
             None => {}
             Some(Obstacle::OwnLock(min_commit_ts)) => *own_lock = Some(min_commit_ts),
             Some(Obstacle::Error(kind)) => {
@@ -88,7 +92,12 @@ pub fn prewrite(
     Ok((batch, response))
 }
 
-fn obstacle(reader: &Reader<'_>, request: &PrewriteRequest, mutation: &Mutation) -> Result<Option<Obstacle>, Fault> {
+fn obstacle(
+    reader: &Reader<'_>,
+    request: &PrewriteRequest,
+    mutation: &Mutation,
+    row_blocker: RowBlocker<'_>,
+) -> Result<Option<Obstacle>, Fault> {
     let (key, start_ts) = (&mutation.key, Timestamp(request.start_ts));
     if let Some(lock) = reader.lock(key)? {
         return Ok(Some(match lock.start_ts == start_ts {
@@ -105,6 +114,9 @@ fn obstacle(reader: &Reader<'_>, request: &PrewriteRequest, mutation: &Mutation)
     if decides && reader.is_rolled_back(key, start_ts)? {
         return Ok(Some(Obstacle::Error(Kind::Aborted(Aborted { start_ts: start_ts.0 }))));
     }
+    if let Some(owner) = row_blocker(mutation) {
+        return Ok(Some(Obstacle::Error(Kind::RowLocked(RowLocked { key: key.clone(), owner: owner.0 }))));
+    }
     let Some(newest) = reader.newest(key)? else { return Ok(None) };
     if mutation.kind() == MutationKind::Insert {
         let exists = match newest.kind {
@@ -117,7 +129,8 @@ fn obstacle(reader: &Reader<'_>, request: &PrewriteRequest, mutation: &Mutation)
             return Ok(Some(Obstacle::Error(Kind::AlreadyExists(AlreadyExists { key: key.clone() }))));
         }
     }
-    if newest.commit_ts > start_ts {
+    let seen_ts = if mutation.seen_ts == 0 { start_ts } else { Timestamp(mutation.seen_ts) };
+    if newest.commit_ts > seen_ts {
         let conflict = WriteConflict {
             key: key.clone(),
             start_ts: start_ts.0,

@@ -8,9 +8,9 @@ use arrow::{
     record_batch::RecordBatch,
 };
 use bytes::Bytes;
-use kv::Txn;
+use kv::{RowLockMode, Txn};
 
-use super::{Target, target::Change};
+use super::{Certainty, Target, target::Change};
 use crate::{
     error::{SqlError, SqlResult, SqlState},
     query::{Conflict, Rows},
@@ -28,10 +28,16 @@ pub struct Met {
 }
 
 /// Looks the keys of `rows` up. What ON CONFLICT DO NOTHING leaves out is left out.
-pub async fn meet(target: &Target, conflict: &Conflict, txn: &Txn, rows: Vec<Vec<Datum>>) -> SqlResult<Met> {
+pub async fn meet(
+    target: &Target,
+    conflict: &Conflict,
+    txn: &Txn,
+    rows: Vec<Vec<Datum>>,
+    certainty: Certainty<'_>,
+) -> SqlResult<Met> {
     rows.iter().try_for_each(|row| target.check_not_null(row))?;
     let keys = rows.iter().map(|row| target.codec.key(row)).collect::<SqlResult<Vec<Bytes>>>()?;
-    let found = txn.get_many(&keys).await?;
+    let found = existing_rows(txn, &keys, conflict, certainty).await?;
     let (mut met, mut seen) = (Met::default(), HashSet::new());
     for (at, ((row, key), there)) in rows.into_iter().zip(keys).zip(found).enumerate() {
         let again = !seen.insert(key.clone());
@@ -47,6 +53,27 @@ pub async fn meet(target: &Target, conflict: &Conflict, txn: &Txn, rows: Vec<Vec
         }
     }
     Ok(met)
+}
+
+/// The rows under `keys`, and no others may come there from now on. DO NOTHING leaves rows that are there to others.
+async fn existing_rows(
+    txn: &Txn,
+    keys: &[Bytes],
+    conflict: &Conflict,
+    certainty: Certainty<'_>,
+) -> SqlResult<Vec<Option<Bytes>>> {
+    let Certainty::Locked(locking) = certainty else { return Ok(txn.get_many(keys).await?) };
+    let mut found = match conflict {
+        Conflict::Nothing => txn.get_many(keys).await?,
+        Conflict::Update(_) => vec![None; keys.len()],
+    };
+    let missing: Vec<usize> = (0..keys.len()).filter(|at| found[*at].is_none()).collect();
+    let asked: Vec<Bytes> = missing.iter().map(|at| keys[*at].clone()).collect();
+    let rows = locking.lock(txn, &asked, RowLockMode::NoKeyUpdate, true).await?;
+    for (at, row) in missing.into_iter().zip(rows) {
+        found[at] = row.value;
+    }
+    Ok(found)
 }
 
 /// What is to be written.
@@ -70,16 +97,24 @@ impl Met {
 
 impl Resolved {
     /// Writes all of it. The rows that were inserted or changed come back, in the statement's order.
-    pub async fn write(mut self, target: &Target, txn: &Txn) -> SqlResult<Vec<Vec<Datum>>> {
+    pub async fn write(mut self, target: &Target, txn: &Txn, certainty: Certainty<'_>) -> SqlResult<Vec<Vec<Datum>>> {
         for (_, row) in &self.fresh {
-            // A key that another transaction inserts meanwhile is a conflict of writers, and the statement runs again.
+            // Without locks a key that another transaction inserts meanwhile is a conflict of writers: the statement runs again.
             txn.put(target.codec.key(row)?, target.codec.value(row)?)?;
         }
         let (places, changes): (Vec<usize>, Vec<Change>) = self.changes.into_iter().unzip();
-        target.update(txn, &changes, true).await?;
+        target.update(txn, &changes, if_unlocked_read(certainty)).await?;
         self.fresh.extend(places.into_iter().zip(changes.into_iter().map(|change| change.row)));
         self.fresh.sort_by_key(|(at, _)| *at);
         Ok(self.fresh.into_iter().map(|(_, row)| row).collect())
+    }
+}
+
+/// A key that a row moves to is looked up here, whatever the commit would say.
+fn if_unlocked_read(certainty: Certainty<'_>) -> Certainty<'_> {
+    match certainty {
+        Certainty::AtCommit => Certainty::Read,
+        other => other,
     }
 }
 

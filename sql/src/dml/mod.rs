@@ -6,9 +6,12 @@
 pub mod bulk;
 pub mod conflict;
 pub mod general;
+pub mod locking;
 pub mod returning;
+pub mod select_for;
 pub mod target;
 
 pub use bulk::BulkWriter;
+pub use locking::{Certainty, Isolation, RowLocking};
 pub use returning::Projection;
 pub use target::Target;

@@ -1,8 +1,9 @@
 //! A table that rows are written to.
 
 use bytes::Bytes;
-use kv::Txn;
+use kv::{RowLockMode, Txn};
 
+use super::Certainty;
 use crate::{
     catalog::{Table, TableDescriptor},
     codec::TableCodec,
@@ -38,15 +39,15 @@ impl Target {
         Target { codec: TableCodec::new(&table), table }
     }
 
-    /// Puts new rows into the transaction. A key that exists is 23505: found at once when `eager` (the transaction goes on
-    /// after this statement), otherwise by the commit that follows.
-    pub async fn insert(&self, txn: &Txn, rows: &[Vec<Datum>], eager: bool) -> SqlResult<()> {
+    /// Puts new rows into the transaction. A key that exists is 23505, found at once or, if `certainty` leaves it to that, by the
+    /// commit that follows.
+    pub async fn insert(&self, txn: &Txn, rows: &[Vec<Datum>], certainty: Certainty<'_>) -> SqlResult<()> {
         let mut keys = Vec::with_capacity(rows.len());
         for row in rows {
             self.check_not_null(row)?;
             keys.push(self.codec.key(row)?);
         }
-        self.check_new(txn, &keys, rows, eager).await?;
+        self.check_new(txn, &keys, rows, certainty).await?;
         for (key, row) in keys.into_iter().zip(rows) {
             let value = self.codec.value(row)?;
             self.put_new(txn, key, value, row)?;
@@ -55,7 +56,7 @@ impl Target {
     }
 
     /// Changes rows. Moves to another key are deletes first, then inserts, so that rows may trade places.
-    pub async fn update(&self, txn: &Txn, changes: &[Change], eager: bool) -> SqlResult<()> {
+    pub async fn update(&self, txn: &Txn, changes: &[Change], certainty: Certainty<'_>) -> SqlResult<()> {
         let mut moved = Vec::new();
         for change in changes {
             self.check_not_null(&change.row)?;
@@ -67,10 +68,9 @@ impl Target {
                 moved.push((key, &change.row));
             }
         }
-        if eager && !moved.is_empty() {
+        if !moved.is_empty() {
             let keys: Vec<Bytes> = moved.iter().map(|(key, _)| key.clone()).collect();
-            let found = txn.get_many(&keys).await?;
-            if let Some(at) = found.iter().position(Option::is_some) {
+            if let Some(at) = existing(txn, &keys, certainty).await? {
                 return Err(self.duplicate(moved[at].1));
             }
         }
@@ -89,18 +89,28 @@ impl Target {
         Ok(())
     }
 
-    async fn check_new(&self, txn: &Txn, keys: &[Bytes], rows: &[Vec<Datum>], eager: bool) -> SqlResult<()> {
+    async fn check_new(
+        &self,
+        txn: &Txn,
+        keys: &[Bytes],
+        rows: &[Vec<Datum>],
+        certainty: Certainty<'_>,
+    ) -> SqlResult<()> {
         // A row id is nobody else's.
-        if !eager || self.table.primary_key.is_none() {
+        if self.table.primary_key.is_none() {
             return Ok(());
         }
-        let found = match keys {
-            [one] => vec![txn.get(one).await?],
-            many => txn.get_many(many).await?,
-        };
-        match found.iter().position(Option::is_some) {
+        match existing(txn, keys, certainty).await? {
             Some(at) => Err(self.duplicate(&rows[at])),
             None => Ok(()),
+        }
+    }
+
+    /// The lock that an UPDATE of these columns takes: as in PostgreSQL a weaker one when the key stays.
+    pub fn update_lock(&self, mut assigned: impl Iterator<Item = usize>) -> RowLockMode {
+        match assigned.any(|at| self.table.key.contains(&at)) {
+            true => RowLockMode::Update,
+            false => RowLockMode::NoKeyUpdate,
         }
     }
 
@@ -133,6 +143,19 @@ impl Target {
         };
         self.duplicate(&row)
     }
+}
+
+/// The first of `keys` that has a row, as far as that is to be known now.
+async fn existing(txn: &Txn, keys: &[Bytes], certainty: Certainty<'_>) -> SqlResult<Option<usize>> {
+    Ok(match (certainty, keys) {
+        (Certainty::AtCommit, _) => None,
+        (Certainty::Read, [one]) => txn.get(one).await?.map(|_| 0),
+        (Certainty::Read, many) => txn.get_many(many).await?.iter().position(Option::is_some),
+        (Certainty::Locked(locking), keys) => {
+            let rows = locking.lock(txn, keys, RowLockMode::Update, true).await?;
+            rows.iter().position(|row| row.value.is_some())
+        }
+    })
 }
 
 /// 23502.

@@ -17,6 +17,7 @@ pub mod run;
 use crate::{
     dml::{Projection, Target},
     eval::Scalar,
+    statement::row_lock::RowLockClause,
 };
 
 pub use access::{Access, Selection};
@@ -49,6 +50,14 @@ impl KeyPlan {
             KeyPlan::Modify(plan) => plan.returning.as_ref(),
         }
     }
+    /// It changes or locks rows that it has to find first.
+    pub fn reads_for_write(&self) -> bool {
+        matches!(self, KeyPlan::Modify(_)) || self.locks()
+    }
+    /// SELECT … FOR UPDATE and its kin.
+    pub fn locks(&self) -> bool {
+        matches!(self, KeyPlan::Read(ReadPlan { lock: Some(_), .. }))
+    }
     /// It writes.
     pub fn writes(&self) -> bool {
         !matches!(self, KeyPlan::Read(_))
@@ -70,6 +79,8 @@ pub struct ReadPlan {
     pub reverse: bool,
     /// LIMIT
     pub limit: Option<Scalar>,
+    /// FOR UPDATE and its kin; then the rows are points.
+    pub lock: Option<RowLockClause>,
 }
 
 /// INSERT … VALUES.

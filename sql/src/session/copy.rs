@@ -14,7 +14,7 @@ use super::{
 use crate::{
     catalog::store,
     copy::{CopyOut, Input, columns_of},
-    dml::{BulkWriter, Target},
+    dml::{BulkWriter, Certainty, Target},
     error::{SqlError, SqlResult, SqlState},
     name::RelationName,
     query::RunValues,
@@ -183,7 +183,7 @@ impl Session {
                     rows.push(row);
                     if rows.len() >= ROWS_AT_ONCE {
                         let rows = std::mem::take(rows);
-                        self.copy_buffer(&copy.target, &rows).await?;
+                        self.copy_buffer(&copy.target, &rows, copy.single).await?;
                     }
                 }
             }
@@ -191,9 +191,12 @@ impl Session {
         Ok(())
     }
 
-    async fn copy_buffer(&mut self, target: &Target, rows: &[Vec<Datum>]) -> SqlResult<()> {
+    async fn copy_buffer(&mut self, target: &Target, rows: &[Vec<Datum>], single: bool) -> SqlResult<()> {
         let txn = self.txn().await?;
-        target.insert(&txn, rows, true).await.map_err(|error| {
+        let locking = self.locking("COPY FROM STDIN")?;
+        // On its own its commit follows at once.
+        let certainty = if single { Certainty::Read } else { Certainty::Locked(&locking) };
+        super::run::guarded(self, target.insert(&txn, rows, certainty)).await.map_err(|error| {
             if error.sqlstate != SqlState::PROGRAM_LIMIT_EXCEEDED {
                 return error;
             }
@@ -223,7 +226,7 @@ impl Session {
             Sink::Bulk(writer) => writer.finish().await,
             Sink::Buffer(rows) => {
                 let rows = std::mem::take(rows);
-                self.copy_buffer(&copy.target, &rows).await
+                self.copy_buffer(&copy.target, &rows, copy.single).await
             }
         }
     }
