@@ -33,7 +33,10 @@ use bytes::Bytes;
 use parking_lot::RwLock;
 use proto::{KeyRange, StoreId, Timestamp, wire};
 
-use crate::{Clock, Error, Pd, Rpc, Spawn, planted::Plant};
+use crate::{
+    Clock, Error, Pd, Rpc, Spawn,
+    planted::{Plant, Planted},
+};
 
 use backoff::Jitter;
 use keeper::Keeper;
@@ -120,6 +123,10 @@ impl Client {
         Client { inner: Arc::new(Inner { rpc, pd, clock, spawn, regions, jitter, keeper, config }) }
     }
 
+    pub(crate) fn has(&self, bug: Planted) -> bool {
+        self.inner.config.plant.has(bug)
+    }
+
     /// A transaction whose snapshot is now.
     pub async fn begin(&self) -> Result<Txn, Error> {
         Ok(Txn::new(self.clone(), self.timestamp().await?, false))
@@ -152,9 +159,18 @@ impl Client {
         }
     }
 
-    /// Waits until no transaction whose primary lies in `primaries` has a lock in `range` any more, and gets those of
-    /// finished and dead ones out of the way. For when no such transaction can begin to commit any more.
-    pub async fn finish_transactions(&self, primaries: &KeyRange, range: &KeyRange) -> Result<(), Error> {
+    /// Waits until what transactions with keys in `keys` have locked, there and in the rest of `range`, does not need these
+    /// keys any more, and gets the locks of finished and dead ones out of the way. For when no such transaction can begin
+    /// to commit any more.
+    pub async fn finish_transactions(&self, keys: &KeyRange, range: &KeyRange) -> Result<(), Error> {
+        // Locks elsewhere ask their primary.
+        self.finish_locks(keys, range).await?;
+        // And an async commit's primary asks all its locks.
+        self.finish_locks(range, keys).await
+    }
+
+    /// Until no transaction whose primary lies in `primaries` has a lock in `range`.
+    async fn finish_locks(&self, primaries: &KeyRange, range: &KeyRange) -> Result<(), Error> {
         let mut rest = range.clone();
         loop {
             let deadline = self.deadline();

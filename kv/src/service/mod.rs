@@ -171,6 +171,7 @@ impl Inner {
             Body::Commit(request) => call.commit(request).await,
             Body::Rollback(request) => call.rollback(request).await,
             Body::CheckTxn(request) => call.check_txn(request).await,
+            Body::CheckSecondaries(request) => call.check_secondaries(request).await,
             Body::Resolve(request) => call.resolve(request).await,
             Body::HeartbeatTxn(request) => call.heartbeat(request).await,
             Body::UnsafeDeleteRange(request) => call.unsafe_delete_range(request).await,

@@ -4,10 +4,10 @@ use bytes::Bytes;
 use proto::{
     Batch, Cf, KeyRange, Timestamp,
     wire::{
-        CheckTxnRequest, CheckTxnResponse, CommitRequest, CommitResponse, HeartbeatTxnRequest, HeartbeatTxnResponse,
-        KeyError, Mutation, MutationKind, PrewriteRequest, PrewriteResponse, RegionError, ResolveRequest,
-        ResolveResponse, RollbackRequest, RollbackResponse, RowLockMode, UnsafeDeleteRangeRequest,
-        UnsafeDeleteRangeResponse, kv_response::Body,
+        CheckSecondariesRequest, CheckSecondariesResponse, CheckTxnRequest, CheckTxnResponse, CommitRequest,
+        CommitResponse, HeartbeatTxnRequest, HeartbeatTxnResponse, KeyError, Mutation, MutationKind, PrewriteRequest,
+        PrewriteResponse, RegionError, ResolveRequest, ResolveResponse, RollbackRequest, RollbackResponse, RowLockMode,
+        UnsafeDeleteRangeRequest, UnsafeDeleteRangeResponse, kv_response::Body,
     },
 };
 use raftstore::{ProposeError, RegionSnapshot, Target};
@@ -48,6 +48,9 @@ impl Call<'_> {
         let (mode, published) = if request.try_one_pc {
             let (commit_ts, published) = self.announce_write(&stage.snapshot, keys.clone(), &request).await?;
             (PrewriteMode::OnePc(commit_ts), Some(published))
+        } else if request.async_commit {
+            let (min_commit_ts, published) = self.announce_write(&stage.snapshot, keys.clone(), &request).await?;
+            (PrewriteMode::Async(min_commit_ts), Some(published))
         } else {
             (PrewriteMode::Locks, None)
         };
@@ -64,7 +67,8 @@ impl Call<'_> {
         }
     }
 
-    /// Publishes a 1PC in memory and chooses its commit timestamp, above every read served here or by earlier leaders.
+    /// Publishes a 1PC or the locks of an async commit in memory and chooses the timestamp, above every read served here
+    /// or by earlier leaders.
     async fn announce_write(
         &self,
         snapshot: &RegionSnapshot,
@@ -76,7 +80,9 @@ impl Call<'_> {
         let reign = Reign { term: snapshot.term, version };
         if !concurrency.is_synced(region, reign) {
             let fresh = self.within("asking PD for a timestamp", self.inner.pd_time.fresh()).await?;
-            let fresh = fresh.map_err(|pd| RegionError::server_busy(&format!("{pd}; 1PC"), super::BUSY_BACKOFF_MS))?;
+            let fresh = fresh.map_err(|pd| {
+                RegionError::server_busy(&format!("{pd}; for a commit timestamp"), super::BUSY_BACKOFF_MS)
+            })?;
             concurrency.sync(region, reign, fresh);
         }
         let floor = Timestamp(request.start_ts.max(request.min_commit_ts));
@@ -108,6 +114,17 @@ impl Call<'_> {
         let keys = std::slice::from_ref(&request.primary);
         let response = self.write(keys, None, |reader| txn::check_txn(reader, &request), refuse).await?;
         Ok(reply(Body::CheckTxn(response)))
+    }
+
+    pub(super) async fn check_secondaries(&self, request: CheckSecondariesRequest) -> Result<Reply, RegionError> {
+        let refuse = |error| CheckSecondariesResponse { outcome: None, error: Some(error) };
+        let evaluate = |reader: &Reader<'_>| {
+            let (batch, response) = txn::check_secondaries(reader, &request)?;
+            let batch = if self.inner.plant.has(Planted::LateSecondary) { Batch::default() } else { batch };
+            Ok((batch, response))
+        };
+        let response = self.write(&request.keys, None, evaluate, refuse).await?;
+        Ok(reply(Body::CheckSecondaries(response)))
     }
 
     pub(super) async fn resolve(&self, mut request: ResolveRequest) -> Result<Reply, RegionError> {

@@ -144,7 +144,7 @@ impl PdRole {
     }
 
     fn region_one(&self) -> Option<Arc<ReplicaView>> {
-        self.store.statuses().into_iter().map(|s| s.view).find(|v| v.region.id == PD_REGION)
+        self.store.status(PD_REGION).map(|s| s.view)
     }
 
     fn resign(&self, reason: &str) {

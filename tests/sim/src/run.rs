@@ -139,7 +139,7 @@ pub fn run(seed: u64, kind: Kind, settings: &Settings) -> Report {
         Kind::Bank => perform(kind, world.clone(), nodes(&world), Arc::new(Bank::default())),
         Kind::Guard => perform(kind, world.clone(), nodes(&world), Arc::new(Guard::default())),
         Kind::Space => {
-            let doors = Nodes::cluster(world.clone(), NODES, settings.clone(), Doors);
+            let doors = Nodes::cluster(world.clone(), NODES, settings.clone(), Doors::default());
             perform(kind, world.clone(), doors, Arc::new(Register::default()))
         }
         Kind::Moving => {

@@ -108,6 +108,16 @@ fn dropping_a_secondarys_commit_is_found() {
 }
 
 #[test]
+fn asking_the_primary_of_an_async_commit_alone_is_found() {
+    must_be_found(Kind::Bank, 60, Bug::Kv(Kv::PrimaryAlone));
+}
+
+#[test]
+fn letting_a_late_lock_of_an_async_commit_in_is_found() {
+    must_be_found(Kind::Bank, 60, Bug::Kv(Kv::LateSecondary));
+}
+
+#[test]
 fn reading_past_locks_is_found() {
     must_be_found(Kind::Bank, 20, Bug::Kv(Kv::IgnoreLocks));
 }
@@ -125,6 +135,11 @@ fn trusting_row_locks_for_writes_is_found() {
 #[test]
 fn trusting_row_locks_that_went_with_their_leader_is_found() {
     must_be_found(Kind::Guard, 20, Bug::Kv(Kv::TrustLostRowLocks));
+}
+
+#[test]
+fn swapping_what_was_not_compared_is_found() {
+    must_be_found(Kind::Space, 20, Bug::Kv(Kv::SwapUnchecked));
 }
 
 #[test]
