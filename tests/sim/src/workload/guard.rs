@@ -29,11 +29,11 @@ use super::{Seat, Workload};
 use crate::runtime::{Owner, World};
 
 /// Few, so that they are contended.
-const PAIRS: u64 = 3;
+const PAIRS: u64 = 2;
 /// What is taken or given at once at most.
 const AMOUNT_MAX: i64 = 9;
 /// How long a transaction thinks while it holds the guard: long enough for a leader to go in between.
-const THOUGHT_MAX: Duration = Duration::from_millis(250);
+const THOUGHT_MAX: Duration = Duration::from_millis(500);
 /// How long a session waits for a guard before it does something else.
 const PATIENCE: Duration = Duration::from_secs(5);
 

@@ -129,12 +129,12 @@ fn calling_a_lost_answer_a_refusal_is_found() {
 
 #[test]
 fn trusting_row_locks_for_writes_is_found() {
-    must_be_found(Kind::Guard, 20, Bug::Kv(Kv::TrustRowLocks));
+    must_be_found(Kind::Guard, 40, Bug::Kv(Kv::TrustRowLocks));
 }
 
 #[test]
 fn trusting_row_locks_that_went_with_their_leader_is_found() {
-    must_be_found(Kind::Guard, 20, Bug::Kv(Kv::TrustLostRowLocks));
+    must_be_found(Kind::Guard, 40, Bug::Kv(Kv::TrustLostRowLocks));
 }
 
 #[test]
