@@ -33,6 +33,7 @@ pub mod name;
 pub mod planted;
 pub mod query;
 pub mod reader;
+pub mod sequence;
 pub mod session;
 pub mod statement;
 pub mod types;

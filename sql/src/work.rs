@@ -7,7 +7,9 @@ use parking_lot::Mutex;
 use crate::{
     error::SqlResult,
     eval::Env,
+    planted::Plant,
     reader::Reader,
+    sequence::Sequences,
     types::{Datum, FormatSettings},
 };
 
@@ -25,6 +27,10 @@ pub struct Work<'a> {
     pub eager: bool,
     /// For tables without a primary key.
     pub row_ids: &'a RowIds,
+    /// The session's sequences.
+    pub sequences: &'a Arc<Sequences>,
+    /// The gateway's bug, if a test has planted one.
+    pub plant: Plant,
 }
 
 impl Work<'_> {

@@ -15,10 +15,12 @@ pub mod descriptor;
 pub mod fence;
 pub mod lease;
 pub mod record;
+pub mod sequence;
 pub mod snapshot;
 pub mod store;
 
-pub use descriptor::{ColumnDescriptor, Table, TableDescriptor};
+pub use descriptor::{ColumnDescriptor, Identity, Table, TableDescriptor};
 pub use fence::Fence;
 pub use lease::LeasedCatalog;
+pub use sequence::{Sequence, SequenceDescriptor};
 pub use snapshot::CatalogSnapshot;

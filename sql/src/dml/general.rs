@@ -40,7 +40,7 @@ pub async fn run(planned: &Planned, work: &Work<'_>, values: &RunValues<'_>) -> 
             let rows = new_rows(&mut source, &target, work).await?;
             let met = super::conflict::meet(&target, conflict, &txn, rows).await?;
             let resolved = met.resolve(&source, &target, conflict)?;
-            resolved.write(&target, &txn).await?
+            resolved.write(&target, conflict, &txn, work.plant).await?
         }
         Change::Insert { .. } => {
             let rows = new_rows(&mut source, &target, work).await?;
@@ -49,12 +49,12 @@ pub async fn run(planned: &Planned, work: &Work<'_>, values: &RunValues<'_>) -> 
         }
         Change::Update { assigned, .. } => {
             let changes = changed_rows(&mut source, &target, assigned).await?;
-            target.update(&txn, &changes, work.eager).await?;
+            target.update(&txn, &changes, work.eager, work.plant).await?;
             changes.into_iter().map(|change| change.row).collect()
         }
         Change::Delete { .. } => {
             let gone = changed_rows(&mut source, &target, &[]).await?;
-            target.delete(&txn, gone.iter().map(|change| change.old_key.clone()))?;
+            target.delete(&txn, &gone)?;
             gone.into_iter().map(|change| change.row).collect()
         }
     };
@@ -114,10 +114,11 @@ async fn changed_rows(source: &mut Rows, target: &Target, assigned: &[usize]) ->
             if !seen.insert(old_key.clone()) {
                 continue;
             }
+            let old = if assigned.is_empty() { Vec::new() } else { target.kept(&row) };
             for (column, position) in batch.columns()[width..].iter().zip(assigned) {
                 row[*position] = fitted(datum_at(column, at)?, target, *position)?;
             }
-            changes.push(RowChange { old_key, row });
+            changes.push(RowChange { old_key, old, row });
         }
     }
     Ok(changes)

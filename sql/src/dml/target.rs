@@ -3,11 +3,13 @@
 use bytes::Bytes;
 use kv::Txn;
 
+use super::entries::Check;
 use crate::{
-    catalog::{Table, TableDescriptor},
-    codec::TableCodec,
+    catalog::{Table, TableDescriptor, descriptor::PRIMARY_INDEX},
+    codec::{IndexCodec, TableCodec},
     error::{SqlError, SqlResult, SqlState},
     name::quoted,
+    planted::Plant,
     types::{Datum, FormatSettings, text},
 };
 
@@ -21,6 +23,8 @@ pub struct Target {
     pub table: Table,
     /// Its rows' form.
     pub codec: TableCodec,
+    /// Its secondary indexes, those that are not public yet too.
+    pub indexes: Vec<IndexCodec>,
 }
 
 /// A row that UPDATE changes.
@@ -28,6 +32,8 @@ pub struct Target {
 pub struct Change {
     /// The key it had.
     pub old_key: Bytes,
+    /// What it was; empty where the table has no secondary index.
+    pub old: Vec<Datum>,
     /// What it becomes.
     pub row: Vec<Datum>,
 }
@@ -35,7 +41,8 @@ pub struct Change {
 impl Target {
     /// For a table.
     pub fn new(table: Table) -> Self {
-        Target { codec: TableCodec::new(&table), table }
+        let indexes = table.indexes.iter().map(|index| IndexCodec::new(&table, index)).collect();
+        Target { codec: TableCodec::new(&table), indexes, table }
     }
 
     /// Puts new rows into the transaction. A key that exists is 23505: found at once when `eager` (the transaction goes on
@@ -47,6 +54,9 @@ impl Target {
             keys.push(self.codec.key(row)?);
         }
         self.check_new(txn, &keys, rows, eager).await?;
+        if !self.indexes.is_empty() {
+            self.insert_entries(txn, keys.iter().zip(rows), |_| Check::of(eager)).await?;
+        }
         for (key, row) in keys.into_iter().zip(rows) {
             let value = self.codec.value(row)?;
             self.put_new(txn, key, value, row)?;
@@ -54,8 +64,13 @@ impl Target {
         Ok(())
     }
 
+    /// The row as it was, for [`Change::old`].
+    pub fn kept(&self, row: &[Datum]) -> Vec<Datum> {
+        if self.indexes.is_empty() { Vec::new() } else { row.to_vec() }
+    }
+
     /// Changes rows. Moves to another key are deletes first, then inserts, so that rows may trade places.
-    pub async fn update(&self, txn: &Txn, changes: &[Change], eager: bool) -> SqlResult<()> {
+    pub async fn update(&self, txn: &Txn, changes: &[Change], eager: bool, plant: Plant) -> SqlResult<()> {
         let mut moved = Vec::new();
         for change in changes {
             self.check_not_null(&change.row)?;
@@ -78,18 +93,21 @@ impl Target {
             let value = self.codec.value(row)?;
             self.put_new(txn, key, value, row)?;
         }
-        Ok(())
-    }
-
-    /// Removes rows.
-    pub fn delete(&self, txn: &Txn, keys: impl IntoIterator<Item = Bytes>) -> SqlResult<()> {
-        for key in keys {
-            txn.delete(key)?;
+        if !self.indexes.is_empty() {
+            self.move_entries(txn, changes, eager, plant).await?;
         }
         Ok(())
     }
 
-    async fn check_new(&self, txn: &Txn, keys: &[Bytes], rows: &[Vec<Datum>], eager: bool) -> SqlResult<()> {
+    /// Removes rows; each change's row is the one that goes.
+    pub fn delete(&self, txn: &Txn, gone: &[Change]) -> SqlResult<()> {
+        for change in gone {
+            txn.delete(change.old_key.clone())?;
+        }
+        self.delete_entries(txn, gone.iter().map(|change| (&change.old_key, &change.row)))
+    }
+
+    pub(super) async fn check_new(&self, txn: &Txn, keys: &[Bytes], rows: &[Vec<Datum>], eager: bool) -> SqlResult<()> {
         // A row id is nobody else's.
         if !eager || self.table.primary_key.is_none() {
             return Ok(());
@@ -104,7 +122,7 @@ impl Target {
         }
     }
 
-    fn put_new(&self, txn: &Txn, key: Bytes, value: Bytes, row: &[Datum]) -> SqlResult<()> {
+    pub(super) fn put_new(&self, txn: &Txn, key: Bytes, value: Bytes, row: &[Datum]) -> SqlResult<()> {
         match txn.insert(key, value) {
             Err(kv::Error::AlreadyExists { .. }) => Err(self.duplicate(row)),
             other => Ok(other?),
@@ -125,8 +143,25 @@ impl Target {
         duplicate(&self.table, row)
     }
 
+    /// 23505 for a row whose values an index has.
+    pub fn duplicate_in(&self, index: &IndexCodec, row: &[Datum]) -> SqlError {
+        let positions = index.form().columns().iter().map(|(at, _)| *at);
+        let values: Vec<(usize, &Datum)> = positions.map(|at| (at, &row[at])).collect();
+        violated(&self.table, &index.descriptor.name, &values)
+    }
+
     /// What a commit says about a key of this table that exists.
     pub fn duplicate_key(&self, key: &Bytes) -> SqlError {
+        let id = proto::keyspace::split_prefix(key).map_or(PRIMARY_INDEX, |(_, _, index, _)| index);
+        if let Some(index) = self.indexes.iter().find(|index| index.descriptor.id == id) {
+            return match index.values(key) {
+                Ok(values) => {
+                    let positions = index.form().columns().iter().map(|(at, _)| *at);
+                    violated(&self.table, &index.descriptor.name, &positions.zip(&values).collect::<Vec<_>>())
+                }
+                Err(error) => error,
+            };
+        }
         let row = match self.codec.decode_key(key) {
             Ok(row) => row,
             Err(error) => return error,
@@ -164,9 +199,13 @@ fn failing_row(table: &TableDescriptor, row: &[Datum]) -> String {
 
 /// 23505 for a row of `table` whose key exists.
 pub fn duplicate(table: &TableDescriptor, row: &[Datum]) -> SqlError {
-    let constraint = table.primary_key.as_deref().unwrap_or_default();
-    let names: Vec<_> = table.key.iter().map(|at| quoted(&table.columns[*at].name)).collect();
-    let values: Vec<String> = table.key.iter().map(|at| shown(&row[*at], &table.columns[*at])).collect();
+    let values: Vec<(usize, &Datum)> = table.key.iter().map(|at| (*at, &row[*at])).collect();
+    violated(table, table.primary_key.as_deref().unwrap_or_default(), &values)
+}
+
+fn violated(table: &TableDescriptor, constraint: &str, values: &[(usize, &Datum)]) -> SqlError {
+    let names: Vec<_> = values.iter().map(|(at, _)| quoted(&table.columns[*at].name)).collect();
+    let values: Vec<String> = values.iter().map(|(at, value)| shown(value, &table.columns[*at])).collect();
     SqlError::new(
         SqlState::UNIQUE_VIOLATION,
         format!("duplicate key value violates unique constraint \"{constraint}\""),

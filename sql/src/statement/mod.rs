@@ -4,6 +4,7 @@ pub mod borders;
 pub mod copy;
 pub mod locate;
 pub mod parse;
+pub mod sequence;
 pub mod split;
 
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use datafusion::sql::sqlparser::ast;
 pub use borders::SplitStatement;
 pub use copy::CopyStatement;
 pub use parse::parse_one;
+pub use sequence::SequenceStatement;
 pub use split::split;
 
 /// A parsed statement.
@@ -26,6 +28,8 @@ pub enum Command {
     Copy(Arc<CopyStatement>),
     /// A statement that cuts regions, which is ours.
     Split(Arc<SplitStatement>),
+    /// CREATE or ALTER SEQUENCE, which we parse ourselves.
+    Sequence(Arc<SequenceStatement>),
     /// VACUUM, ANALYZE, CHECKPOINT …: there is nothing to do; the tag says that it is done.
     Maintenance(&'static str),
 }

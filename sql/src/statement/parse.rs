@@ -8,7 +8,7 @@ use datafusion::sql::sqlparser::{
     parser::{Parser, ParserError},
 };
 
-use super::{Command, borders, copy, split::skip_blank};
+use super::{Command, borders, copy, sequence, split::skip_blank};
 use crate::error::{SqlError, SqlResult, SqlState};
 
 /// Stack that a thread needs which runs sessions: parser, planner and expressions recurse as deep as a statement is nested, and
@@ -47,13 +47,24 @@ pub fn parse_one(sql: &str) -> SqlResult<Command> {
         "ABORT" => return statement(&format!("ROLLBACK{}", &body[word_len..]), sql),
         "CREATE" => {
             refuse_create(body)?;
+            if let Some(sequence) = sequence::parse(sql, body)? {
+                return Ok(Command::Sequence(Arc::new(sequence)));
+            }
             if let Some(split) = borders::parse(sql, body)? {
                 return Ok(Command::Split(Arc::new(split)));
             }
         }
         "ALTER" => {
+            if let Some(sequence) = sequence::parse(sql, body)? {
+                return Ok(Command::Sequence(Arc::new(sequence)));
+            }
             if let Some(split) = borders::parse(sql, body)? {
                 return Ok(Command::Split(Arc::new(split)));
+            }
+        }
+        "INSERT" => {
+            if let Some((overriding, rest)) = sequence::overriding(sql) {
+                return Ok(overridden(statement(&rest, sql)?, overriding));
             }
         }
         "MOVE" => return Err(SqlError::unsupported("MOVE")),
@@ -75,15 +86,24 @@ fn refuse_create(body: &str) -> SqlResult<()> {
     }
 }
 
+fn overridden(command: Command, overriding: sequence::Overriding) -> Command {
+    let Command::Sql(mut statement) = command else { return command };
+    if let ast::Statement::Insert(insert) = Arc::make_mut(&mut statement) {
+        overriding.keep(insert);
+    }
+    Command::Sql(statement)
+}
+
 /// `parsed` is what the parser reads, `sql` what the client wrote: positions are counted in it.
 fn statement(parsed: &str, sql: &str) -> SqlResult<Command> {
     check_length(parsed)?;
     let dialect = PostgreSqlDialect {};
-    let statements = Parser::new(&dialect)
-        .with_recursion_limit(MAX_DEPTH)
-        .try_with_sql(parsed)
-        .and_then(|mut parser| parser.parse_statements())
-        .map_err(|error| syntax(error, sql))?;
+    let parser = Parser::new(&dialect).with_recursion_limit(MAX_DEPTH);
+    let parser = match sequence::ordered(parsed) {
+        Some(tokens) => Ok(parser.with_tokens(tokens)),
+        None => parser.try_with_sql(parsed),
+    };
+    let statements = parser.and_then(|mut parser| parser.parse_statements()).map_err(|error| syntax(error, sql))?;
     let mut statements = statements.into_iter();
     match (statements.next(), statements.next()) {
         (None, _) => Ok(Command::Empty),

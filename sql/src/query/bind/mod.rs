@@ -38,7 +38,7 @@ use datafusion::{
     },
 };
 
-pub use conflict::{Conflict, ConflictUpdate};
+pub use conflict::{Arbiters, Conflict, ConflictUpdate};
 pub use dml::{Change, Returning};
 pub use literals::Literals;
 
