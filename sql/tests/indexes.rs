@@ -19,7 +19,7 @@ use sql::{
 use support::{connect, gateway, local};
 
 /// Runs of random statements.
-const RUNS: u32 = 12;
+const RUNS: u32 = 30;
 /// Statements of one run.
 const STATEMENTS: usize = 120;
 const SESSIONS: usize = 3;

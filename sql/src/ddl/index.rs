@@ -33,6 +33,7 @@ use crate::{
     error::{Severity, SqlError, SqlResult, SqlState},
     gateway::Gateway,
     name::{RelationName, folded},
+    query::scan::bounds::prefix_end,
     types::Datum,
 };
 
@@ -342,8 +343,8 @@ async fn fill(gateway: &Gateway, table: &Table, index: &IndexDescriptor) -> SqlR
         match fill_batch(gateway, &target, &codec, &rest, rows).await {
             Ok(None) => return Ok(()),
             Ok(Some(last)) => {
-                let next = [&last[..], &[0]].concat();
-                rest = KeyRange::new(Bytes::from(next), rest.end);
+                // No key begins with another one.
+                rest = KeyRange::new(prefix_end(&last), rest.end);
                 (rows, attempts) = ((rows * 2).min(BATCH_ROWS), 0);
             }
             Err(error) if error.is_retryable() && attempts < BATCH_ATTEMPTS => {
