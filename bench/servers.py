@@ -41,11 +41,17 @@ def cpu_seconds(root_pids):
     return sum(seconds for pid, seconds in times.items() if belongs(pid))
 
 
+SCHEDULERS = ("balance-leader", "balance-region", "hot-region")
+
+
 class FlareDB:
+    """Three founders, and those that `join` brings. `pinned`: PD's balancing is off, and node 1 leads what there is at first.
+    `flags` go to every node."""
+
     name = "FlareDB"
 
-    def __init__(self, folder):
-        self.folder = folder
+    def __init__(self, folder, flags=(), pinned=True):
+        self.folder, self.flags, self.pinned = folder, list(flags), pinned
         self.processes = []
 
     def __enter__(self):
@@ -54,16 +60,39 @@ class FlareDB:
         self.folder.mkdir()
         ports = free_ports(9)
         self.grpc, self.sql, self.http = ports[:3], ports[3:6], ports[6:]
+        self.founders = list(self.grpc)
         self.processes = [self.start(n) for n in range(3)]
         self.ctl("cluster", "wait-ready", "--timeout", str(READY_SECONDS))
-        # Clients go to the node that leads: as PostgreSQL's do, which has one primary for everything.
-        self.leader = next(s for s in self.ctl("store", "list") if s["sql"] == f"127.0.0.1:{self.sql[0]}")["id"]
-        # And there the leaderships stay.
-        for scheduler in ("balance-leader", "balance-region", "hot-region"):
-            self.ctl("scheduler", "disable", scheduler)
-        for region in self.ctl("region", "list"):
-            self.lead(region["id"])
+        if self.pinned:
+            # Clients go to the node that leads: as PostgreSQL's do, which has one primary for everything.
+            self.leader = self.store(0)
+            # And there the leaderships stay.
+            self.switch("disable", *SCHEDULERS)
+            for region in self.ctl("region", "list"):
+                self.lead(region["id"])
         return self
+
+    def switch(self, verb, *schedulers):
+        for scheduler in schedulers:
+            self.ctl("scheduler", verb, scheduler)
+
+    def join(self):
+        """One more node; its number."""
+        n, ports = len(self.processes), free_ports(3)
+        for known, port in zip((self.grpc, self.sql, self.http), ports):
+            known.append(port)
+        self.processes.append(self.start(n))
+        return n
+
+    def store(self, n):
+        """The store id of a node."""
+        end = time.monotonic() + READY_SECONDS
+        while time.monotonic() < end:
+            for store in self.ctl("store", "list"):
+                if store["sql"] == f"127.0.0.1:{self.sql[n]}":
+                    return store["id"]
+            time.sleep(0.1)
+        raise SystemExit(f"FlareDB: node {n + 1} did not join within {READY_SECONDS} s")
 
     def lead(self, region):
         """PD itself moves with region 1, and a new PD needs a moment to hear of all leaders."""
@@ -83,10 +112,10 @@ class FlareDB:
             process.wait()
 
     def start(self, n):
-        join = ",".join(f"127.0.0.1:{p}" for p in self.grpc)
+        join = ",".join(f"127.0.0.1:{p}" for p in self.founders)
         command = [self.binary, "start", "--data-dir", str(self.folder / f"node{n + 1}"), "--join", join]
         command += ["--listen", f"127.0.0.1:{self.grpc[n]}", "--sql-listen", f"127.0.0.1:{self.sql[n]}"]
-        command += ["--http-listen", f"127.0.0.1:{self.http[n]}", "--log", "warn"]
+        command += ["--http-listen", f"127.0.0.1:{self.http[n]}", "--log", "warn", *self.flags]
         with open(self.folder / f"node{n + 1}.log", "a") as log:
             return subprocess.Popen(command, stdout=log, stderr=log)
 
@@ -106,14 +135,19 @@ class FlareDB:
         return self.grpc.index(int(address.rsplit(":", 1)[1]))
 
     def ctl(self, *verb):
-        last = ""
-        for port in self.grpc:
-            command = [self.binary, "ctl", "--endpoint", f"127.0.0.1:{port}", "--output", "json", *verb]
-            done = subprocess.run(command, capture_output=True, text=True)
-            if done.returncode == 0:
-                return json.loads(done.stdout)
-            last = done.stderr
-        raise SystemExit(f"FlareDB: ctl {' '.join(verb)}: {last}")
+        reasons = []
+        for n in range(len(self.grpc)):
+            said, reason = self.ask(n, *verb)
+            if said is not None:
+                return said
+            reasons.append(reason)
+        raise SystemExit(f"FlareDB: ctl {' '.join(map(str, verb))}: {'; '.join(reasons)}")
+
+    def ask(self, n, *verb):
+        """What `ctl` says through one node, and else the reason."""
+        command = [self.binary, "ctl", "--endpoint", f"127.0.0.1:{self.grpc[n]}", "--output", "json", *map(str, verb)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        return (json.loads(done.stdout), "") if done.returncode == 0 else (None, done.stderr.strip())
 
     def sql_port(self):
         return self.sql[0]

@@ -11,6 +11,8 @@ use proto::{
 };
 use raftstore::MonotonicClock;
 
+use crate::{deadlock::Deadlock, row_locks::Wait};
+
 /// The call did not bring an answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RpcError {
@@ -70,6 +72,9 @@ pub trait Pd: Send + Sync + 'static {
     async fn split_at(&self, keys: Vec<Bytes>) -> Result<Vec<u64>, PdError>;
     /// One operator, as long as PD remembers it.
     async fn operator(&self, id: u64) -> Result<Option<OperatorStatus>, PdError>;
+    /// All waits for row locks on this node's store: the deadlocks whose victim waits there. Not tried for long: who waits
+    /// still is reported again.
+    async fn report_waits(&self, waits: Vec<Wait>) -> Result<Vec<Deadlock>, PdError>;
     /// Acknowledges a catalog version and renews the gateway's lease: (published version, the lease's end).
     /// Waits up to `wait` for a version newer than `acknowledged`.
     async fn catalog_lease(&self, gateway: u64, acknowledged: u64, wait: Duration)

@@ -15,6 +15,18 @@ pub enum Error {
         /// The key both wrote.
         key: Bytes,
     },
+    /// A row lock of another transaction was not waited for.
+    #[error("the row {} is locked by another transaction", hex(key))]
+    RowLocked {
+        /// The row.
+        key: Bytes,
+    },
+    /// A row lock was waited for as long as the caller wanted.
+    #[error("gave up waiting for a row lock")]
+    LockTimeout,
+    /// Transactions waited for each other, and this one has to give way.
+    #[error("transactions wait for each other in a circle")]
+    Deadlock(Box<crate::deadlock::Deadlock>),
     /// An insert found a live row under its key.
     #[error("key {} already exists", hex(key))]
     AlreadyExists {
@@ -85,6 +97,9 @@ impl From<KeyError> for Refusal {
             Some(Kind::Aborted(_)) => Error::Aborted,
             Some(Kind::CommitFenced(_)) => Error::Fenced,
             Some(Kind::BadTimestamp(b)) => Error::BadTimestamp(b.reason),
+            Some(Kind::RowLocked(r)) => Error::RowLocked { key: r.key },
+            Some(Kind::Deadlock(d)) => Error::Deadlock(Box::new(d.into())),
+            Some(Kind::TooManyRowLocks(t)) => Error::TooLarge(format!("a store keeps at most {} row locks", t.limit)),
             Some(Kind::Corrupt(c)) if c.key.is_empty() => Error::Corrupt(c.reason),
             Some(Kind::Corrupt(c)) => Error::Corrupt(format!("key {}: {}", hex(&c.key), c.reason)),
             None => Error::Corrupt("an empty error came over the wire".into()),

@@ -19,11 +19,12 @@
 //!
 //! - **All keys in one region**: one round. The leader checks, chooses the commit timestamp and replicates the versions
 //!   (1PC). What keeps such a timestamp above every snapshot read there is in `concurrency`.
-//! - **Several regions**: locks with the new values everywhere, of which one, the primary's, decides; then a
-//!   timestamp from PD; then the primary's lock is turned into a version, and with it everything is committed. The
-//!   other locks follow in the background. A value travels through the log once: commit moves it from its lock.
+//! - **Several regions**: locks with the new values everywhere. Up to 256 keys that is the commit (async commit, [`txn`]):
+//!   each leader promises a timestamp above all it has served, the highest is the transaction's. With more keys one lock, the
+//!   primary's, decides: it is turned into a version at a timestamp from PD. The other locks follow in the background
+//!   either way. A value travels through the log once: commit moves it from its lock.
 //! - **Whoever meets a lock** asks its primary, and finishes what is decided, or waits, or after the TTL (by PD's
-//!   time) rolls it back for everybody ([`txn`]).
+//!   time) ends it for everybody: rolls it back, or finds all locks of an async commit and commits it ([`txn`]).
 //! - **A lost answer** is asked for again: every request recognises its own traces. If the outcome of a commit can't be
 //!   learnt before the deadline it is reported as unknown, never as a failure ([`client::committer`]).
 //!
@@ -36,6 +37,7 @@
 pub mod client;
 pub mod codec;
 mod concurrency;
+pub mod deadlock;
 pub mod driver;
 mod error;
 #[cfg(test)]
@@ -44,16 +46,19 @@ pub mod latch;
 pub mod local;
 pub mod mvcc;
 pub mod planted;
+pub mod row_locks;
 pub mod service;
 pub mod space;
 pub mod store;
 pub mod txn;
 
 pub use client::{
-    COMMIT_MEMORY, Client, ClientConfig, CommitOptions, Floor, Page, RegionRoute, Savepoint, Scan, ScanOptions, Txn,
+    COMMIT_MEMORY, Client, ClientConfig, CommitOptions, Floor, LockPlace, LockedRow, OnLocked, Page, RegionRoute,
+    RowLock, Savepoint, Scan, ScanOptions, Txn,
 };
 pub use driver::{Clock, Pd, PdError, Reply, Rpc, RpcError, ScanChunk, ScanSink, Spawn, StoreScan};
 pub use error::Error;
+pub use proto::wire::RowLockMode;
 /// Of a monotonic clock; `sql` measures its leases and time-outs with it.
 pub use raftstore::{Instant, MonotonicClock};
 pub use service::Service;

@@ -12,8 +12,18 @@ pub enum Planted {
     DropSecondaryCommit,
     /// Store: reads do not look at locks.
     IgnoreLocks,
+    /// Client: whoever meets an async commit's lock after its TTL asks the primary alone, and commits at what that says.
+    PrimaryAlone,
+    /// Store: asking for a missing lock of an async commit leaves nothing that keeps a late prewrite out.
+    LateSecondary,
     /// Client: a request whose answer was lost counts as refused: committed writes are reported as failed.
     LostIsRefused,
+    /// Public KV: a swap writes in another transaction than the one that compared.
+    SwapUnchecked,
+    /// Store: row locks that no write follows are taken for held at commit, whatever became of the leader that granted them.
+    TrustLostRowLocks,
+    /// Client: a write under a row lock is not checked against what was committed since the lock was granted.
+    TrustRowLocks,
 }
 
 /// The bug of a client or of a service, if it has one.

@@ -61,6 +61,7 @@ impl Counted {
         let region = RegionId(request.header.as_ref()?.region_id);
         let (write, key) = match request.body.as_ref()? {
             Asked::Get(r) => (false, r.keys.first()),
+            Asked::LockRows(r) => (false, r.keys.first()),
             Asked::Scan(r) => (false, r.range.as_ref().map(|r| &r.start_key)),
             Asked::Prewrite(r) => (true, r.mutations.first().map(|m| &m.key)),
             Asked::Commit(r) => (true, r.keys.first()),
@@ -144,6 +145,7 @@ fn read_bytes(response: &KvResponse) -> u64 {
     let pairs = match &response.body {
         Some(Answered::Get(r)) => &r.pairs,
         Some(Answered::Scan(r)) => &r.pairs,
+        Some(Answered::LockRows(r)) => return r.rows.iter().map(|row| row.value.len() as u64).sum(),
         _ => return 0,
     };
     pairs.iter().map(|p| (p.key.len() + p.value.len()) as u64).sum()

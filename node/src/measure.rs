@@ -1,6 +1,6 @@
 //! How large are the regions led here? Measured a few at a time, so that a store with many regions does not stall over it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -43,12 +43,14 @@ struct State {
 pub struct Sizes(Mutex<State>);
 
 impl Sizes {
-    /// One round: measures those of the led regions whose size is oldest, if anything was applied to them since.
-    pub fn round(&self, store: &StoreHandle, engine: &dyn Engine, led: &[ReplicaStatus]) {
+    /// One round: measures those of the led regions whose size is oldest, if anything was applied to them since. Whether
+    /// more are left to measure.
+    pub fn round(&self, store: &StoreHandle, engine: &dyn Engine, led: &[&ReplicaStatus]) -> bool {
         let mut state = self.0.lock();
         state.round += 1;
         let round = state.round;
-        state.sizes.retain(|id, _| led.iter().any(|r| r.view.region.id == *id));
+        let here: BTreeSet<_> = led.iter().map(|r| r.view.region.id).collect();
+        state.sizes.retain(|id, _| here.contains(id));
         let mut due: Vec<_> = led
             .iter()
             .filter_map(|r| {
@@ -60,6 +62,7 @@ impl Sizes {
             })
             .collect();
         due.sort_by_key(|(measured, r)| (*measured, r.view.region.id));
+        let more = due.len() > AT_A_TIME;
         for (_, replica) in due.into_iter().take(AT_A_TIME) {
             match measure(store, engine, &replica.view.region) {
                 Ok((bytes, keys)) => {
@@ -71,6 +74,7 @@ impl Sizes {
                 }
             }
         }
+        more
     }
 
     /// As last measured; nothing of a region that was not yet.

@@ -133,7 +133,7 @@ impl Steps {
     }
 
     async fn split(&self, target: &Target, step: SplitStep) -> Result<(), Failed> {
-        let status = self.store.statuses().into_iter().find(|r| r.view.region.id == target.region);
+        let status = self.store.status(target.region);
         let region = status.map(|r| r.view.region.clone()).ok_or_else(|| refused("the region is not here"))?;
         let keys = match SplitBy::try_from(step.by) {
             Ok(SplitBy::Keys) => step.keys,

@@ -14,7 +14,7 @@
 
 mod region_view;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use proto::{
@@ -102,6 +102,8 @@ pub struct Cluster {
     /// The lower median of the stores' wall clocks, less PD's monotonic clock; once a majority has reported. All clocks
     /// run on alike, so it holds until the next report. Asked for with every timestamp, hence kept.
     median_offset_ms: Option<i64>,
+    /// Grows whenever a region looks different to planners.
+    revision: u64,
 }
 
 impl Default for Cluster {
@@ -115,6 +117,7 @@ impl Default for Cluster {
             reshaped_ms: BTreeMap::new(),
             by_start: BTreeMap::new(),
             median_offset_ms: None,
+            revision: 0,
         }
     }
 }
@@ -185,26 +188,39 @@ impl Cluster {
         if self.is_stale(&view) {
             return Observed::Stale;
         }
-        let known = self.regions.get(&view.region.id).map(|old| old.region.epoch.version);
+        let old = self.regions.get(&view.region.id);
+        if !old.is_some_and(|old| old.looks_like(&view)) {
+            self.revision += 1;
+        }
+        let known = old.map(|old| old.region.epoch.version);
         if known != Some(view.region.epoch.version) {
             self.reshaped_ms.insert(view.region.id, now.monotonic_ms);
         }
         for id in self.overlapping(&view.region.range) {
+            if id != view.region.id {
+                self.reshaped_ms.remove(&id);
+            }
             self.remove(id);
         }
         self.remove(view.region.id);
-        self.reshaped_ms.retain(|id, _| *id == view.region.id || self.regions.contains_key(id));
         self.insert(view);
         Observed::Taken
     }
 
     /// A full report of `store`: whatever else it was thought to lead, it does not.
-    pub fn retain_led(&mut self, store: StoreId, led: &[RegionId]) {
+    pub fn retain_led(&mut self, store: StoreId, led: &BTreeSet<RegionId>) {
         for (id, view) in &mut self.regions {
             if view.leader.is_some_and(|l| l.store == store) && !led.contains(id) {
                 view.leader = None;
+                self.revision += 1;
             }
         }
+    }
+
+    /// Another number than before: some region looks different to planners, for whom only time and the stores may have
+    /// changed otherwise.
+    pub fn revision(&self) -> u64 {
+        self.revision
     }
 
     fn is_stale(&self, new: &RegionView) -> bool {

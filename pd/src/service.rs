@@ -35,6 +35,7 @@ use crate::{
     CatalogLeases, Cluster, MetaError, MetaStore, MetaWrite, Now, Operators, Rules, Tso,
     ids::{self, NextIds, Sequence},
     keys,
+    planner::Sight,
 };
 
 /// What a term of PD starts from.
@@ -110,6 +111,8 @@ struct State {
     rules: Rules,
     /// When there was planned last, by PD's monotonic clock.
     planned_ms: Option<u64>,
+    /// Nothing was found to do, when that was looked for last: since when, and what was seen.
+    at_rest: Option<(u64, Sight)>,
 }
 
 /// PD in one term.
@@ -147,6 +150,7 @@ impl Service {
             operators: Operators::new(settings.term),
             rules,
             planned_ms: None,
+            at_rest: None,
         };
         tracing::info!(
             term = settings.term.0,
@@ -239,6 +243,7 @@ impl Service {
             Body::StoreChange(r) => Out::StoreChange(self.change_store(now, r).await?),
             Body::Schedulers(r) => Out::Schedulers(self.schedulers(r).await?),
             Body::FindRegion(r) => Out::FindRegion(self.find_region(now, r)?),
+            Body::ReportWaits(_) => return Err(Failure::Refused("PD's role answers reports of waits".into())),
             Body::CatalogLease(_) | Body::CatalogPublish(_) => unreachable!("calls that wait go their own way"),
         })
     }

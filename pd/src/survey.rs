@@ -81,6 +81,11 @@ pub struct Survey<'a> {
     pub borders: usize,
 }
 
+/// Whether a disk of that capacity with so much available (bytes) takes no more replicas.
+pub fn is_full((capacity, available): (u64, u64)) -> bool {
+    available < FREE_BYTES_MIN && available < capacity.saturating_mul(FREE_PERCENT_MIN) / 100
+}
+
 /// What a replica of the region weighs.
 pub fn weight(view: &RegionView) -> u64 {
     view.approximate_bytes + EMPTY_REGION_BYTES
@@ -92,12 +97,11 @@ impl<'a> Survey<'a> {
         let mut sites: BTreeMap<_, _> = cluster
             .store_looks(now)
             .map(|look| {
-                let (capacity, available) = look.disk;
                 let site = Site {
                     store: StoreId(look.record.id),
                     state: look.state,
                     live: look.live,
-                    full: available < FREE_BYTES_MIN && available < capacity.saturating_mul(FREE_PERCENT_MIN) / 100,
+                    full: is_full(look.disk),
                     slow: look.slow,
                     stopping: look.stopping,
                     labels: rules.spread_over.iter().map(|l| look.record.labels.get(l).cloned()).collect(),

@@ -119,6 +119,8 @@ pub struct Effects {
     pub upkeep: bool,
     /// What to do about snapshots, in the background.
     pub snapshots: Vec<SnapshotTask>,
+    /// How slow the log's disk is (0 to 100), when it was looked at.
+    pub slow_score: Option<u32>,
 }
 
 impl Effects {

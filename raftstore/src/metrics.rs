@@ -72,6 +72,7 @@ pub struct Metrics {
     pub(crate) log_seconds: Histogram,
     pub(crate) log_regions: Histogram,
     pub(crate) log_bytes: Histogram,
+    pub(crate) slow_score: IntGauge,
     pub(crate) apply_seconds: Histogram,
     pub(crate) applied_entries: [IntCounter; 2],
     pub(crate) sent: Transfers,
@@ -120,6 +121,7 @@ impl Metrics {
             log_seconds: made.histogram("log_write_seconds", "One write of the Raft log, with its sync.", SECONDS),
             log_regions: made.histogram("log_write_regions", "Regions in one write of the Raft log.", COUNTS),
             log_bytes: made.histogram("log_write_bytes", "Bytes of entries in one write of the Raft log.", BYTES),
+            slow_score: made.gauge("slow_score", "How slow the log's disk is, 0 to 100; from 50 on others lead."),
             apply_seconds: made.histogram("apply_seconds", "One round of applying, of all regions with work.", SECONDS),
             applied_entries: CLASSES.map(|class| entries.with_label_values(&[class])),
             sent: transfers("sent"),
@@ -208,6 +210,10 @@ impl Maker<'_> {
 
     fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
         self.enter(IntCounterVec::new(opts(name, help), labels))
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> IntGauge {
+        self.enter(IntGauge::with_opts(opts(name, help)))
     }
 
     fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {

@@ -84,6 +84,8 @@ sqlstates! {
     INVALID_SCHEMA_NAME = "3F000";
     /// serialization_failure: repeat the transaction.
     SERIALIZATION_FAILURE = "40001";
+    /// deadlock_detected: this transaction gave way.
+    DEADLOCK_DETECTED = "40P01";
     /// statement_completion_unknown: the commit's answer was lost, it may have happened.
     STATEMENT_COMPLETION_UNKNOWN = "40003";
     /// syntax_error.
@@ -399,6 +401,12 @@ impl From<kv::Error> for SqlError {
             E::Conflict { .. } => Self::serialization("Another transaction changed a row that this one writes."),
             E::Aborted => Self::serialization("The transaction was rolled back by another one that waited for it."),
             E::Fenced => Self::serialization("The schema may have changed since the transaction began."),
+            // Callers that know the table name it.
+            E::RowLocked { .. } => Self::new(SqlState::LOCK_NOT_AVAILABLE, "could not obtain lock on row"),
+            E::LockTimeout => Self::new(SqlState::LOCK_NOT_AVAILABLE, "canceling statement due to lock timeout"),
+            E::Deadlock(deadlock) => Self::new(SqlState::DEADLOCK_DETECTED, "deadlock detected")
+                .with_detail(deadlock_detail(&deadlock))
+                .with_hint("Repeat the transaction."),
             // Callers that know the table say which key of it.
             E::AlreadyExists { .. } => {
                 Self::new(SqlState::UNIQUE_VIOLATION, "duplicate key value violates unique constraint")
@@ -416,6 +424,14 @@ impl From<kv::Error> for SqlError {
             E::Corrupt(why) => Self::new(SqlState::DATA_CORRUPTED, why),
         }
     }
+}
+
+/// Who waits for whom, and with which statement.
+fn deadlock_detail(deadlock: &kv::deadlock::Deadlock) -> String {
+    let waits = deadlock.cycle.iter();
+    let edges = waits.clone().map(|wait| format!("Transaction {} waits for transaction {}.", wait.waiter, wait.holder));
+    let statements = waits.map(|wait| format!("Transaction {}: {}", wait.waiter, String::from_utf8_lossy(&wait.label)));
+    edges.chain(statements).collect::<Vec<_>>().join("\n")
 }
 
 impl From<kv::PdError> for SqlError {

@@ -29,6 +29,14 @@ impl Reader {
             _ => &self.main,
         }
     }
+    /// The table with this storage id is one that nobody else knows yet.
+    pub fn is_unpublished(&self, storage_id: u32) -> bool {
+        self.unpublished.as_ref().is_some_and(|(ids, _)| ids.contains(&storage_id))
+    }
+    /// The same transactions, published tables at a fresh snapshot.
+    pub fn at_fresh_snapshot(&self) -> Self {
+        Reader { main: self.main.at_fresh_snapshot(), unpublished: self.unpublished.clone() }
+    }
     /// The transaction all published tables are read through.
     pub fn main(&self) -> &kv::Txn {
         &self.main

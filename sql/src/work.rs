@@ -5,6 +5,7 @@ use std::{ops::Range, sync::Arc};
 use parking_lot::Mutex;
 
 use crate::{
+    dml::{Certainty, RowLocking},
     error::SqlResult,
     eval::Env,
     planted::Plant,
@@ -25,6 +26,8 @@ pub struct Work<'a> {
     pub settings: &'a FormatSettings,
     /// The transaction goes on after this statement: constraint errors are wanted now, not at its commit.
     pub eager: bool,
+    /// How rows are locked before they are changed. `None`: what has changed meanwhile is left to the commit, which follows.
+    pub locking: Option<RowLocking>,
     /// For tables without a primary key.
     pub row_ids: &'a RowIds,
     /// The session's sequences.
@@ -34,6 +37,18 @@ pub struct Work<'a> {
 }
 
 impl Work<'_> {
+    /// How rows of a table are locked. Those of a table that only this transaction knows need no locks.
+    pub fn locking(&self, storage_id: u32) -> Option<&RowLocking> {
+        self.locking.as_ref().filter(|_| !self.reader.is_unpublished(storage_id))
+    }
+    /// How the statement makes sure of the rows it writes.
+    pub fn certainty(&self, storage_id: u32) -> Certainty<'_> {
+        match self.locking(storage_id) {
+            Some(locking) => Certainty::Locked(locking),
+            None if self.eager => Certainty::Read,
+            None => Certainty::AtCommit,
+        }
+    }
     /// For expressions over a row.
     pub fn env<'b>(&'b self, row: &'b [Datum]) -> Env<'b> {
         Env { row, params: self.params, now_us: self.now_us, settings: self.settings }

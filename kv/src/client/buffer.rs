@@ -61,9 +61,9 @@ impl Write {
     }
 }
 
-/// A place in a transaction's writes to which it can go back ([`crate::Txn::roll_back_to`]).
+/// A place in a transaction's writes to which it can go back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Savepoint(usize);
+pub(crate) struct Place(usize);
 
 /// Pending changes by key.
 #[derive(Debug, Default)]
@@ -78,13 +78,13 @@ pub(crate) struct Buffer {
 
 impl Buffer {
     /// From now on every write can be taken back. Costs the memory of what is overwritten, until the buffer is empty again.
-    pub(crate) fn savepoint(&mut self) -> Savepoint {
+    pub(crate) fn savepoint(&mut self) -> Place {
         self.has_savepoint = true;
-        Savepoint(self.undo.len())
+        Place(self.undo.len())
     }
 
     /// Takes back the writes since `savepoint`, and with them the savepoints since then.
-    pub(crate) fn roll_back_to(&mut self, savepoint: Savepoint) {
+    pub(crate) fn roll_back_to(&mut self, savepoint: Place) {
         while self.undo.len() > savepoint.0 {
             let Some((key, old)) = self.undo.pop() else { return };
             self.undo_bytes -= undo_bytes(&key, old.as_ref());
@@ -185,7 +185,7 @@ impl Buffer {
                 Write::Delete => (MutationKind::Delete, Bytes::new()),
                 Write::Undone | Write::Lock => (MutationKind::Lock, Bytes::new()),
             };
-            Mutation { kind: kind as i32, key, value }
+            Mutation { kind: kind as i32, key, value, seen_ts: 0 }
         };
         writes.into_iter().map(mutation).collect()
     }

@@ -3,7 +3,11 @@
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use futures::{
+    FutureExt, StreamExt,
+    future::{BoxFuture, try_join},
+    stream::FuturesUnordered,
+};
 use proto::{
     Timestamp,
     wire::{
@@ -16,7 +20,7 @@ use crate::{Error, Reply, error::Refusal, planted::Planted};
 use super::{
     COMMIT_MEMORY, Client, Route,
     backoff::{Backoff, patience},
-    committer::{Committer, Effect, Event, Repeat, Run, SendId},
+    committer::{Committer, Effect, Event, Protocol, Repeat, Run, SendId},
     read::{unexpected, wrong_answer},
     resolver::LockWait,
     route::{Attempt, Deadline},
@@ -44,6 +48,8 @@ pub(crate) struct CommitJob {
     /// Of the locks, from start_ts.
     pub(crate) ttl: Duration,
     pub(crate) mutations: Vec<Mutation>,
+    /// Rows that are locked and not written, sorted: the locks must have stood until all writes are prewritten.
+    pub(crate) proven: Vec<Bytes>,
 }
 
 type Doing = BoxFuture<'static, Option<Event>>;
@@ -51,7 +57,7 @@ type Doing = BoxFuture<'static, Option<Event>>;
 /// Commits, or says why not.
 pub(crate) async fn run(mut job: CommitJob) -> Result<Timestamp, Error> {
     let mutations = std::mem::take(&mut job.mutations);
-    let mut committer = Committer::new(mutations, job.max_commit_ts);
+    let mut committer = Committer::new(mutations, job.max_commit_ts, job.proven.is_empty());
     let job = Arc::new(Job { keys: committer.mutations().to_vec(), job });
     let client = job.job.client.clone();
     let latest = client.inner.clock.now() + COMMIT_MEMORY;
@@ -125,9 +131,9 @@ impl Job {
 
     async fn perform(self: Arc<Self>, effect: Effect, deadline: Deadline) -> Event {
         match effect {
-            Effect::Prewrite { id, run, one_pc, repeat } => {
+            Effect::Prewrite { id, run, protocol, repeat } => {
                 self.pause(repeat).await;
-                self.prewrite(id, run, one_pc, patience(repeat.count), deadline)
+                self.prewrite(id, run, protocol, patience(repeat.count), deadline)
                     .await
                     .unwrap_or_else(|e| Event::Refused(id, e))
             }
@@ -147,7 +153,12 @@ impl Job {
                     Err(error) => Event::Refused(id, error),
                 }
             }
-            Effect::TakeTimestamp => Event::Timestamp(self.job.client.timestamp().await),
+            Effect::TakeTimestamp => {
+                let client = &self.job.client;
+                let proven = client.check_rows(self.job.start_ts, self.job.proven.clone(), deadline);
+                // From here on whoever reads what is written waits for the outcome: the locks may go.
+                Event::Timestamp(try_join(client.timestamp(), proven).await.map(|(ts, ())| ts))
+            }
             Effect::AskPrimary { repeat } => {
                 self.pause(repeat).await;
                 self.ask_primary(deadline).await
@@ -196,7 +207,7 @@ impl Job {
         &self,
         id: SendId,
         run: Run,
-        one_pc: bool,
+        protocol: Protocol,
         patience: Duration,
         deadline: Deadline,
     ) -> Result<Event, Error> {
@@ -204,6 +215,10 @@ impl Job {
         if head != run {
             return Ok(Event::Split(id, self.cut(run, deadline).await?));
         }
+        let asynchronous = protocol == Protocol::Async;
+        let lists_others = asynchronous && run.start == 0;
+        let secondaries =
+            if lists_others { self.keys[1..].iter().map(|m| m.key.clone()).collect() } else { Vec::new() };
         let request = PrewriteRequest {
             mutations: self.keys[run].to_vec(),
             primary: self.primary().clone(),
@@ -211,8 +226,10 @@ impl Job {
             ttl_ms: self.job.ttl.as_millis() as u64,
             min_commit_ts: self.job.floor.0,
             max_commit_ts: self.job.max_commit_ts.map_or(0, |ts| ts.0),
-            try_one_pc: one_pc,
+            try_one_pc: protocol == Protocol::OnePc,
             txn_size: self.keys.len() as u64,
+            async_commit: asynchronous,
+            secondaries,
         };
         let attempt = self.job.client.attempt(&route, Body::Prewrite(request), patience, deadline).await;
         let reply = match self.unanswered(id, attempt)? {
@@ -223,11 +240,13 @@ impl Job {
             return Err(wrong_answer("prewrite"));
         };
         if response.one_pc_commit_ts != 0 {
-            return Ok(Event::OnePcCommitted(id, Timestamp(response.one_pc_commit_ts)));
+            return Ok(Event::IsCommitted(id, Timestamp(response.one_pc_commit_ts)));
         }
         match response.errors.into_iter().next().map(Refusal::from) {
-            None => Ok(Event::Prewritten(id)),
+            None => Ok(Event::Prewritten(id, Timestamp(response.min_commit_ts))),
             Some(Refusal::Locked(lock)) => Ok(Event::Locked(id, lock)),
+            // Its own row locks would have kept that one off: it has none there, or has lost them.
+            Some(Refusal::Error(Error::RowLocked { key })) => Err(Error::Conflict { key }),
             Some(refusal) => Err(unexpected(refusal)),
         }
     }

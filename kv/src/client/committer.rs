@@ -3,7 +3,9 @@
 //! ```text
 //!            all keys in one region, leader agrees
 //!   Start ─► Prewriting ───────────────────────────────────────────────► Finish(commit_ts)
-//!               │ │      several regions (Split) or no 1PC: locks                ▲
+//!               │ │      several regions (Split): async commit, all locks stand   ▲  all in background
+//!               │ ├──────────────────────────────────────────────────────────────┤
+//!               │ │      too many keys for that, or no 1PC: locks                │
 //!               │ └─► Timestamp ─► Committing the primary's region ──────────────┤  the rest in background
 //!               │         │              │                                       │
 //!               │ refused │ refused      │ answers lost until the deadline       │
@@ -12,6 +14,10 @@
 //!                                            │        └────── rolled back now: Finish(error)
 //!                                            └ no answer: Finish(CommitUnknown)
 //! ```
+//!
+//! An async commit is committed when all its locks stand, whoever sees it first: the last prewrite's answer is the
+//! commit. When the last of its answers are missing others may see, or have seen, what was not heard here: then the
+//! primary is asked, as for a lost 1PC.
 //!
 //! A lost answer is never taken for a failure. A request whose answer was lost is sent again, since the store
 //! recognises it. A 1PC whose answer was once lost, or a commit still unanswered at the deadline, ends by rolling
@@ -28,6 +34,11 @@ use proto::{
 
 use crate::Error;
 
+/// Keys of an async commit at most: the primary's lock lists them, and whoever resolves it has to ask them all.
+const ASYNC_KEYS: usize = 256;
+/// And bytes of these keys, for the same reason.
+const ASYNC_KEY_BYTES: usize = 16 << 10;
+
 /// Names a request, so that its answer finds its way back.
 pub type SendId = u32;
 
@@ -43,6 +54,17 @@ pub struct Repeat {
     pub least: Duration,
 }
 
+/// What a prewrite is part of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// One round for all keys of the transaction in one region.
+    OnePc,
+    /// Committed when all its locks stand.
+    Async,
+    /// Committed when its primary is.
+    TwoPc,
+}
+
 /// What the driver does for the committer.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Effect {
@@ -52,8 +74,8 @@ pub enum Effect {
         id: SendId,
         /// The keys.
         run: Run,
-        /// These are all keys of the transaction: ask for 1PC.
-        one_pc: bool,
+        /// Part of which protocol.
+        protocol: Protocol,
         /// Pause first.
         repeat: Repeat,
     },
@@ -105,10 +127,10 @@ pub enum Event {
     Start,
     /// The run lies in several regions (or is too big for a request); nothing was sent.
     Split(SendId, Vec<Run>),
-    /// Locked.
-    Prewritten(SendId),
-    /// Committed by 1PC, now or by an earlier sending of the same request.
-    OnePcCommitted(SendId, Timestamp),
+    /// Locked; these locks commit at this or later.
+    Prewritten(SendId, Timestamp),
+    /// Committed: by 1PC, now or by an earlier sending of the same request; or by somebody who met its locks.
+    IsCommitted(SendId, Timestamp),
     /// A lock of another transaction is in the way; nothing was written.
     Locked(SendId, LockRecord),
     /// The lock is gone, or was waited for.
@@ -136,7 +158,7 @@ pub enum Event {
 #[derive(Debug)]
 struct Sending {
     run: Run,
-    one_pc: bool,
+    protocol: Protocol,
     sent: u32,
     /// An earlier sending may have been carried out, or may still be.
     lost: bool,
@@ -158,23 +180,39 @@ pub struct Committer {
     phase: Phase,
     pending: BTreeMap<SendId, Sending>,
     locked: Vec<Run>,
+    /// When it does not fit into one region.
+    otherwise: Protocol,
+    /// Prewrites of an async commit were sent.
+    asynchronous: bool,
+    /// The highest of the locks that stand.
+    min_commit_ts: Timestamp,
     /// A 1PC whose answer was lost may commit at any time until the primary is rolled back.
     one_pc_lost: bool,
     max_commit_ts: Option<Timestamp>,
+    /// All in one round, if all keys are in one region.
+    one_pc: bool,
     next_id: SendId,
 }
 
 impl Committer {
-    /// For mutations sorted by key, at least one; the first is the primary. The commit stays below `max_commit_ts`.
-    pub fn new(mutations: Vec<Mutation>, max_commit_ts: Option<Timestamp>) -> Self {
+    /// For mutations sorted by key, at least one; the first is the primary. The commit stays below `max_commit_ts`. Without
+    /// `one_pc` something is to be done between prewrite and commit.
+    pub fn new(mutations: Vec<Mutation>, max_commit_ts: Option<Timestamp>, one_pc: bool) -> Self {
         assert!(!mutations.is_empty(), "a transaction without writes needs no commit");
+        let key_bytes: usize = mutations.iter().map(|m| m.key.len()).sum();
+        let few = mutations.len() <= ASYNC_KEYS && key_bytes <= ASYNC_KEY_BYTES;
+        let otherwise = if few && one_pc { Protocol::Async } else { Protocol::TwoPc };
         Committer {
             mutations,
             phase: Phase::Prewriting,
             pending: BTreeMap::new(),
             locked: Vec::new(),
+            otherwise,
+            asynchronous: false,
+            min_commit_ts: Timestamp::ZERO,
             one_pc_lost: false,
             max_commit_ts,
+            one_pc,
             next_id: 0,
         }
     }
@@ -215,23 +253,30 @@ impl Committer {
         match event {
             Event::Start => {
                 let all = 0..self.mutations.len();
-                self.send(all, true, false, effects);
+                let protocol = if self.one_pc { Protocol::OnePc } else { Protocol::TwoPc };
+                self.send(all, protocol, false, effects);
             }
             Event::Split(id, runs) => {
                 let Some(old) = self.pending.remove(&id) else { return };
                 for run in runs {
-                    self.send(run, false, old.lost, effects);
+                    self.send(run, self.otherwise, old.lost, effects);
                 }
             }
-            Event::Prewritten(id) => {
+            Event::Prewritten(id, min_commit_ts) => {
                 let Some(done) = self.pending.remove(&id) else { return };
                 self.locked.push(done.run);
+                self.min_commit_ts = self.min_commit_ts.max(min_commit_ts);
                 if self.pending.is_empty() {
-                    self.phase = Phase::Timestamp;
-                    effects.push(Effect::TakeTimestamp);
+                    match done.protocol {
+                        Protocol::Async => self.committed(self.min_commit_ts, effects),
+                        Protocol::OnePc | Protocol::TwoPc => {
+                            self.phase = Phase::Timestamp;
+                            effects.push(Effect::TakeTimestamp);
+                        }
+                    }
                 }
             }
-            Event::OnePcCommitted(_, ts) => self.finish(Ok(ts), effects),
+            Event::IsCommitted(_, ts) => self.committed(ts, effects),
             Event::Locked(id, lock) => effects.push(Effect::ClearLock { id, lock }),
             Event::Cleared(id) => self.resend(id, None, false, effects),
             Event::Again(id, least) => self.resend(id, Some(least), false, effects),
@@ -325,14 +370,13 @@ impl Committer {
             }
             Event::Outcome(None) => {
                 let error = otherwise.clone();
-                self.one_pc_lost = false;
-                self.fail(error, effects);
+                self.abort(error, effects);
             }
             Event::NoOutcome(least) => {
                 effects.push(Effect::AskPrimary { repeat: Repeat { count: *asked, least } });
                 *asked += 1;
             }
-            Event::OnePcCommitted(_, ts) => self.finish(Ok(ts), effects),
+            Event::IsCommitted(_, ts) => self.committed(ts, effects),
             Event::Deadline(why) => {
                 let error = Error::CommitUnknown(format!("{why}; before that: {otherwise}"));
                 self.finish(Err(error), effects);
@@ -346,35 +390,48 @@ impl Committer {
         self.next_id
     }
 
-    fn send(&mut self, run: Run, one_pc: bool, lost: bool, effects: &mut Vec<Effect>) {
+    fn send(&mut self, run: Run, protocol: Protocol, lost: bool, effects: &mut Vec<Effect>) {
         let id = self.take_id();
-        effects.push(Effect::Prewrite { id, run: run.clone(), one_pc, repeat: Repeat::default() });
-        self.pending.insert(id, Sending { run, one_pc, sent: 1, lost });
+        self.asynchronous |= protocol == Protocol::Async;
+        effects.push(Effect::Prewrite { id, run: run.clone(), protocol, repeat: Repeat::default() });
+        self.pending.insert(id, Sending { run, protocol, sent: 1, lost });
     }
 
     fn resend(&mut self, id: SendId, pause: Option<Duration>, lost: bool, effects: &mut Vec<Effect>) {
         let Some(sending) = self.pending.get_mut(&id) else { return };
         sending.lost |= lost;
-        self.one_pc_lost |= lost && sending.one_pc;
+        self.one_pc_lost |= lost && sending.protocol == Protocol::OnePc;
         let repeat = pause.map_or(Repeat::default(), |least| Repeat { count: sending.sent, least });
         sending.sent += 1;
-        effects.push(Effect::Prewrite { id, run: sending.run.clone(), one_pc: sending.one_pc, repeat });
+        effects.push(Effect::Prewrite { id, run: sending.run.clone(), protocol: sending.protocol, repeat });
     }
 
-    /// The primary is committed, and with it the transaction.
+    /// The transaction is committed; what is locked follows, and so does what must be locked although nobody has said so.
     fn committed(&mut self, commit_ts: Timestamp, effects: &mut Vec<Effect>) {
-        let runs = std::mem::take(&mut self.locked);
+        let mut runs = std::mem::take(&mut self.locked);
+        if self.asynchronous {
+            runs.extend(std::mem::take(&mut self.pending).into_values().map(|sending| sending.run));
+        }
+        // The primary first: from then on whoever meets another lock need not wait.
+        runs.sort_by_key(|run| run.start);
         if !runs.is_empty() {
             effects.push(Effect::CommitRest { runs, commit_ts });
         }
         self.finish(Ok(commit_ts), effects);
     }
 
-    /// It can't commit, unless a lost 1PC has done so, or still does.
+    /// It can't commit, unless a lost 1PC has done so, or still does, or all locks of an async commit stand.
     fn fail(&mut self, error: Error, effects: &mut Vec<Effect>) {
-        if self.one_pc_lost {
+        let pending = self.pending.values().map(|sending| &sending.run);
+        let may_be_locked: usize = self.locked.iter().chain(pending).map(Run::len).sum();
+        if self.one_pc_lost || (self.asynchronous && may_be_locked == self.mutations.len()) {
             return self.ask(error, None, effects);
         }
+        self.abort(error, effects);
+    }
+
+    /// It does not commit any more.
+    fn abort(&mut self, error: Error, effects: &mut Vec<Effect>) {
         let mut runs = std::mem::take(&mut self.locked);
         runs.extend(std::mem::take(&mut self.pending).into_values().map(|s| s.run));
         runs.sort_by_key(|run| run.start);

@@ -15,12 +15,16 @@ mod backoff;
 mod buffer;
 mod commit;
 pub mod committer;
+mod held;
+mod keeper;
 mod read;
 pub mod region_map;
 mod resolver;
 mod retry;
 mod route;
+mod row_locks;
 mod scan;
+mod snapshot;
 mod txn;
 
 use std::{sync::Arc, time::Duration};
@@ -29,15 +33,19 @@ use bytes::Bytes;
 use parking_lot::RwLock;
 use proto::{KeyRange, StoreId, Timestamp, wire};
 
-use crate::{Clock, Error, Pd, Rpc, Spawn, planted::Plant};
+use crate::{
+    Clock, Error, Pd, Rpc, Spawn,
+    planted::{Plant, Planted},
+};
 
 use backoff::Jitter;
+use keeper::Keeper;
 use region_map::RegionMap;
 
-pub use buffer::Savepoint;
 pub use region_map::Route;
+pub use row_locks::{LockedRow, OnLocked, RowLock};
 pub use scan::{Page, Scan, ScanOptions};
-pub use txn::{CommitOptions, Floor, Txn};
+pub use txn::{CommitOptions, Floor, LockPlace, Savepoint, Txn};
 
 /// How long after its beginning a commit's outcome is looked for at most, whatever happened to the process meanwhile; what
 /// comes later is reported as unknown. So long the record of a commit has to stay at the primary. Above the default
@@ -83,6 +91,7 @@ struct Inner {
     spawn: Arc<dyn Spawn>,
     regions: RwLock<RegionMap>,
     jitter: Jitter,
+    keeper: Keeper,
     config: ClientConfig,
 }
 
@@ -110,7 +119,12 @@ impl Client {
         config: ClientConfig,
     ) -> Self {
         let jitter = Jitter::new(config.seed);
-        Client { inner: Arc::new(Inner { rpc, pd, clock, spawn, regions: RwLock::default(), jitter, config }) }
+        let (regions, keeper) = (RwLock::default(), Keeper::default());
+        Client { inner: Arc::new(Inner { rpc, pd, clock, spawn, regions, jitter, keeper, config }) }
+    }
+
+    pub(crate) fn has(&self, bug: Planted) -> bool {
+        self.inner.config.plant.has(bug)
     }
 
     /// A transaction whose snapshot is now.
@@ -145,9 +159,18 @@ impl Client {
         }
     }
 
-    /// Waits until no transaction whose primary lies in `primaries` has a lock in `range` any more, and gets those of
-    /// finished and dead ones out of the way. For when no such transaction can begin to commit any more.
-    pub async fn finish_transactions(&self, primaries: &KeyRange, range: &KeyRange) -> Result<(), Error> {
+    /// Waits until what transactions with keys in `keys` have locked, there and in the rest of `range`, does not need these
+    /// keys any more, and gets the locks of finished and dead ones out of the way. For when no such transaction can begin
+    /// to commit any more.
+    pub async fn finish_transactions(&self, keys: &KeyRange, range: &KeyRange) -> Result<(), Error> {
+        // Locks elsewhere ask their primary.
+        self.finish_locks(keys, range).await?;
+        // And an async commit's primary asks all its locks.
+        self.finish_locks(range, keys).await
+    }
+
+    /// Until no transaction whose primary lies in `primaries` has a lock in `range`.
+    async fn finish_locks(&self, primaries: &KeyRange, range: &KeyRange) -> Result<(), Error> {
         let mut rest = range.clone();
         loop {
             let deadline = self.deadline();

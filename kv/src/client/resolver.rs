@@ -2,14 +2,19 @@
 //!
 //! The truth about a transaction stands at its primary. A lock whose transaction is finished is replaced by its
 //! outcome at once, by whoever meets it; one whose transaction lives is waited for, and after its TTL (by PD's
-//! time) the transaction is rolled back for everybody.
+//! time) the transaction is rolled back for everybody. Of an async commit all keys are asked then, and what they say is
+//! done at the primary before it counts.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use proto::{
     Timestamp,
-    wire::{CheckTxnRequest, LockRecord, ResolveRequest, check_txn_response::Outcome, kv_request::Body, kv_response},
+    wire::{
+        AsyncLock, CheckSecondariesRequest, CheckTxnRequest, CommitRequest, LockRecord, ResolveRequest,
+        RollbackRequest, check_secondaries_response::Outcome as Found, check_txn_response::Outcome, kv_request::Body,
+        kv_response,
+    },
 };
 
 use crate::{Error, error::Refusal, planted::Planted};
@@ -75,8 +80,8 @@ impl Client {
         }
     }
 
-    /// Asks the primary what became of a transaction. One whose TTL has run out at `now` is rolled back; so is
-    /// one without a trace when `rollback_if_absent`.
+    /// Asks the primary what became of a transaction. One whose TTL has run out at `now` is ended, if it is not
+    /// committed by then; so is one without a trace when `rollback_if_absent`.
     pub(crate) async fn ask_primary(
         &self,
         primary: &Bytes,
@@ -109,7 +114,88 @@ impl Client {
             Some(Outcome::CommitTs(ts)) => Ok(Fate::Committed(Timestamp(ts))),
             Some(Outcome::RolledBack(_)) => Ok(Fate::RolledBack),
             Some(Outcome::TtlMs(ms)) => Ok(Fate::Alive(Duration::from_millis(ms))),
+            Some(Outcome::AsyncLock(lock)) => self.end_async(primary, start_ts, lock, deadline).await,
             None => Err(wrong_answer("transaction check")),
+        }
+    }
+
+    /// Finds out whether an async commit is committed, and has it said at its primary.
+    async fn end_async(
+        &self,
+        primary: &Bytes,
+        start_ts: Timestamp,
+        lock: AsyncLock,
+        deadline: Deadline,
+    ) -> Result<Fate, Error> {
+        let alone = self.inner.config.plant.has(Planted::PrimaryAlone);
+        let others = if alone { Vec::new() } else { lock.secondaries };
+        let committed_at = self.ask_secondaries(others, start_ts, deadline).await?;
+        let Some(commit_ts) = committed_at.map(|ts| ts.max(Timestamp(lock.min_commit_ts))) else {
+            return self.roll_back_primary(primary, start_ts, deadline).await;
+        };
+        let request = || {
+            let (keys, primary) = (vec![primary.clone()], primary.clone());
+            Body::Commit(CommitRequest {
+                keys,
+                start_ts: start_ts.0,
+                commit_ts: commit_ts.0,
+                max_commit_ts: 0,
+                primary,
+            })
+        };
+        let (_, reply) = self.call(primary, deadline, request).await?;
+        let Some(kv_response::Body::Commit(response)) = reply.response.body else { return Err(wrong_answer("commit")) };
+        match response.error.map(Refusal::from) {
+            None => Ok(Fate::Committed(Timestamp(response.commit_ts))),
+            Some(Refusal::Error(Error::Aborted)) => Ok(Fate::RolledBack),
+            Some(refusal) => Err(unexpected(refusal)),
+        }
+    }
+
+    /// Whether all these keys are locked or committed, and at what timestamp the transaction then commits at least;
+    /// where one is not, it never will be.
+    async fn ask_secondaries(
+        &self,
+        mut keys: Vec<Bytes>,
+        start_ts: Timestamp,
+        deadline: Deadline,
+    ) -> Result<Option<Timestamp>, Error> {
+        let mut commit_ts = Timestamp::ZERO;
+        let mut backoff = Backoff::ROUTING;
+        keys.sort_unstable();
+        while let Some(first) = keys.first() {
+            let route = self.locate(first, deadline).await?;
+            let here = keys.partition_point(|key| route.region.range.contains(key));
+            let request = CheckSecondariesRequest { start_ts: start_ts.0, keys: keys[..here].to_vec() };
+            let attempt = self.attempt(&route, Body::CheckSecondaries(request), backoff.patience(), deadline).await;
+            let Some(reply) = self.settle(attempt, &mut backoff, deadline).await? else { continue };
+            let Some(kv_response::Body::CheckSecondaries(check)) = reply.response.body else {
+                return Err(wrong_answer("check of secondaries"));
+            };
+            if let Some(error) = check.error {
+                return Err(unexpected(Refusal::from(error)));
+            }
+            match check.outcome {
+                Some(Found::MinCommitTs(ts)) => commit_ts = commit_ts.max(Timestamp(ts)),
+                Some(Found::CommitTs(ts)) => return Ok(Some(Timestamp(ts))),
+                Some(Found::RolledBack(_)) => return Ok(None),
+                None => return Err(wrong_answer("check of secondaries")),
+            }
+            keys.drain(..here);
+        }
+        Ok(Some(commit_ts))
+    }
+
+    async fn roll_back_primary(&self, primary: &Bytes, start_ts: Timestamp, deadline: Deadline) -> Result<Fate, Error> {
+        let request = || Body::Rollback(RollbackRequest { keys: vec![primary.clone()], start_ts: start_ts.0 });
+        let (_, reply) = self.call(primary, deadline, request).await?;
+        let Some(kv_response::Body::Rollback(response)) = reply.response.body else {
+            return Err(wrong_answer("rollback"));
+        };
+        match response.error {
+            Some(error) => Err(unexpected(Refusal::from(error))),
+            None if response.committed_ts != 0 => Ok(Fate::Committed(Timestamp(response.committed_ts))),
+            None => Ok(Fate::RolledBack),
         }
     }
 

@@ -14,6 +14,7 @@ use super::{
     buffer::Own,
     read::{unexpected, wrong_answer},
     resolver::LockWait,
+    snapshot::Snapshot,
 };
 
 /// What to scan.
@@ -47,7 +48,7 @@ pub struct Page {
 /// A scan under way. While one page is consumed the next is fetched.
 pub struct Scan {
     client: Client,
-    read_ts: Timestamp,
+    snapshot: Snapshot,
     options: ScanOptions,
     own: Vec<(Bytes, Own)>,
     rest: Option<KeyRange>,
@@ -66,10 +67,10 @@ struct Fetched {
 }
 
 impl Scan {
-    pub(crate) fn new(client: Client, read_ts: Timestamp, options: ScanOptions, own: Vec<(Bytes, Own)>) -> Self {
+    pub(crate) fn new(client: Client, snapshot: Snapshot, options: ScanOptions, own: Vec<(Bytes, Own)>) -> Self {
         let rest = (!options.range.is_empty()).then(|| options.range.clone());
         let left = (options.limit > 0).then_some(options.limit);
-        Scan { client, read_ts, options, own, rest, left, fetching: None }
+        Scan { client, snapshot, options, own, rest, left, fetching: None }
     }
 
     /// The next page; `None` at the end.
@@ -87,7 +88,8 @@ impl Scan {
             },
             None => {
                 let Some(rest) = self.rest.take() else { return Ok(None) };
-                fetch(&self.client, self.request(rest)).await?
+                let read_ts = self.snapshot.get(&self.client).await?;
+                fetch(&self.client, self.request(rest, read_ts)).await?
             }
         };
         let page = self.page(fetched.covered, fetched.response, fetched.chunk);
@@ -99,12 +101,12 @@ impl Scan {
         Ok(Some(page))
     }
 
-    fn request(&self, range: KeyRange) -> ScanRequest {
+    fn request(&self, range: KeyRange, read_ts: Timestamp) -> ScanRequest {
         // A deletion of our own may hide any row that the store counts.
         let limit = self.left.map_or(0, |left| left + self.own.len() as u64);
         ScanRequest {
             range: Some((&range).into()),
-            read_ts: self.read_ts.0,
+            read_ts: read_ts.0,
             limit,
             max_bytes: self.options.page_bytes,
             reverse: self.options.reverse,
@@ -117,8 +119,8 @@ impl Scan {
         if self.left == Some(0) {
             return;
         }
-        let Some(rest) = self.rest.take() else { return };
-        let request = self.request(rest);
+        let (Some(rest), Some(read_ts)) = (self.rest.take(), self.snapshot.taken()) else { return };
+        let request = self.request(rest, read_ts);
         let client = self.client.clone();
         let (send, receive) = oneshot::channel();
         self.fetching = Some(receive);

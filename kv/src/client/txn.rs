@@ -1,19 +1,27 @@
 //! A transaction as its user sees it: a snapshot to read from, a buffer to write to, and a commit.
 
-use std::sync::Arc;
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use bytes::Bytes;
-use parking_lot::Mutex;
-use proto::{KeyRange, Timestamp};
+use parking_lot::{Mutex, MutexGuard};
+use proto::{KeyRange, StoreId, Timestamp, wire::Mutation};
 use raftstore::Instant;
 
-use crate::Error;
+use crate::{Error, planted::Planted};
 
 use super::{
     Client,
-    buffer::{Buffer, Own, Savepoint},
+    buffer::{self, Buffer, Own},
     commit::{self, CommitJob},
+    held::HeldRows,
     scan::{Scan, ScanOptions},
+    snapshot::Snapshot,
 };
 
 /// What bounds a commit timestamp from below.
@@ -36,36 +44,65 @@ pub struct CommitOptions {
     pub max_commit_ts: Option<Timestamp>,
 }
 
-/// A snapshot-isolation transaction. Shared by the parts of a query: cheap to clone, and all methods take `&self`.
+/// A place in a transaction to which it can go back ([`Txn::roll_back_to`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Savepoint {
+    writes: buffer::Place,
+    locks: usize,
+}
+
+/// A place in a transaction's row locks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LockPlace(usize);
+
+/// A transaction. Shared by the parts of a query: cheap to clone, and all methods take `&self`.
 ///
-/// Reads see the snapshot at [`Txn::start_ts`] and the transaction's own writes. Writes are kept here until
-/// [`Txn::commit`]; nobody else sees anything of a transaction that is dropped or rolled back.
+/// Reads see a snapshot and the transaction's own writes. The snapshot is the one at [`Txn::start_ts`]; a handle from
+/// [`Txn::at_fresh_snapshot`] has a later one. Writes are kept here until [`Txn::commit`]; nobody else sees anything of a
+/// transaction that is dropped or rolled back.
+///
+/// A row that it writes must not have changed since it was seen: since `start_ts`, or, if [`Txn::lock_rows`] has locked it,
+/// since then. So a transaction with one snapshot has snapshot isolation (lost updates are refused, write
+/// skew is allowed), and one with a fresh one for every statement that locks what it writes is PostgreSQL's READ COMMITTED.
 #[derive(Clone)]
 pub struct Txn {
     inner: Arc<Inner>,
+    snapshot: Snapshot,
 }
 
-struct Inner {
+pub(crate) struct Inner {
     client: Client,
     start_ts: Timestamp,
     begun: Instant,
     read_only: bool,
+    /// Something may have been read at a later snapshot than the first.
+    renewed: AtomicBool,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
-struct State {
-    buffer: Buffer,
+pub(crate) struct State {
+    pub(crate) buffer: Buffer,
+    pub(crate) locks: HeldRows,
     ended: bool,
+}
+
+impl Inner {
+    /// Stores that keep row locks for it.
+    pub(crate) fn lock_stores(&self) -> BTreeSet<StoreId> {
+        self.state.lock().locks.stores()
+    }
 }
 
 impl Txn {
     pub(crate) fn new(client: Client, start_ts: Timestamp, read_only: bool) -> Self {
         let begun = client.inner.clock.now();
-        Txn { inner: Arc::new(Inner { client, start_ts, begun, read_only, state: Mutex::default() }) }
+        let (renewed, state) = (AtomicBool::new(false), Mutex::default());
+        let inner = Arc::new(Inner { client, start_ts, begun, read_only, renewed, state });
+        Txn { inner, snapshot: Snapshot::at(start_ts) }
     }
 
-    /// The snapshot.
+    /// What names the transaction; its first snapshot.
     pub fn start_ts(&self) -> Timestamp {
         self.inner.start_ts
     }
@@ -75,13 +112,65 @@ impl Txn {
         &self.inner.client
     }
 
+    /// The same transaction with another snapshot: what is committed when something is first read through the handle and its
+    /// clones; only then PD is asked.
+    pub fn at_fresh_snapshot(&self) -> Txn {
+        self.inner.renewed.store(true, Ordering::Relaxed);
+        Txn { inner: self.inner.clone(), snapshot: Snapshot::fresh() }
+    }
+
+    /// The timestamp of this handle's snapshot.
+    pub async fn read_ts(&self) -> Result<Timestamp, Error> {
+        self.snapshot.get(&self.inner.client).await
+    }
+
+    /// The timestamp of this handle's snapshot, if it has been taken.
+    pub fn read_ts_taken(&self) -> Option<Timestamp> {
+        self.snapshot.taken()
+    }
+
+    /// What it has written and locked. [`Error::Aborted`] when it has ended.
+    pub(crate) fn state(&self) -> Result<MutexGuard<'_, State>, Error> {
+        let state = self.inner.state.lock();
+        if state.ended { Err(Error::Aborted) } else { Ok(state) }
+    }
+
+    /// Its row locks stay while it is open.
+    pub(crate) fn keep_alive(&self) {
+        if self.inner.state.lock().locks.is_empty() {
+            self.inner.client.keep_rows(self.inner.start_ts, Arc::downgrade(&self.inner));
+        }
+    }
+
+    /// What this transaction itself has made of a key: `Some(None)` when it has removed it, `None` when it has not written it.
+    pub fn own(&self, key: &[u8]) -> Option<Option<Bytes>> {
+        match self.inner.state.lock().buffer.own(key) {
+            Own::Value(value) => Some(Some(value)),
+            Own::Gone => Some(None),
+            Own::Unknown => None,
+        }
+    }
+
     /// The value of a key.
     pub async fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Error> {
         let own = self.inner.state.lock().buffer.own(key);
         match own {
             Own::Value(value) => Ok(Some(value)),
             Own::Gone => Ok(None),
-            Own::Unknown => self.inner.client.read_at(Bytes::copy_from_slice(key), self.inner.start_ts).await,
+            Own::Unknown => {
+                let read_ts = self.read_ts().await?;
+                self.inner.client.read_at(Bytes::copy_from_slice(key), read_ts).await
+            }
+        }
+    }
+
+    /// The value of a key when nothing else is read from this handle's snapshot: as it is now, if the snapshot has not been taken.
+    /// PD is not asked then.
+    pub async fn get_alone(&self, key: &[u8]) -> Result<Option<Bytes>, Error> {
+        match self.own(key) {
+            Some(value) => Ok(value),
+            None if self.read_ts_taken().is_none() => self.inner.client.read_latest(key).await,
+            None => self.get(key).await,
         }
     }
 
@@ -95,8 +184,10 @@ impl Txn {
             keys.iter().zip(&own).filter(|(_, own)| **own == Own::Unknown).map(|(key, _)| key.clone()).collect();
         ask.sort_unstable();
         ask.dedup();
-        let found =
-            if ask.is_empty() { Vec::new() } else { self.inner.client.read_many(ask, self.inner.start_ts).await? };
+        let found = match ask.is_empty() {
+            true => Vec::new(),
+            false => self.inner.client.read_many(ask, self.read_ts().await?).await?,
+        };
         let stored =
             |key: &Bytes| found.binary_search_by(|pair| pair.key.cmp(key)).ok().map(|at| found[at].value.clone());
         let value = |(key, own)| match own {
@@ -113,7 +204,7 @@ impl Txn {
             let state = self.inner.state.lock();
             state.buffer.range(&options.range).map(|(key, write)| (key.clone(), write.own())).collect()
         };
-        Scan::new(self.inner.client.clone(), self.inner.start_ts, options, own)
+        Scan::new(self.inner.client.clone(), self.snapshot.clone(), options, own)
     }
 
     /// Whether this transaction has written a key in `range`: then a pushed-down scan would not see it, and the
@@ -155,14 +246,31 @@ impl Txn {
         change(&mut state.buffer)
     }
 
-    /// A place to which [`Txn::roll_back_to`] goes back.
-    pub fn savepoint(&self) -> Savepoint {
-        self.inner.state.lock().buffer.savepoint()
+    /// Gives up the locks of `keys` that were taken since `place`: of rows that turned out not to be wanted.
+    pub fn unlock_rows(&self, keys: &[Bytes], place: LockPlace) {
+        let released = self.inner.state.lock().locks.take_some(keys, place.0);
+        self.inner.client.release_rows(self.inner.start_ts, released);
     }
 
-    /// Takes back the writes since `savepoint`, which stays; later ones are gone. Reads keep their snapshot.
+    /// A place for [`Txn::unlock_rows`], which does not go back in the writes.
+    pub fn lock_place(&self) -> LockPlace {
+        LockPlace(self.inner.state.lock().locks.count())
+    }
+
+    /// A place to which [`Txn::roll_back_to`] goes back.
+    pub fn savepoint(&self) -> Savepoint {
+        let mut state = self.inner.state.lock();
+        Savepoint { writes: state.buffer.savepoint(), locks: state.locks.count() }
+    }
+
+    /// Takes back the writes and row locks since `savepoint`, which stays; later ones are gone. Reads keep their snapshot.
     pub fn roll_back_to(&self, savepoint: Savepoint) {
-        self.inner.state.lock().buffer.roll_back_to(savepoint);
+        let released = {
+            let mut state = self.inner.state.lock();
+            state.buffer.roll_back_to(savepoint.writes);
+            state.locks.take_since(savepoint.locks)
+        };
+        self.inner.client.release_rows(self.inner.start_ts, released);
     }
 
     /// Keys written so far.
@@ -176,33 +284,100 @@ impl Txn {
     }
 
     /// Makes the writes visible to everybody, all at once, and durable. Returns the commit timestamp (of a
-    /// transaction without writes: its snapshot). Whatever the result, the transaction has ended.
+    /// transaction without writes: its start). Whatever the result, the transaction has ended.
     pub async fn commit(&self, options: CommitOptions) -> Result<Timestamp, Error> {
-        let mutations = {
+        let (mutations, locks) = {
             let mut state = self.inner.state.lock();
             if std::mem::replace(&mut state.ended, true) {
                 return Err(Error::Aborted);
             }
-            state.buffer.take()
+            (state.buffer.take(), std::mem::take(&mut state.locks))
         };
-        let start_ts = self.inner.start_ts;
-        if mutations.is_empty() {
-            return Ok(start_ts);
+        if locks.is_empty() {
+            return match mutations.is_empty() {
+                true => Ok(self.inner.start_ts),
+                false => self.commit_writes(mutations, Vec::new(), Timestamp::ZERO, options).await,
+            };
         }
-        let client = self.inner.client.clone();
-        let floor = match options.floor {
-            Floor::Pd => client.timestamp().await?,
-            Floor::StartTs => start_ts,
-        };
-        let age = client.inner.clock.now().since(self.inner.begun);
-        let ttl = client.inner.config.lock_ttl + age;
-        commit::run(CommitJob { client, start_ts, floor, max_commit_ts: options.max_commit_ts, ttl, mutations }).await
+        // Dropped before its end, or failed: what is locked is given up all the same.
+        let ending = Ending { txn: self, locks };
+        let (mutations, proven) = ending.sort(mutations);
+        let newest = ending.locks.newest();
+        let client = &self.inner.client;
+        if mutations.is_empty() {
+            return match proven.is_empty() {
+                true => Ok(self.inner.start_ts),
+                false => client
+                    .check_rows(self.inner.start_ts, proven, client.deadline())
+                    .await
+                    .map(|()| self.inner.start_ts),
+            };
+        }
+        self.commit_writes(mutations, proven, newest, options).await
     }
 
-    /// Forgets the writes. Nothing of them was ever sent anywhere.
+    async fn commit_writes(
+        &self,
+        mutations: Vec<Mutation>,
+        proven: Vec<Bytes>,
+        newest: Timestamp,
+        options: CommitOptions,
+    ) -> Result<Timestamp, Error> {
+        let (client, start_ts) = (self.inner.client.clone(), self.inner.start_ts);
+        let renewed = self.inner.renewed.load(Ordering::Relaxed);
+        let floor = match options.floor {
+            Floor::StartTs if !renewed => start_ts,
+            // The commit comes behind every snapshot it has read from, too.
+            Floor::Pd | Floor::StartTs => client.timestamp().await?,
+        };
+        let floor = floor.max(newest);
+        let age = client.inner.clock.now().since(self.inner.begun);
+        let ttl = client.inner.config.lock_ttl + age;
+        let max_commit_ts = options.max_commit_ts;
+        commit::run(CommitJob { client, start_ts, floor, max_commit_ts, ttl, mutations, proven }).await
+    }
+
+    /// Forgets the writes, of which nothing was ever sent anywhere, and gives the row locks up.
     pub fn rollback(&self) {
-        let mut state = self.inner.state.lock();
-        state.ended = true;
-        state.buffer.take();
+        let locks = {
+            let mut state = self.inner.state.lock();
+            state.ended = true;
+            state.buffer.take();
+            std::mem::take(&mut state.locks)
+        };
+        if !locks.is_empty() {
+            drop(Ending { txn: self, locks });
+        }
+    }
+}
+
+/// The row locks of a transaction that ends: given up when this is dropped. A store that has committed or rolled back a
+/// row has given up its lock already.
+struct Ending<'a> {
+    txn: &'a Txn,
+    locks: HeldRows,
+}
+
+impl Ending<'_> {
+    /// Says in each write what its transaction saw of the row; and names the rows that are locked and not written.
+    fn sort(&self, mut mutations: Vec<Mutation>) -> (Vec<Mutation>, Vec<Bytes>) {
+        let trusting = self.txn.inner.client.inner.config.plant.has(Planted::TrustRowLocks);
+        for mutation in &mut mutations {
+            if let Some(seen) = self.locks.version(&mutation.key) {
+                // Zero would say "since the transaction began"; no version is as old as one.
+                mutation.seen_ts = if trusting { u64::MAX } else { seen.0.max(1) };
+            }
+        }
+        let written = |key: &Bytes| mutations.binary_search_by(|mutation| mutation.key.cmp(key)).is_ok();
+        let proven = self.locks.locked().filter(|key| !written(key)).cloned().collect();
+        (mutations, proven)
+    }
+}
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        let Inner { client, start_ts, .. } = &*self.txn.inner;
+        client.stop_keeping(*start_ts);
+        client.release_rows(*start_ts, self.locks.take_since(0));
     }
 }

@@ -12,7 +12,7 @@ use proto::{
 use super::{Outcome, key, next, rest};
 use crate::{
     Error,
-    client::committer::{Committer, Effect, Event, Repeat, Run},
+    client::committer::{Committer, Effect, Event, Protocol, Repeat, Run},
 };
 
 /// One transaction.
@@ -24,18 +24,20 @@ pub(super) struct Script {
 impl super::Script for Script {
     fn command(&mut self, name: &str, args: &mut ArgumentConsumer<'_>) -> Outcome {
         if name == "begin" {
-            // begin KEY… [fence=TS]
+            // begin KEY… [fence=TS] [long=true] (long keys are too many bytes for an async commit)
             let fence: u64 = key(args, "fence")?;
-            let mutation = |k: String| Mutation { key: Bytes::from(k), ..Mutation::default() };
+            let tail = if key(args, "long")? { "-".repeat(64 << 10) } else { String::new() };
+            let mutation = |k: String| Mutation { key: Bytes::from(k + &tail), ..Mutation::default() };
             let mutations = rest(args).into_iter().map(mutation).collect();
-            self.committer = Some(Committer::new(mutations, (fence != 0).then_some(Timestamp(fence))));
+            self.committer = Some(Committer::new(mutations, (fence != 0).then_some(Timestamp(fence)), true));
             return self.step(Event::Start);
         }
         let event = match name {
             // split ID RUN… (a run is FROM-TO)
             "split" => Event::Split(next(args, "id")?, runs(args)?),
-            "prewritten" => Event::Prewritten(next(args, "id")?),
-            "one_pc" => Event::OnePcCommitted(next(args, "id")?, Timestamp(next(args, "timestamp")?)),
+            // prewritten ID [min=TS]
+            "prewritten" => Event::Prewritten(next(args, "id")?, Timestamp(key(args, "min")?)),
+            "is_committed" => Event::IsCommitted(next(args, "id")?, Timestamp(next(args, "timestamp")?)),
             "locked" => Event::Locked(next(args, "id")?, LockRecord { start_ts: 5, ..LockRecord::default() }),
             "cleared" => Event::Cleared(next(args, "id")?),
             "refused" => Event::Refused(next(args, "id")?, error(&next::<String>(args, "error")?)?),
@@ -91,8 +93,12 @@ fn show(effect: &Effect) -> String {
     };
     let list = |runs: &[Run]| runs.iter().map(|r| format!("{}-{}", r.start, r.end)).collect::<Vec<_>>().join(" ");
     match effect {
-        Effect::Prewrite { id, run, one_pc, repeat } => {
-            let how = if *one_pc { " in one round" } else { "" };
+        Effect::Prewrite { id, run, protocol, repeat } => {
+            let how = match protocol {
+                Protocol::OnePc => " in one round",
+                Protocol::Async => " async",
+                Protocol::TwoPc => "",
+            };
             format!("#{id} prewrite {}{how}{}", list(std::slice::from_ref(run)), again(repeat))
         }
         Effect::ClearLock { id, lock } => format!("#{id} clear the lock of {}", lock.start_ts),

@@ -1,8 +1,10 @@
 //! Golden scripts: a scenario in prose with commands, and what they print. `UPDATE_GOLDENFILES=1` rewrites them.
 
 mod committer;
+mod deadlock;
 mod latch;
 mod region_map;
+mod row_locks;
 mod txn;
 
 use std::{error::Error, str::FromStr};
@@ -15,6 +17,12 @@ type Outcome = Result<String, Box<dyn Error>>;
 test_each_path! { in "kv/testscripts/mvcc" as mvcc => |path: &std::path::Path| run(&mut txn::Script::default(), path) }
 test_each_path! { in "kv/testscripts/txn" as transactions => |path: &std::path::Path| run(&mut txn::Script::default(), path) }
 test_each_path! { in "kv/testscripts/latch" as latches => |path: &std::path::Path| run(&mut latch::Script::default(), path) }
+test_each_path! { in "kv/testscripts/row_locks" as rows => |path: &std::path::Path| {
+    run(&mut row_locks::Script::default(), path)
+} }
+test_each_path! { in "kv/testscripts/deadlock" as deadlocks => |path: &std::path::Path| {
+    run(&mut deadlock::Script::default(), path)
+} }
 test_each_path! { in "kv/testscripts/region_map" as regions => |path: &std::path::Path| {
     run(&mut region_map::Script::default(), path)
 } }

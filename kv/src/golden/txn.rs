@@ -5,8 +5,9 @@ use goldenscript::ArgumentConsumer;
 use proto::{
     Batch, KeyRange, Timestamp,
     wire::{
-        CheckTxnRequest, CommitRequest, HeartbeatTxnRequest, KeyError, LockRecord, Mutation, MutationKind,
-        PrewriteRequest, ResolveRequest, RollbackRequest, check_txn_response::Outcome as Fate, key_error::Kind, op,
+        CheckSecondariesRequest, CheckTxnRequest, CommitRequest, HeartbeatTxnRequest, KeyError, LockRecord, Mutation,
+        MutationKind, PrewriteRequest, ResolveRequest, RollbackRequest, check_secondaries_response::Outcome as Found,
+        check_txn_response::Outcome as Fate, key_error::Kind, op,
     },
 };
 use raftstore::engine::{Cf, Engine, Snapshot, memory::MemoryEngine};
@@ -37,6 +38,7 @@ impl super::Script for Script {
             "commit" => commit(&reader, args)?,
             "rollback" => rollback(&reader, args)?,
             "check" => check(&reader, args)?,
+            "secondaries" => secondaries(&reader, args)?,
             "resolve" => resolve(&reader, args)?,
             "heartbeat" => heartbeat(&reader, args)?,
             "get" => return get(&reader, args),
@@ -57,7 +59,8 @@ fn keys(args: &mut ArgumentConsumer<'_>) -> Vec<Bytes> {
     rest(args).into_iter().map(Bytes::from).collect()
 }
 
-/// `prewrite START put.a=1 insert.b=2 delete.c= lock.d= [primary=] [one_pc=COMMIT_TS] [ttl_ms=] [min_commit_ts=] [max_commit_ts=]`
+/// `prewrite START put.a=1 insert.b=2 delete.c= lock.d= [primary=] [one_pc=COMMIT_TS] [async=MIN_COMMIT_TS others=KEY,…] [ttl_ms=]
+/// [min_commit_ts=] [max_commit_ts=] [seen=VERSION] [row_lock=OWNER]`
 fn prewrite(reader: &Reader<'_>, args: &mut ArgumentConsumer<'_>) -> Evaluated {
     let mut request = PrewriteRequest {
         start_ts: next(args, "start_ts")?,
@@ -67,7 +70,12 @@ fn prewrite(reader: &Reader<'_>, args: &mut ArgumentConsumer<'_>) -> Evaluated {
         max_commit_ts: key(args, "max_commit_ts")?,
         ..PrewriteRequest::default()
     };
-    let one_pc: u64 = key(args, "one_pc")?;
+    let (one_pc, async_ts): (u64, u64) = (key(args, "one_pc")?, key(args, "async")?);
+    request.try_one_pc = one_pc != 0;
+    request.async_commit = async_ts != 0;
+    let others: String = key(args, "others")?;
+    request.secondaries = others.split(',').filter(|key| !key.is_empty()).map(|key| key.to_string().into()).collect();
+    let (seen_ts, blocked_by): (u64, u64) = (key(args, "seen")?, key(args, "row_lock")?);
     while let Some((change, value)) = args.next_key() {
         let (kind, user_key) = change.split_once('.').ok_or("a change is kind.key=value")?;
         let kind = match kind {
@@ -78,13 +86,18 @@ fn prewrite(reader: &Reader<'_>, args: &mut ArgumentConsumer<'_>) -> Evaluated {
             _ => return Err(format!("unknown kind of change {kind}").into()),
         };
         let (user_key, value) = (Bytes::from(user_key.to_string()), Bytes::from(value.to_string()));
-        request.mutations.push(Mutation { kind: kind as i32, key: user_key, value });
+        request.mutations.push(Mutation { kind: kind as i32, key: user_key, value, seen_ts });
     }
     if request.primary.is_empty() {
         request.primary = request.mutations[0].key.clone();
     }
-    let mode = if one_pc == 0 { PrewriteMode::Locks } else { PrewriteMode::OnePc(Timestamp(one_pc)) };
-    let (batch, response) = txn::prewrite(reader, &request, mode)?;
+    let mode = match (one_pc, async_ts) {
+        (0, 0) => PrewriteMode::Locks,
+        (0, ts) => PrewriteMode::Async(Timestamp(ts)),
+        (ts, _) => PrewriteMode::OnePc(Timestamp(ts)),
+    };
+    let (batch, response) =
+        txn::prewrite(reader, &request, mode, &|_| (blocked_by > 0).then_some(Timestamp(blocked_by)))?;
     let answer = match (response.errors.first(), response.one_pc_commit_ts) {
         (Some(error), _) => show_error(error),
         (None, 0) => format!("locked, min_commit_ts {}", response.min_commit_ts),
@@ -99,7 +112,21 @@ fn commit(reader: &Reader<'_>, args: &mut ArgumentConsumer<'_>) -> Evaluated {
     let max_commit_ts = key(args, "max_commit_ts")?;
     let request = CommitRequest { start_ts, commit_ts, max_commit_ts, keys: keys(args), ..Default::default() };
     let (batch, response) = txn::commit(reader, &request)?;
-    Ok((batch, response.error.as_ref().map_or("committed".into(), show_error)))
+    let answer = response.error.as_ref().map_or_else(|| format!("committed at {}", response.commit_ts), show_error);
+    Ok((batch, answer))
+}
+
+/// `secondaries START KEY…`
+fn secondaries(reader: &Reader<'_>, args: &mut ArgumentConsumer<'_>) -> Evaluated {
+    let request = CheckSecondariesRequest { start_ts: next(args, "start_ts")?, keys: keys(args) };
+    let (batch, response) = txn::check_secondaries(reader, &request)?;
+    let answer = match response.outcome {
+        Some(Found::MinCommitTs(ts)) => format!("all are locked, min_commit_ts {ts}"),
+        Some(Found::CommitTs(ts)) => format!("committed at {ts}"),
+        Some(Found::RolledBack(_)) => "one is not locked, and never will be".into(),
+        None => "no outcome".into(),
+    };
+    Ok((batch, answer))
 }
 
 /// `rollback START KEY…`
@@ -129,6 +156,10 @@ fn check(reader: &Reader<'_>, args: &mut ArgumentConsumer<'_>) -> Evaluated {
         (None, Some(Fate::CommitTs(ts))) => format!("committed at {ts}"),
         (None, Some(Fate::RolledBack(_))) => "rolled back".into(),
         (None, Some(Fate::TtlMs(ms))) => format!("alive for {ms} ms"),
+        (None, Some(Fate::AsyncLock(lock))) => {
+            let others = lock.secondaries.iter().map(|key| text(key)).collect::<Vec<_>>().join(" ");
+            format!("min_commit_ts {}, ask {others}", lock.min_commit_ts)
+        }
         (None, None) => "no outcome".into(),
     };
     Ok((batch, answer))
@@ -236,7 +267,11 @@ fn show_record(cf: Cf, record: &[u8]) -> String {
         Ok(LockCfRecord::Lock(l)) => {
             let (kind, value) = (show_kind(l.kind), text(&l.value));
             let (start, min, primary) = (l.start_ts.0, l.min_commit_ts.0, text(&l.primary));
-            format!("[{kind} start {start} min {min} ttl {} primary {primary} {value}]", l.ttl_ms)
+            let how = match &l.secondaries {
+                Some(keys) => format!(" async [{}]", keys.iter().map(|k| text(k)).collect::<Vec<_>>().join(" ")),
+                None => String::new(),
+            };
+            format!("[{kind} start {start} min {min} ttl {} primary {primary}{how} {value}]", l.ttl_ms)
         }
         Err(fault) => fault.to_string(),
     }
@@ -264,6 +299,7 @@ fn show_error(error: &KeyError) -> String {
         Some(Kind::Aborted(a)) => format!("{} was rolled back", a.start_ts),
         Some(Kind::TxnNotFound(t)) => format!("no trace of {}", t.start_ts),
         Some(Kind::CommitFenced(f)) => format!("fenced: {} is not below {}", f.needed_commit_ts, f.max_commit_ts),
+        Some(Kind::RowLocked(r)) => format!("the row {} is locked by {}", text(&r.key), r.owner),
         Some(Kind::CommitTsTooLow(t)) => format!("{} needs a commit_ts of {} at least", text(&t.key), t.min_commit_ts),
         other => format!("{other:?}"),
     }

@@ -31,7 +31,11 @@ use raftstore::{
     engine::{Cf, Engine, EngineError, WriteBatch, WriteOp, memory::MemoryEngine},
 };
 
-use crate::{Client, Clock, Pd, PdError, RegionStore, Reply, Rpc, RpcError, Service, Spawn, StoreScan};
+use crate::{
+    Client, Clock, Pd, PdError, RegionStore, Reply, Rpc, RpcError, Service, Spawn, StoreScan,
+    deadlock::{Deadlock, Detector},
+    row_locks::Wait,
+};
 
 /// The one store.
 const STORE: StoreId = StoreId(1);
@@ -209,6 +213,7 @@ pub struct LocalPd {
     catalog: Mutex<Catalog>,
     published: tokio::sync::watch::Sender<u64>,
     acknowledged: tokio::sync::Notify,
+    deadlocks: Mutex<Detector>,
 }
 
 #[derive(Default)]
@@ -228,6 +233,7 @@ impl LocalPd {
             catalog: Mutex::default(),
             published: tokio::sync::watch::Sender::new(0),
             acknowledged: tokio::sync::Notify::new(),
+            deadlocks: Mutex::default(),
         }
     }
 
@@ -290,6 +296,10 @@ impl Pd for LocalPd {
         Ok(None)
     }
 
+    async fn report_waits(&self, waits: Vec<Wait>) -> Result<Vec<Deadlock>, PdError> {
+        Ok(self.deadlocks.lock().report(STORE.0, waits, self.clock.now()))
+    }
+
     async fn catalog_lease(
         &self,
         gateway: u64,
@@ -324,5 +334,7 @@ impl Pd for LocalPd {
 
 #[cfg(test)]
 mod chaos;
+#[cfg(test)]
+mod row_locks;
 #[cfg(test)]
 mod tests;

@@ -138,7 +138,7 @@ async fn locks_of_a_dead_coordinator_are_resolved_after_their_ttl() {
     write(&local.client, &[("e", "old")]).await;
     let start_ts = local.client.timestamp().await.unwrap().0;
     for (region, key) in [(2, "a"), (3, "e")] {
-        let mutations = vec![Mutation { kind: 0, key: b(key), value: b("new") }];
+        let mutations = vec![Mutation { key: b(key), value: b("new"), ..Mutation::default() }];
         let prewrite = PrewriteRequest { mutations, primary: b("a"), start_ts, ttl_ms: TTL_MS, ..Default::default() };
         let epoch = Some(Epoch { conf_ver: 1, version: 1 }.into());
         let header = Some(RequestHeader { region_id: region, epoch, ..Default::default() });
@@ -159,7 +159,7 @@ async fn a_scan_over_many_locks_of_one_dead_transaction_does_not_resolve_them_on
     let local = local();
     let key = |n: u32| b(&format!("a{n:05}"));
     let start_ts = local.client.timestamp().await.unwrap().0;
-    let mutations = (0..3000).map(|n| Mutation { kind: 0, key: key(n), value: b("new") }).collect();
+    let mutations = (0..3000).map(|n| Mutation { key: key(n), value: b("new"), ..Mutation::default() }).collect();
     let prewrite = PrewriteRequest { mutations, primary: key(0), start_ts, ..Default::default() };
     let current_ts = Timestamp::MAX.0;
     let check = CheckTxnRequest { primary: key(0), start_ts, current_ts, ..Default::default() };
@@ -186,7 +186,10 @@ async fn a_timestamp_from_the_future_is_refused() {
 async fn a_dropped_range_is_gone_and_its_neighbours_are_not() {
     let local = local();
     write(&local.client, &[("a", "1"), ("c", "1"), ("e", "1"), ("n", "1"), ("z", "1")]).await;
-    local.client.delete_range_unsafe(&KeyRange::new("c", "o")).await.unwrap();
+    let dropped = KeyRange::new("c", "o");
+    // The commit of what was locked may still be under way, and it needs all of its keys.
+    local.client.finish_transactions(&dropped, &KeyRange::default()).await.unwrap();
+    local.client.delete_range_unsafe(&dropped).await.unwrap();
     let txn = local.client.begin().await.unwrap();
     assert_eq!(scan(&txn, ScanOptions::default()).await, "a=1 z=1");
     let regions = local.client.regions(&KeyRange::new("a", "n")).await.unwrap();
@@ -201,7 +204,7 @@ async fn what_was_committed_outlives_the_range_of_its_primary() {
     write(&local.client, &[("z", "old")]).await;
     let start_ts = local.client.timestamp().await.unwrap().0;
     let prewrite = |key| {
-        let mutations = vec![Mutation { kind: 0, key: b(key), value: b("new") }];
+        let mutations = vec![Mutation { key: b(key), value: b("new"), ..Mutation::default() }];
         Body::Prewrite(PrewriteRequest { mutations, primary: b("a"), start_ts, ttl_ms: 50, ..Default::default() })
     };
     let bodies = [(2, prewrite("a")), (3, prewrite("e")), (4, prewrite("z"))];

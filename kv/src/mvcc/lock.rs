@@ -3,6 +3,7 @@
 //! ```text
 //! lock      01 ‖ kind u8 ‖ start_ts u64 ‖ ttl_ms u64 ‖ min_commit_ts u64 ‖ primary length u32 ‖ primary ‖ value
 //!           kind 00 put, 01 delete, 02 no change (only the put has a value); integers are big-endian
+//! async     the same with 80 added to the kind, and before the value: number of secondaries u32 ‖ (length u32 ‖ key) each
 //! rollback  01 ‖ 03
 //! ```
 //!
@@ -16,6 +17,8 @@ use super::Fault;
 /// The format's version, first byte of every record.
 const FORMAT: u8 = 1;
 const ROLLBACK: u8 = 3;
+/// Added to the kind of a lock of an async commit.
+const ASYNC: u8 = 0x80;
 /// Everything before the primary.
 const HEADER_LEN: usize = 2 + 8 + 8 + 8 + 4;
 
@@ -56,6 +59,8 @@ pub struct Lock {
     pub primary: Bytes,
     /// Of a put.
     pub value: Bytes,
+    /// Of an async commit, which is decided by all its locks: at the primary the transaction's other keys, elsewhere none.
+    pub secondaries: Option<Vec<Bytes>>,
 }
 
 /// What stands under a key of the `lock` column family.
@@ -70,20 +75,29 @@ pub enum LockCfRecord {
 impl Lock {
     /// As stored.
     pub fn encode(&self) -> Bytes {
-        let mut out = BytesMut::with_capacity(HEADER_LEN + self.primary.len() + self.value.len());
-        out.put_slice(&[FORMAT, self.kind as u8]);
+        let mut out = BytesMut::with_capacity(self.value_offset() as usize + self.value.len());
+        let how = if self.secondaries.is_some() { ASYNC } else { 0 };
+        out.put_slice(&[FORMAT, self.kind as u8 | how]);
         out.put_u64(self.start_ts.0);
         out.put_u64(self.ttl_ms);
         out.put_u64(self.min_commit_ts.0);
         out.put_u32(self.primary.len() as u32);
         out.put_slice(&self.primary);
+        if let Some(secondaries) = &self.secondaries {
+            out.put_u32(secondaries.len() as u32);
+            for key in secondaries {
+                out.put_u32(key.len() as u32);
+                out.put_slice(key);
+            }
+        }
         out.put_slice(&self.value);
         out.freeze()
     }
 
     /// Where the value starts in the stored form.
     pub fn value_offset(&self) -> u64 {
-        (HEADER_LEN + self.primary.len()) as u64
+        let listed = |keys: &Vec<Bytes>| 4 + keys.iter().map(|key| 4 + key.len()).sum::<usize>();
+        (HEADER_LEN + self.primary.len() + self.secondaries.as_ref().map_or(0, listed)) as u64
     }
 
     /// As others are told of it.
@@ -136,13 +150,27 @@ fn decode_lock(mut record: &[u8]) -> Option<Lock> {
     if record.len() < HEADER_LEN || record.get_u8() != FORMAT {
         return None;
     }
-    let kind = WriteKind::from_byte(record.get_u8())?;
+    let kind = record.get_u8();
+    let (is_async, kind) = (kind & ASYNC != 0, WriteKind::from_byte(kind & !ASYNC)?);
     let (start_ts, ttl_ms, min_commit_ts) =
         (Timestamp(record.get_u64()), record.get_u64(), Timestamp(record.get_u64()));
-    let primary_len = record.get_u32() as usize;
-    let (primary, value) = record.split_at_checked(primary_len)?;
-    let (primary, value) = (Bytes::copy_from_slice(primary), Bytes::copy_from_slice(value));
-    Some(Lock { kind, start_ts, ttl_ms, min_commit_ts, primary, value })
+    let primary = take_key(&mut record)?;
+    let secondaries = match is_async {
+        true => {
+            let count = record.try_get_u32().ok()?;
+            Some((0..count).map(|_| take_key(&mut record)).collect::<Option<Vec<Bytes>>>()?)
+        }
+        false => None,
+    };
+    let value = Bytes::copy_from_slice(record);
+    Some(Lock { kind, start_ts, ttl_ms, min_commit_ts, primary, value, secondaries })
+}
+
+fn take_key(record: &mut &[u8]) -> Option<Bytes> {
+    let len = record.try_get_u32().ok()? as usize;
+    let (key, rest) = record.split_at_checked(len)?;
+    *record = rest;
+    Some(Bytes::copy_from_slice(key))
 }
 
 #[cfg(test)]
@@ -158,6 +186,9 @@ mod tests {
             numbers in any::<[u64; 3]>(),
             primary in proptest::collection::vec(any::<u8>(), 0..20),
             value in proptest::collection::vec(any::<u8>(), 0..20),
+            secondaries in proptest::option::of(
+                proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..5).prop_map(Bytes::from), 0..3)
+            ),
         ) {
             let [start_ts, ttl_ms, min_commit_ts] = numbers;
             let lock = Lock {
@@ -167,6 +198,7 @@ mod tests {
                 min_commit_ts: Timestamp(min_commit_ts),
                 primary: primary.into(),
                 value: value.into(),
+                secondaries,
             };
             let record = lock.encode();
             prop_assert_eq!(&record[lock.value_offset() as usize..], &lock.value[..]);

@@ -96,7 +96,7 @@ impl Model {
 fn run(engine: &MemoryEngine, model: &mut Model, write: &Write, start_ts: u64) {
     let mutation = |(&k, &(kind, value)): (&u8, &(MutationKind, u8))| {
         let value = if matches!(kind, MutationKind::Put | MutationKind::Insert) { vec![value] } else { vec![] };
-        Mutation { kind: kind as i32, key: key(k), value: value.into() }
+        Mutation { kind: kind as i32, key: key(k), value: value.into(), seen_ts: 0 }
     };
     let mutations: Vec<Mutation> = write.changes.iter().map(mutation).collect();
     let keys: Vec<Bytes> = mutations.iter().map(|m| m.key.clone()).collect();
@@ -105,7 +105,7 @@ fn run(engine: &MemoryEngine, model: &mut Model, write: &Write, start_ts: u64) {
     let mode =
         if matches!(write.end, End::OnePc) { PrewriteMode::OnePc(Timestamp(commit_ts)) } else { PrewriteMode::Locks };
     let view = engine.snapshot();
-    let (batch, response) = txn::prewrite(&Reader::new(view.as_ref()), &request, mode).unwrap();
+    let (batch, response) = txn::prewrite(&Reader::new(view.as_ref()), &request, mode, &|_| None).unwrap();
     assert_eq!(response.errors.is_empty(), model.accepts(write), "{write:?} at {start_ts}: {response:?}");
     if !response.errors.is_empty() {
         return;

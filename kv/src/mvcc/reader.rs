@@ -70,6 +70,19 @@ impl<'a> Reader<'a> {
         Ok(newest)
     }
 
+    /// When the key was written last (zero: never), and the value it has now.
+    pub fn newest_value(&self, key: &[u8]) -> Result<(Timestamp, Option<Bytes>), Fault> {
+        let (mut newest, mut value) = (Timestamp::ZERO, None);
+        self.versions(key, Timestamp::MAX, Timestamp::ZERO, |commit_ts, version| {
+            newest = newest.max(commit_ts);
+            if version.kind == WriteKind::Put {
+                value = Some(Bytes::copy_from_slice(version.value));
+            }
+            version.kind == WriteKind::Lock
+        })?;
+        Ok((newest, value))
+    }
+
     /// Whether the key has a value now.
     pub fn exists(&self, key: &[u8]) -> Result<bool, Fault> {
         let mut exists = false;

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   read    raise max_ts → writes in flight? wait → snapshot ─────────────► mvcc ─────► reply
+//!   lock    row locks, waiting ─► latches ─► snapshot ────────────────────► mvcc ─────► reply
 //!   write   latches ─► snapshot ─► [1PC: publish, choose commit_ts] ─► txn ─► propose ─► reply
 //!           └───────────────── held until the batch is applied, or certainly never will be ──────┘
 //! ```
@@ -12,9 +13,11 @@
 //! A caller may stop waiting at any time: its deadline passes, or its connection breaks and the future is dropped.
 //! Latches and in-memory locks stay until the fate of the proposal is known all the same (`proposal.rs`).
 
+mod locking;
 mod pd_time;
 mod proposal;
 mod read;
+mod rows;
 mod turns;
 mod write;
 
@@ -35,9 +38,12 @@ use proto::{
 };
 use raftstore::{Instant, RegionSnapshot, Target};
 
-use crate::{Clock, Pd, RegionStore, Reply, Spawn, StoreScan, concurrency::Concurrency, planted::Plant};
+use crate::{
+    Clock, Pd, RegionStore, Reply, Spawn, StoreScan, concurrency::Concurrency, planted::Plant, row_locks::Wait,
+};
 
 use pd_time::PdTime;
+use rows::Rows;
 use turns::Turns;
 
 /// Requests under way at once: what is beyond waits at the client, not in this store's memory.
@@ -62,6 +68,7 @@ struct Inner {
     scan: Option<Arc<dyn StoreScan>>,
     pd_time: PdTime,
     turns: Arc<Turns>,
+    rows: Arc<Rows>,
     concurrency: Arc<Concurrency>,
     in_flight: AtomicUsize,
     plant: Plant,
@@ -83,6 +90,7 @@ impl Service {
         spawn: Arc<dyn Spawn>,
         scan: Option<Arc<dyn StoreScan>>,
     ) -> Self {
+        let rows = Rows::new(pd.clone(), clock.clone(), spawn.clone());
         let inner = Inner {
             store,
             clock: clock.clone(),
@@ -90,6 +98,7 @@ impl Service {
             scan,
             pd_time: PdTime::new(pd, clock),
             turns: Turns::new(),
+            rows,
             concurrency: Arc::default(),
             in_flight: AtomicUsize::new(0),
             plant: Plant::default(),
@@ -101,6 +110,11 @@ impl Service {
     pub fn plant(mut self, plant: Plant) -> Self {
         Arc::get_mut(&mut self.inner).expect("the service is not shared yet").plant = plant;
         self
+    }
+
+    /// Who waits for row locks here, and for whom.
+    pub fn row_waits(&self) -> Vec<Wait> {
+        self.inner.rows.waits()
     }
 
     /// Answers one request. The future may be dropped at any time; a write may then have been carried out or not.
@@ -157,10 +171,13 @@ impl Inner {
             Body::Commit(request) => call.commit(request).await,
             Body::Rollback(request) => call.rollback(request).await,
             Body::CheckTxn(request) => call.check_txn(request).await,
+            Body::CheckSecondaries(request) => call.check_secondaries(request).await,
             Body::Resolve(request) => call.resolve(request).await,
             Body::HeartbeatTxn(request) => call.heartbeat(request).await,
             Body::UnsafeDeleteRange(request) => call.unsafe_delete_range(request).await,
             Body::FindLocks(request) => call.find_locks(request).await,
+            Body::LockRows(request) => call.lock_rows(request).await,
+            Body::RowLocks(request) => call.row_locks(request).await,
         }
     }
 }

@@ -4,9 +4,10 @@ use bytes::Bytes;
 use proto::{
     Batch, Cf, KeyRange, Timestamp,
     wire::{
-        CheckTxnRequest, CheckTxnResponse, CommitRequest, CommitResponse, HeartbeatTxnRequest, HeartbeatTxnResponse,
-        KeyError, PrewriteRequest, PrewriteResponse, RegionError, ResolveRequest, ResolveResponse, RollbackRequest,
-        RollbackResponse, UnsafeDeleteRangeRequest, UnsafeDeleteRangeResponse, kv_response::Body,
+        CheckSecondariesRequest, CheckSecondariesResponse, CheckTxnRequest, CheckTxnResponse, CommitRequest,
+        CommitResponse, HeartbeatTxnRequest, HeartbeatTxnResponse, KeyError, Mutation, MutationKind, PrewriteRequest,
+        PrewriteResponse, RegionError, ResolveRequest, ResolveResponse, RollbackRequest, RollbackResponse, RowLockMode,
+        UnsafeDeleteRangeRequest, UnsafeDeleteRangeResponse, kv_response::Body,
     },
 };
 use raftstore::{ProposeError, RegionSnapshot, Target};
@@ -19,7 +20,7 @@ use crate::{
     txn::{self, PrewriteMode},
 };
 
-use super::{Call, check_keys, proposal::Proposal, read::reply, turns::Turn};
+use super::{Call, check_keys, locking::place_of, proposal::Proposal, read::reply, rows::Freed, turns::Turn};
 
 /// Locks resolved together, whatever the caller asks for: one entry of the log should not hold up those behind it.
 const MAX_NEIGHBOURS: u32 = 4096;
@@ -45,19 +46,29 @@ impl Call<'_> {
         }
         let stage = self.stage(&keys).await?;
         let (mode, published) = if request.try_one_pc {
-            let (commit_ts, published) = self.announce_write(&stage.snapshot, keys, &request).await?;
+            let (commit_ts, published) = self.announce_write(&stage.snapshot, keys.clone(), &request).await?;
             (PrewriteMode::OnePc(commit_ts), Some(published))
+        } else if request.async_commit {
+            let (min_commit_ts, published) = self.announce_write(&stage.snapshot, keys.clone(), &request).await?;
+            (PrewriteMode::Async(min_commit_ts), Some(published))
         } else {
             (PrewriteMode::Locks, None)
         };
-        let evaluated = txn::prewrite(&self.reader(&stage.snapshot), &request, mode);
+        let (owner, place) = (Timestamp(request.start_ts), place_of(&stage.snapshot));
+        let blocker = |m: &Mutation| self.inner.rows.blocker(&m.key, owner, row_lock_of(m.kind()), place);
+        let evaluated = txn::prewrite(&self.reader(&stage.snapshot), &request, mode, &blocker);
         match evaluated {
-            Ok((batch, response)) => self.finish(stage, batch, published).await.map(|()| answer(response)),
+            Ok((batch, response)) => {
+                let committed = response.one_pc_commit_ts != 0;
+                let freed = committed.then(|| self.inner.rows.freed(owner, &keys)).flatten();
+                self.finish(stage, batch, (published, freed)).await.map(|()| answer(response))
+            }
             Err(fault) => Ok(answer(PrewriteResponse { errors: vec![fault.into()], ..Default::default() })),
         }
     }
 
-    /// Publishes a 1PC in memory and chooses its commit timestamp, above every read served here or by earlier leaders.
+    /// Publishes a 1PC or the locks of an async commit in memory and chooses the timestamp, above every read served here
+    /// or by earlier leaders.
     async fn announce_write(
         &self,
         snapshot: &RegionSnapshot,
@@ -69,7 +80,9 @@ impl Call<'_> {
         let reign = Reign { term: snapshot.term, version };
         if !concurrency.is_synced(region, reign) {
             let fresh = self.within("asking PD for a timestamp", self.inner.pd_time.fresh()).await?;
-            let fresh = fresh.map_err(|pd| RegionError::server_busy(&format!("{pd}; 1PC"), super::BUSY_BACKOFF_MS))?;
+            let fresh = fresh.map_err(|pd| {
+                RegionError::server_busy(&format!("{pd}; for a commit timestamp"), super::BUSY_BACKOFF_MS)
+            })?;
             concurrency.sync(region, reign, fresh);
         }
         let floor = Timestamp(request.start_ts.max(request.min_commit_ts));
@@ -84,21 +97,34 @@ impl Call<'_> {
         if let Err(refused) = self.check_timestamp(Timestamp(request.commit_ts)).await? {
             return Ok(reply(Body::Commit(refuse(refused))));
         }
-        let response = self.write(&request.keys, |reader| txn::commit(reader, &request), refuse).await?;
+        let ends = Some(Timestamp(request.start_ts));
+        let response = self.write(&request.keys, ends, |reader| txn::commit(reader, &request), refuse).await?;
         Ok(reply(Body::Commit(response)))
     }
 
     pub(super) async fn rollback(&self, request: RollbackRequest) -> Result<Reply, RegionError> {
         let refuse = |error| RollbackResponse { error: Some(error), committed_ts: 0 };
-        let response = self.write(&request.keys, |reader| txn::rollback(reader, &request), refuse).await?;
+        let ends = Some(Timestamp(request.start_ts));
+        let response = self.write(&request.keys, ends, |reader| txn::rollback(reader, &request), refuse).await?;
         Ok(reply(Body::Rollback(response)))
     }
 
     pub(super) async fn check_txn(&self, request: CheckTxnRequest) -> Result<Reply, RegionError> {
         let refuse = |error| CheckTxnResponse { outcome: None, error: Some(error) };
         let keys = std::slice::from_ref(&request.primary);
-        let response = self.write(keys, |reader| txn::check_txn(reader, &request), refuse).await?;
+        let response = self.write(keys, None, |reader| txn::check_txn(reader, &request), refuse).await?;
         Ok(reply(Body::CheckTxn(response)))
+    }
+
+    pub(super) async fn check_secondaries(&self, request: CheckSecondariesRequest) -> Result<Reply, RegionError> {
+        let refuse = |error| CheckSecondariesResponse { outcome: None, error: Some(error) };
+        let evaluate = |reader: &Reader<'_>| {
+            let (batch, response) = txn::check_secondaries(reader, &request)?;
+            let batch = if self.inner.plant.has(Planted::LateSecondary) { Batch::default() } else { batch };
+            Ok((batch, response))
+        };
+        let response = self.write(&request.keys, None, evaluate, refuse).await?;
+        Ok(reply(Body::CheckSecondaries(response)))
     }
 
     pub(super) async fn resolve(&self, mut request: ResolveRequest) -> Result<Reply, RegionError> {
@@ -108,7 +134,8 @@ impl Call<'_> {
         {
             return Ok(reply(Body::Resolve(refuse(fault.into()))));
         }
-        let response = self.write(&request.keys, |reader| txn::resolve(reader, &request), refuse).await?;
+        let ends = Some(Timestamp(request.start_ts));
+        let response = self.write(&request.keys, ends, |reader| txn::resolve(reader, &request), refuse).await?;
         Ok(reply(Body::Resolve(response)))
     }
 
@@ -129,7 +156,7 @@ impl Call<'_> {
     pub(super) async fn heartbeat(&self, request: HeartbeatTxnRequest) -> Result<Reply, RegionError> {
         let refuse = |error| HeartbeatTxnResponse { error: Some(error), ttl_ms: 0 };
         let keys = std::slice::from_ref(&request.primary);
-        let response = self.write(keys, |reader| txn::heartbeat(reader, &request), refuse).await?;
+        let response = self.write(keys, None, |reader| txn::heartbeat(reader, &request), refuse).await?;
         Ok(reply(Body::HeartbeatTxn(response)))
     }
 
@@ -151,10 +178,12 @@ impl Call<'_> {
         Ok(reply(Body::UnsafeDeleteRange(UnsafeDeleteRangeResponse {})))
     }
 
-    /// A write command from latches to acknowledgement. `refuse` makes the response of a stored state that can't be read.
+    /// A write command from latches to acknowledgement; with it a transaction that `ends` gives up its row locks there. `refuse`
+    /// makes the response of a stored state that can't be read.
     async fn write<R>(
         &self,
         keys: &[Bytes],
+        ends: Option<Timestamp>,
         evaluate: impl FnOnce(&Reader<'_>) -> Result<(Batch, R), Fault>,
         refuse: impl FnOnce(KeyError) -> R,
     ) -> Result<R, RegionError> {
@@ -164,7 +193,10 @@ impl Call<'_> {
         let stage = self.stage(keys).await?;
         let evaluated = evaluate(&self.reader(&stage.snapshot));
         match evaluated {
-            Ok((batch, response)) => self.finish(stage, batch, None).await.map(|()| response),
+            Ok((batch, response)) => {
+                let freed = ends.and_then(|owner| self.inner.rows.freed(owner, keys));
+                self.finish(stage, batch, (None, freed)).await.map(|()| response)
+            }
             Err(fault) => {
                 tracing::error!(region = %self.target.region, %fault, "stored transactions can't be read");
                 Ok(refuse(fault.into()))
@@ -183,13 +215,19 @@ impl Call<'_> {
         Reader::new(snapshot.engine.as_ref())
     }
 
-    async fn finish(&self, stage: Stage, batch: Batch, published: Option<Published>) -> Result<(), RegionError> {
+    async fn finish(
+        &self,
+        stage: Stage,
+        batch: Batch,
+        (published, freed): (Option<Published>, Option<Freed>),
+    ) -> Result<(), RegionError> {
         if batch.is_empty() {
             return Ok(());
         }
         let Stage { turn, snapshot } = stage;
-        // Dropped in this order: the next holder of the latches must not meet this write in flight.
-        self.propose(&snapshot, batch, (published, turn)).await
+        // Dropped in this order: the next holder of the latches must not meet this write in flight, and whoever gets the row
+        // locks finds the latches free.
+        self.propose(&snapshot, batch, (published, turn, freed)).await
     }
 
     /// Replicates and applies; `held` stays until the fate of the batch is known.
@@ -208,6 +246,14 @@ impl Call<'_> {
             Ok(Err(ProposeError::Unknown(why))) => Err(RegionError::outcome_unknown(why)),
             Err(late) => Err(RegionError::outcome_unknown(late.message)),
         }
+    }
+}
+
+/// The row lock that a write stands for when its transaction has not taken one.
+fn row_lock_of(kind: MutationKind) -> RowLockMode {
+    match kind {
+        MutationKind::Put => RowLockMode::NoKeyUpdate,
+        MutationKind::Insert | MutationKind::Delete | MutationKind::Lock => RowLockMode::Update,
     }
 }
 

@@ -24,7 +24,7 @@ use bytes::Bytes;
 use parking_lot::RwLock;
 use proto::{Timestamp, keyspace::NAMESPACES_KEYSPACE};
 
-use crate::{Client, CommitOptions, Error, Floor, ScanOptions, Txn};
+use crate::{Client, CommitOptions, Error, Floor, ScanOptions, Txn, planted::Planted};
 
 pub use keys::{Mode, Namespace};
 use keys::{Token, after};
@@ -288,6 +288,7 @@ impl Spaces {
         if there.as_ref() != expected {
             return Ok(Err(there));
         }
+        let txn = if self.client.has(Planted::SwapUnchecked) { self.client.begin().await? } else { txn };
         set(&txn, key.clone(), value.map(|v| &v[..]))?;
         txn.commit(OWN_START).await?;
         Ok(Ok(()))

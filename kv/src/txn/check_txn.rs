@@ -2,20 +2,23 @@
 
 use proto::{
     Batch, Cf, Timestamp,
-    wire::{CheckTxnRequest, CheckTxnResponse, TxnNotFound, check_txn_response::Outcome, key_error::Kind},
+    wire::{AsyncLock, CheckTxnRequest, CheckTxnResponse, TxnNotFound, check_txn_response::Outcome, key_error::Kind},
 };
 
 use crate::mvcc::{Fault, Reader};
 
 use super::{keep_out, key_error};
 
-/// Evaluates a check. A transaction whose TTL has run out at `current_ts` is rolled back.
+/// Evaluates a check. A transaction whose TTL has run out at `current_ts` is rolled back, unless it is an async commit:
+/// that may be committed, and its other keys have to be asked.
 pub fn check_txn(reader: &Reader<'_>, request: &CheckTxnRequest) -> Result<(Batch, CheckTxnResponse), Fault> {
     let (start_ts, now) = (Timestamp(request.start_ts), Timestamp(request.current_ts));
     let primary = &request.primary;
     let mut batch = Batch::default();
     let outcome = if let Some(lock) = reader.lock(primary)?.filter(|lock| lock.start_ts == start_ts) {
-        if lock.is_expired(now) {
+        if let Some(secondaries) = lock.secondaries.as_ref().filter(|_| lock.is_expired(now)) {
+            Outcome::AsyncLock(AsyncLock { min_commit_ts: lock.min_commit_ts.0, secondaries: secondaries.clone() })
+        } else if lock.is_expired(now) {
             // The record goes here even if the lock names another primary: this key was asked, and the answer must stay true.
             batch.delete(Cf::Lock, primary.clone());
             keep_out(&mut batch, primary, start_ts);

@@ -13,10 +13,12 @@ use super::{commit_lock, key_error};
 pub fn commit(reader: &Reader<'_>, request: &CommitRequest) -> Result<(Batch, CommitResponse), Fault> {
     let (start_ts, commit_ts) = (Timestamp(request.start_ts), Timestamp(request.commit_ts));
     let mut batch = Batch::default();
+    let mut committed_at = commit_ts;
     let refuse = |kind| Ok((Batch::default(), CommitResponse { error: Some(key_error(kind)), commit_ts: 0 }));
     for key in &request.keys {
         let Some(lock) = reader.lock(key)?.filter(|lock| lock.start_ts == start_ts) else {
-            if reader.commit_of(key, start_ts)?.is_some() {
+            if let Some(before) = reader.commit_of(key, start_ts)? {
+                committed_at = before;
                 continue;
             }
             return refuse(match reader.is_rolled_back(key, start_ts)? {
@@ -36,5 +38,5 @@ pub fn commit(reader: &Reader<'_>, request: &CommitRequest) -> Result<(Batch, Co
         }
         commit_lock(&mut batch, key, &lock, commit_ts);
     }
-    Ok((batch, CommitResponse { error: None, commit_ts: commit_ts.0 }))
+    Ok((batch, CommitResponse { error: None, commit_ts: committed_at.0 }))
 }

@@ -12,7 +12,14 @@
 //!
 //! A transaction's fate is its primary's: a version there means committed, a rollback record means rolled back, for
 //! ever. Every command may be repeated, and finds its own traces when it is.
+//!
+//! **Async commit** spares the client the second round: the transaction is committed as soon as locks stand on all its
+//! keys, at the highest `min_commit_ts` of them. Each leader chooses its own above all reads it has served (as 1PC does), and
+//! never changes it. The primary's lock lists the other keys, so that after the TTL anybody can find out: all locks stand,
+//! then the primary is committed at that timestamp; one is missing, then a rollback record takes its place, and the
+//! primary is rolled back. Either is decided at the primary first, and what stands there binds everybody who comes later.
 
+mod check_secondaries;
 mod check_txn;
 mod commit;
 mod heartbeat;
@@ -20,10 +27,11 @@ mod prewrite;
 mod resolve;
 mod rollback;
 
+pub use check_secondaries::check_secondaries;
 pub use check_txn::check_txn;
 pub use commit::commit;
 pub use heartbeat::heartbeat;
-pub use prewrite::{PrewriteMode, prewrite};
+pub use prewrite::{PrewriteMode, RowBlocker, prewrite};
 pub use resolve::resolve;
 pub use rollback::rollback;
 

@@ -1,12 +1,13 @@
 //! Prewrite: puts a lock with the new value on every key, if nobody has written them since the transaction's
-//! snapshot. As 1PC it writes the versions at once. All keys of a request, or none. PURE.
+//! snapshot. As 1PC it writes the versions at once; for an async commit its locks promise a timestamp that stays above
+//! every read served here. All keys of a request, or none. PURE.
 
 use bytes::Bytes;
 use proto::{
     Batch, Cf, Timestamp,
     wire::{
         Aborted, AlreadyExists, CommitFenced, KeyError, Mutation, MutationKind, PrewriteRequest, PrewriteResponse,
-        WriteConflict, key_error::Kind,
+        RowLocked, WriteConflict, key_error::Kind,
     },
 };
 
@@ -24,15 +25,20 @@ pub enum PrewriteMode {
     Locks,
     /// Versions at this timestamp: the request holds all keys of the transaction.
     OnePc(Timestamp),
+    /// Locks that, with those of the other regions, are the commit, at this timestamp or later.
+    Async(Timestamp),
 }
 
 /// What stands in the way of a key.
 enum Obstacle {
-    /// The transaction has its lock here already.
-    OwnLock,
+    /// The transaction has its lock here already, and may commit from there on.
+    OwnLock(Timestamp),
     /// This.
     Error(Kind),
 }
+
+/// Who has a row lock that excludes a mutation.
+pub type RowBlocker<'a> = &'a dyn Fn(&Mutation) -> Option<Timestamp>;
 
 /// Evaluates a prewrite. Answers with the commit timestamp when the transaction turns out to be committed: the
 /// request was carried out before and its answer was lost.
@@ -40,13 +46,14 @@ pub fn prewrite(
     reader: &Reader<'_>,
     request: &PrewriteRequest,
     mode: PrewriteMode,
+    row_blocker: RowBlocker<'_>,
 ) -> Result<(Batch, PrewriteResponse), Fault> {
     let start_ts = Timestamp(request.start_ts);
-    let mut own_locks = vec![false; request.mutations.len()];
+    let mut own_locks = vec![None; request.mutations.len()];
     for (mutation, own_lock) in request.mutations.iter().zip(&mut own_locks) {
-        match obstacle(reader, request, mutation)? {
+        match obstacle(reader, request, mutation, row_blocker)? {
             None => {}
-            Some(Obstacle::OwnLock) => *own_lock = true,
+            Some(Obstacle::OwnLock(min_commit_ts)) => *own_lock = Some(min_commit_ts),
             Some(Obstacle::Error(kind)) => {
                 let response = match reader.commit_of(&mutation.key, start_ts)? {
                     Some(commit_ts) => committed(commit_ts),
@@ -57,37 +64,58 @@ pub fn prewrite(
         }
     }
     // An earlier sending fell back to locks: it goes on with locks.
-    let mode = if own_locks.contains(&true) { PrewriteMode::Locks } else { mode };
+    let mode = match mode {
+        PrewriteMode::OnePc(_) if own_locks.iter().any(Option::is_some) => PrewriteMode::Locks,
+        mode => mode,
+    };
     let at_least = match mode {
         PrewriteMode::Locks => Timestamp(request.min_commit_ts).max(start_ts.next()),
-        PrewriteMode::OnePc(commit_ts) => commit_ts,
+        PrewriteMode::OnePc(commit_ts) | PrewriteMode::Async(commit_ts) => commit_ts,
     };
     if request.max_commit_ts != 0 && at_least.0 >= request.max_commit_ts {
         let fenced = CommitFenced { max_commit_ts: request.max_commit_ts, needed_commit_ts: at_least.0 };
         return Ok((Batch::default(), refused(Kind::CommitFenced(fenced))));
     }
     let mut batch = Batch::default();
-    for (mutation, _) in request.mutations.iter().zip(own_locks).filter(|(_, own_lock)| !own_lock) {
-        write(&mut batch, request, mutation, mode, at_least);
+    // What others have read in the locks that stand is the promise, not what would be chosen now.
+    let mut min_commit_ts = Timestamp::ZERO;
+    for (mutation, own_lock) in request.mutations.iter().zip(own_locks) {
+        min_commit_ts = min_commit_ts.max(own_lock.unwrap_or(at_least));
+        if own_lock.is_none() {
+            write(&mut batch, request, mutation, mode, at_least);
+        }
     }
     let response = match mode {
-        PrewriteMode::Locks => PrewriteResponse { min_commit_ts: at_least.0, ..Default::default() },
         PrewriteMode::OnePc(commit_ts) => committed(commit_ts),
+        _ => PrewriteResponse { min_commit_ts: min_commit_ts.0, ..Default::default() },
     };
     Ok((batch, response))
 }
 
-fn obstacle(reader: &Reader<'_>, request: &PrewriteRequest, mutation: &Mutation) -> Result<Option<Obstacle>, Fault> {
+fn obstacle(
+    reader: &Reader<'_>,
+    request: &PrewriteRequest,
+    mutation: &Mutation,
+    row_blocker: RowBlocker<'_>,
+) -> Result<Option<Obstacle>, Fault> {
     let (key, start_ts) = (&mutation.key, Timestamp(request.start_ts));
     if let Some(lock) = reader.lock(key)? {
         return Ok(Some(match lock.start_ts == start_ts {
-            true => Obstacle::OwnLock,
+            true if lock.secondaries.is_some() != request.async_commit && !request.try_one_pc => {
+                return Err(Fault::corrupt(key, "one transaction has locks of two kinds"));
+            }
+            true => Obstacle::OwnLock(lock.min_commit_ts),
             false => Obstacle::Error(Kind::Locked(lock.to_wire(key))),
         }));
     }
-    // Only the primary's record decides: a late lock elsewhere is found, and resolved, through its primary.
-    if *key == request.primary && reader.is_rolled_back(key, start_ts)? {
+    // Only the primary's record decides: a late lock elsewhere is found, and resolved, through its primary. In an async
+    // commit every key's does.
+    let decides = *key == request.primary || request.async_commit;
+    if decides && reader.is_rolled_back(key, start_ts)? {
         return Ok(Some(Obstacle::Error(Kind::Aborted(Aborted { start_ts: start_ts.0 }))));
+    }
+    if let Some(owner) = row_blocker(mutation) {
+        return Ok(Some(Obstacle::Error(Kind::RowLocked(RowLocked { key: key.clone(), owner: owner.0 }))));
     }
     let Some(newest) = reader.newest(key)? else { return Ok(None) };
     if mutation.kind() == MutationKind::Insert {
@@ -101,7 +129,8 @@ fn obstacle(reader: &Reader<'_>, request: &PrewriteRequest, mutation: &Mutation)
             return Ok(Some(Obstacle::Error(Kind::AlreadyExists(AlreadyExists { key: key.clone() }))));
         }
     }
-    if newest.commit_ts > start_ts {
+    let seen_ts = if mutation.seen_ts == 0 { start_ts } else { Timestamp(mutation.seen_ts) };
+    if newest.commit_ts > seen_ts {
         let conflict = WriteConflict {
             key: key.clone(),
             start_ts: start_ts.0,
@@ -130,9 +159,13 @@ fn write(
         PrewriteMode::OnePc(commit_ts) => {
             batch.put(Cf::Data, codec::versioned(&mutation.key, commit_ts), record(kind, start_ts, &value));
         }
-        PrewriteMode::Locks => {
+        PrewriteMode::Locks | PrewriteMode::Async(_) => {
             let (ttl_ms, primary) = (request.ttl_ms, request.primary.clone());
-            let lock = Lock { kind, start_ts, ttl_ms, min_commit_ts, primary, value };
+            let secondaries = request.async_commit.then(|| match mutation.key == primary {
+                true => request.secondaries.clone(),
+                false => Vec::new(),
+            });
+            let lock = Lock { kind, start_ts, ttl_ms, min_commit_ts, primary, value, secondaries };
             batch.put(Cf::Lock, mutation.key.clone(), lock.encode());
         }
     }

@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::future::{Either, select};
-use kv::{Clock, PdError, Spawn};
+use kv::{Clock, PdError, Spawn, deadlock::Deadlock, row_locks::Wait};
 use parking_lot::{Mutex, RwLock};
 use proto::{
     ClusterId, KeyRange, PROTOCOL_VERSION, Region, StoreId, Timestamp,
@@ -17,8 +17,8 @@ use proto::{
         CatalogPublishRequest, ClusterStatusRequest, ClusterStatusResponse, FindRegionRequest, FindRegionResponse,
         GetRegionRequest, GetStoresRequest, HeartbeatRequest, HeartbeatResponse, OperatorsRequest, OperatorsResponse,
         PdRequest, PdResponse, PlanRequest, PlanResponse, RegionStatus, RegisterStoreRequest, RegisterStoreResponse,
-        RequestHeader, ScanRegionsRequest, SchedulersRequest, SchedulersResponse, SplitRegionRequest,
-        StoreChangeRequest, StoreChangeResponse, StoreStatus, TimestampRequest, pd_request::Body,
+        ReportWaitsRequest, RequestHeader, ScanRegionsRequest, SchedulersRequest, SchedulersResponse,
+        SplitRegionRequest, StoreChangeRequest, StoreChangeResponse, StoreStatus, TimestampRequest, pd_request::Body,
         pd_response::Body as Out, plan_request::Kind,
     },
 };
@@ -36,6 +36,8 @@ const ATTEMPT: Duration = Duration::from_secs(2);
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 /// Short against an election, so that a new PD is found soon after it took office.
 const MAX_PAUSE: Duration = Duration::from_millis(160);
+/// How long a report of waits looks for PD: it would soon be out of date.
+const REPORT_DEADLINE: Duration = Duration::from_millis(500);
 /// How long PD is asked to wait for gateways at a time.
 const PUBLISH_WAIT_MS: u64 = 5_000;
 /// How long a DDL may take to become known everywhere: any lease has run out long before.
@@ -406,6 +408,16 @@ impl kv::Pd for PdClient {
     async fn alloc_ids(&self, count: u32) -> Result<u64, PdError> {
         match self.call(Body::AllocIds(AllocIdsRequest { count }), self.deadline()).await? {
             Out::AllocIds(ids) => Ok(ids.first),
+            _ => Err(odd_answer()),
+        }
+    }
+
+    async fn report_waits(&self, waits: Vec<Wait>) -> Result<Vec<Deadlock>, PdError> {
+        let store_id = self.inner.local.read().as_ref().map_or(0, |(store, _)| store.0);
+        let report = ReportWaitsRequest { store_id, waits: waits.into_iter().map(Into::into).collect() };
+        let deadline = self.inner.doors.clock.now() + REPORT_DEADLINE;
+        match self.call(Body::ReportWaits(report), deadline).await? {
+            Out::ReportWaits(found) => Ok(found.deadlocks.into_iter().map(Into::into).collect()),
             _ => Err(odd_answer()),
         }
     }

@@ -5,7 +5,7 @@
 //! leads at once. The answers bring steps for [`Steps`]; between reports the store listens for more.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -65,9 +65,20 @@ impl Told {
     }
 }
 
+/// All replicas, looked at again only when one of them looks different: with 10,000 a look takes milliseconds.
+#[derive(Default)]
+struct Look {
+    /// [`StoreHandle::changes`] before it was taken.
+    changes: u64,
+    replicas: Vec<ReplicaStatus>,
+}
+
 /// Decides what is due. PURE.
 #[derive(Default)]
 struct Reporter {
+    /// Everything that a look of this number shows was reported.
+    settled: Option<u64>,
+    leaders: usize,
     /// Led regions as last reported to the PD of this term.
     reported: BTreeMap<RegionId, Told>,
     pd_term: u64,
@@ -78,6 +89,9 @@ struct Reporter {
 /// A report to make.
 struct Due<'a> {
     full: bool,
+    /// Everything that differs is in it, also what was merely written to.
+    beat: bool,
+    changes: u64,
     regions: Vec<&'a ReplicaStatus>,
     /// How many this store leads.
     leaders: usize,
@@ -98,28 +112,36 @@ fn told(replica: &ReplicaStatus) -> Told {
 }
 
 impl Reporter {
-    fn due<'a>(&self, now: Instant, replicas: &'a [ReplicaStatus]) -> Option<Due<'a>> {
-        let serving: Vec<_> = replicas.iter().filter(|r| r.view.serves).collect();
-        let leaders = serving.len();
+    fn due<'a>(&self, now: Instant, look: &'a Look) -> Option<Due<'a>> {
         let over = |last: Option<Instant>, after| last.is_none_or(|last| now.since(last) >= after);
-        // Of a region that is led no more only a full report can tell.
-        let lost = self.reported.keys().any(|id| !serving.iter().any(|r| r.view.region.id == *id));
-        if lost || over(self.last_full, FULL) {
-            return Some(Due { full: true, regions: serving, leaders });
+        let (beat, changes) = (over(self.last, BEAT), look.changes);
+        if self.settled == Some(changes) && !over(self.last_full, FULL) {
+            let leaders = self.leaders;
+            return beat.then_some(Due { full: false, beat, changes, regions: vec![], leaders });
         }
-        let beat = over(self.last, BEAT);
+        let serving: Vec<_> = look.replicas.iter().filter(|r| r.view.serves).collect();
+        let leaders = serving.len();
+        // Of a region that is led no more only a full report can tell.
+        let led: BTreeSet<_> = serving.iter().map(|r| r.view.region.id).collect();
+        let lost = self.reported.keys().any(|id| !led.contains(id));
+        if lost || over(self.last_full, FULL) {
+            return Some(Due { full: true, beat: true, changes, regions: serving, leaders });
+        }
         let changed = |r: &&&ReplicaStatus| {
             let (now, before) = (told(r), self.reported.get(&r.view.region.id));
             // What was merely written to is worth no report of its own.
             before.is_none_or(|b| b.matters() != now.matters() || (beat && *b != now))
         };
         let regions: Vec<_> = serving.iter().filter(changed).copied().collect();
-        (beat || !regions.is_empty()).then_some(Due { full: false, regions, leaders })
+        (beat || !regions.is_empty()).then_some(Due { full: false, beat, changes, regions, leaders })
     }
 
     /// PD took it. True: it is another PD than the last one, and must be told everything.
     fn taken(&mut self, now: Instant, pd_term: u64, due: &Due<'_>) -> bool {
         self.last = Some(now);
+        if due.beat {
+            (self.settled, self.leaders) = (Some(due.changes), due.leaders);
+        }
         let new_pd = std::mem::replace(&mut self.pd_term, pd_term) != pd_term;
         if due.full {
             self.reported.clear();
@@ -169,17 +191,23 @@ impl Heartbeat {
     pub async fn run(self: Arc<Self>) {
         let (mut region_one, mut ended) = (self.store.watch(PD_REGION), self.steps.ended());
         let (mut reporter, mut trouble) = (Reporter::default(), String::new());
-        let mut stopping = false;
+        let (mut look, mut stopping, mut measuring) = (Look::default(), false, true);
         loop {
-            let replicas = self.store.statuses();
+            let changes = self.store.changes();
+            if look.changes != changes {
+                look = Look { changes, replicas: self.store.statuses() };
+                measuring = true;
+            }
             let now = self.clock.now();
             if !std::mem::replace(&mut stopping, self.stopping.load(Ordering::Relaxed)) && stopping {
                 reporter.last = None;
             }
-            if let Some(due) = reporter.due(now, &replicas) {
-                let serving: Vec<_> = replicas.iter().filter(|r| r.view.serves).cloned().collect();
-                self.sizes.round(&self.store, &*self.engine, &serving);
-                let request = self.request(now, &due, &replicas);
+            if let Some(due) = reporter.due(now, &look) {
+                if measuring {
+                    let serving: Vec<_> = look.replicas.iter().filter(|r| r.view.serves).collect();
+                    measuring = self.sizes.round(&self.store, &*self.engine, &serving);
+                }
+                let request = self.request(now, &due, &look.replicas);
                 let answer = self.pd.heartbeat(request).await;
                 let said = match &answer {
                     Ok(answer) => answer.refusal.clone(),
@@ -233,6 +261,7 @@ impl Heartbeat {
             boot_id: self.membership.boot_id(),
             stopping: self.stopping.load(Ordering::Relaxed),
             snapshots: Some(self.snapshots()),
+            slow_score: self.store.slow_score(),
             ..StoreStatus::default()
         };
         HeartbeatRequest {
@@ -283,7 +312,7 @@ impl Heartbeat {
 
     /// A region goes on without this store's replica, which has not heard: told as another replica would tell it.
     fn leave(&self, gone: wire::Region) {
-        let replica = self.store.statuses().into_iter().find(|r| r.view.region.id.0 == gone.id);
+        let replica = self.store.status(RegionId(gone.id));
         let (Some(replica), Some(from)) = (replica, gone.peers.first().copied()) else { return };
         let to = Some(replica.view.peer.into());
         let (region_id, epoch) = (gone.id, gone.epoch);
@@ -383,7 +412,10 @@ mod tests {
     /// What is due at a millisecond, as (full, region ids); PD of `pd_term` takes it.
     fn report(r: &mut Reporter, ms: u64, pd_term: u64, replicas: &[ReplicaStatus]) -> Option<(bool, Vec<u64>, bool)> {
         let now = Instant(Duration::from_millis(ms));
-        let due = r.due(now, replicas)?;
+        // Another look at the same is no news.
+        let changes = replicas.iter().map(|r| r.view.region.id.0 * 1_000 + r.applied.0).sum();
+        let look = Look { changes, replicas: replicas.to_vec() };
+        let due = r.due(now, &look)?;
         let ids = due.regions.iter().map(|r| r.view.region.id.0).collect();
         let again = r.taken(now, pd_term, &due);
         Some((due.full, ids, again))
@@ -410,5 +442,8 @@ mod tests {
         assert_eq!(report(&mut r, 2400, 8, &[replica(1, 7, 9), replica(2, 6, 5)]), Some((false, vec![], true)));
         assert_eq!(report(&mut r, 2400, 8, &[replica(1, 7, 9), replica(2, 6, 5)]), Some((true, vec![1, 2], false)));
         assert_eq!(report(&mut r, 2600, 8, &[replica(2, 6, 5)]), Some((true, vec![2], false)), "1 is led no more");
+        assert_eq!(report(&mut r, 3600, 8, &[replica(2, 6, 5)]), Some((false, vec![], false)), "a beat without news");
+        assert_eq!(report(&mut r, 3800, 8, &[replica(2, 6, 5)]), None);
+        assert_eq!(report(&mut r, 32_600, 8, &[replica(2, 6, 5)]), Some((true, vec![2], false)));
     }
 }

@@ -10,12 +10,15 @@
 use std::{sync::Arc, time::Duration};
 
 use futures::future::{Either, select};
-use kv::Clock;
-use parking_lot::RwLock;
+use kv::{Clock, deadlock::Detector};
+use parking_lot::{Mutex, RwLock};
 use pd::{Answer, MetaError, Now, Service, Settings};
 use proto::{
     ClusterId, PD_REGION, Region, Timestamp,
-    wire::{self, HeartbeatRequest, HeartbeatResponse, PdRequest, PdResponse, RegionError, pd_request::Body},
+    wire::{
+        self, HeartbeatRequest, HeartbeatResponse, PdRequest, PdResponse, RegionError, pd_request::Body,
+        pd_response::Body as Out,
+    },
 };
 use raftstore::{Leadership, ReplicaView, StoreHandle};
 use tokio::sync::watch;
@@ -53,6 +56,8 @@ pub struct PdRole {
     /// Of region 1, of which there may be no replica here.
     leadership: watch::Receiver<Leadership>,
     running: RwLock<Option<Arc<Service>>>,
+    /// Who waits for whom on all stores. Every PD hears it anew.
+    deadlocks: Mutex<Detector>,
 }
 
 /// Both clocks of this node, as PD's cores take them.
@@ -64,7 +69,7 @@ impl PdRole {
     /// The role over this node's store. Inactive until [`PdRole::run`].
     pub fn new(origin: Origin, store: StoreHandle, clock: Arc<dyn Clock>) -> Self {
         let leadership = store.watch(PD_REGION);
-        PdRole { origin, store, clock, leadership, running: RwLock::new(None) }
+        PdRole { origin, store, clock, leadership, running: RwLock::new(None), deadlocks: Mutex::default() }
     }
 
     /// Whether this node is PD, as far as it knows.
@@ -139,7 +144,7 @@ impl PdRole {
     }
 
     fn region_one(&self) -> Option<Arc<ReplicaView>> {
-        self.store.statuses().into_iter().map(|s| s.view).find(|v| v.region.id == PD_REGION)
+        self.store.status(PD_REGION).map(|s| s.view)
     }
 
     fn resign(&self, reason: &str) {
@@ -189,6 +194,10 @@ impl PdRole {
         };
         let until = self.clock.now() + Duration::from_millis(wait_ms.min(MAX_WAIT_MS));
         let Some(service) = self.running.read().clone() else { return error(self.not_pd()) };
+        let request = match request.body {
+            Some(Body::ReportWaits(report)) => return self.waits_reported(report),
+            body => PdRequest { body, ..request },
+        };
         let mut changes = service.changes();
         loop {
             changes.mark_unchanged();
@@ -204,6 +213,15 @@ impl PdRole {
             // Whatever ends the wait, the request is looked at anew.
             let _ = select(std::pin::pin!(changes.changed()), self.clock.sleep(pause)).await;
         }
+    }
+
+    /// Looks for deadlocks. A PD that is none any more does no harm: the waits it is told of stand.
+    fn waits_reported(&self, report: wire::ReportWaitsRequest) -> PdResponse {
+        let waits = report.waits.into_iter().map(Into::into).collect();
+        let found = self.deadlocks.lock().report(report.store_id, waits, self.clock.now());
+        let deadlocks = found.into_iter().map(Into::into).collect();
+        let body = Some(Out::ReportWaits(wire::ReportWaitsResponse { deadlocks }));
+        PdResponse { body, ..PdResponse::default() }
     }
 
     /// Keeps a store that listens until there is a step for it.

@@ -95,6 +95,16 @@ impl RegionView {
         }
     }
 
+    /// Whether planners see the same in both: how far its log is matters only as far as peers lag behind it.
+    pub fn looks_like(&self, other: &RegionView) -> bool {
+        let follows = |v: &RegionView| v.region.peers.iter().map(|p| v.is_caught_up(p)).collect::<Vec<_>>();
+        let rest = |v: &RegionView| (v.approximate_bytes, v.approximate_keys, v.term, v.leader, v.load.score());
+        self.region == other.region
+            && rest(self) == rest(other)
+            && follows(self) == follows(other)
+            && self.progress.iter().map(|p| (p.peer, p.active)).eq(other.progress.iter().map(|p| (p.peer, p.active)))
+    }
+
     /// Its id.
     pub fn id(&self) -> RegionId {
         self.region.id

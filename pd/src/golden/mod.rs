@@ -211,7 +211,7 @@ impl Runner for ClusterScript {
                 observed(self.cluster.observe_store(self.now, &StoreStatus { store, ..StoreStatus::default() }, wall))
             }
             "full" => {
-                self.cluster.retain_led(StoreId(number(&mut args, "store")?.ok_or("store=")?), &[]);
+                self.cluster.retain_led(StoreId(number(&mut args, "store")?.ok_or("store=")?), &Default::default());
                 String::new()
             }
             "report" => {

@@ -133,7 +133,7 @@ impl Service {
         state.cluster.observe_store(now, status, request.wall_ms);
         if request.full {
             let id = |r: &proto::wire::RegionStatus| RegionId(r.region.as_ref().map_or(0, |r| r.id));
-            let led: Vec<_> = request.regions.iter().map(id).collect();
+            let led = request.regions.iter().map(id).collect();
             state.cluster.retain_led(store, &led);
         }
         for region in request.regions {

@@ -18,13 +18,15 @@ use crate::{
     ids::Sequence,
     keys,
     operator::{OperatorId, Plan},
-    planner,
+    planner::{self, Sight},
     scheduler::SCHEDULERS,
     survey::Survey,
 };
 
 /// Between two rounds of planning: what a store reports changes once a second.
 const PLAN_EVERY_MS: u64 = 1_000;
+/// A cluster at rest is looked at again after so long: borders come of age.
+const LOOK_AGAIN_MS: u64 = 10_000;
 /// Format of the settings this version writes and reads.
 const SETTINGS_FORMAT: u32 = 1;
 
@@ -45,18 +47,24 @@ impl Service {
     pub async fn plan(&self, now: Now) -> Result<(), MetaError> {
         let plans = {
             let mut state = self.state.lock();
-            let State { cluster, operators, rules, planned_ms, .. } = &mut *state;
+            let State { cluster, operators, rules, planned_ms, at_rest, .. } = &mut *state;
             operators.advance(now, cluster);
             if planned_ms.is_some_and(|at| now.monotonic_ms.saturating_sub(at) < PLAN_EVERY_MS) {
                 return Ok(());
             }
             *planned_ms = Some(now.monotonic_ms);
+            let (sight, idle) = (Sight::of(cluster, rules, now), operators.running().len() == 0);
+            let lately = |at: u64| now.monotonic_ms.saturating_sub(at) < LOOK_AGAIN_MS;
+            if idle && at_rest.as_ref().is_some_and(|(at, seen)| lately(*at) && *seen == sight) {
+                return Ok(());
+            }
             let mut plans = planner::plan(&Survey::new(cluster, operators, rules, now));
             #[cfg(feature = "planted-bugs")]
             if self.settings.planted == Some(crate::Planted::RemovalBelowQuorum) {
                 operators.reckless = true;
                 plans.splice(0..0, crate::operator::safety::removals_below_quorum(now, cluster));
             }
+            *at_rest = (idle && plans.is_empty()).then_some((now.monotonic_ms, sight));
             plans.retain(|plan| operators.objection(now, plan, cluster).is_ok());
             plans
         };

@@ -292,6 +292,11 @@ impl StoreHandle {
         self.shared.metrics.snapshots()
     }
 
+    /// How slow the log's disk is: 0 (as it should be) to 100.
+    pub fn slow_score(&self) -> u32 {
+        self.shared.metrics.slow_score.get().clamp(0, 100) as u32
+    }
+
     /// For drivers: to count in.
     pub(crate) fn counters(&self) -> &Metrics {
         &self.shared.metrics
@@ -331,13 +336,18 @@ impl StoreHandle {
 
     /// All replicas of the store, by region id.
     pub fn statuses(&self) -> Vec<ReplicaStatus> {
-        let status = |replica: &ReplicaShared| ReplicaStatus {
-            view: replica.view.load_full(),
-            applied: replica.applied(),
-            committed: replica.committed(),
-            progress: replica.progress(),
-        };
         self.shared.replicas.all().iter().map(|replica| status(replica)).collect()
+    }
+
+    /// One of them.
+    pub fn status(&self, region: RegionId) -> Option<ReplicaStatus> {
+        self.shared.replicas.with(region, status)
+    }
+
+    /// Grows whenever something in [`StoreHandle::statuses`] is different, leases excepted: while it does not, nobody has to
+    /// look at all of them again.
+    pub fn changes(&self) -> u64 {
+        self.shared.replicas.changes()
     }
 
     /// Roughly what a region takes on this store's disk, bytes.
@@ -387,6 +397,9 @@ impl StoreHandle {
         effects.merged.drain(..).for_each(|(source, target)| self.shared.replicas.inherited(source, target));
         effects.gone.drain(..).for_each(|region| self.shared.replicas.remove(region));
         self.shared.answer(std::mem::take(&mut effects.replies));
+        if let Some(score) = effects.slow_score {
+            self.shared.metrics.slow_score.set(score.into());
+        }
     }
 
     /// It is not here, or not any more.
@@ -395,6 +408,15 @@ impl StoreHandle {
             Some(heir) => heir.view.load().epoch_mismatch(),
             None => RegionError::region_not_found(region),
         }
+    }
+}
+
+fn status(replica: &ReplicaShared) -> ReplicaStatus {
+    ReplicaStatus {
+        view: replica.view.load_full(),
+        applied: replica.applied(),
+        committed: replica.committed(),
+        progress: replica.progress(),
     }
 }
 

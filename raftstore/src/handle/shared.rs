@@ -85,18 +85,27 @@ impl ReplicaShared {
         LogIndex(self.committed.load(Ordering::Acquire))
     }
 
-    /// At the end of a turn, before its messages leave.
-    fn publish(&self, Seen { view, applied, committed, progress }: Seen) {
-        self.applied.store(applied.0, Ordering::Release);
-        self.committed.store(committed.0, Ordering::Release);
-        *self.progress.lock() = progress;
-        if **self.view.load() == view {
-            return;
+    /// At the end of a turn, before its messages leave. Whether it looks different now: a lease that was renewed is nothing
+    /// to tell others.
+    fn publish(&self, Seen { view, applied, committed, progress }: Seen) -> bool {
+        let applies = self.applied.swap(applied.0, Ordering::AcqRel) != applied.0;
+        let moved = self.committed.swap(committed.0, Ordering::AcqRel) != committed.0 || applies;
+        let followed = {
+            let mut known = self.progress.lock();
+            let differs = *known != progress;
+            *known = progress;
+            differs
+        };
+        let before = self.view.load_full();
+        if *before == view {
+            return moved || followed;
         }
-        self.view.store(Arc::new(view));
+        let view = Arc::new(view);
+        self.view.store(view.clone());
         if let Some(watched) = self.leadership.get() {
             self.tell(watched);
         }
+        moved || followed || ReplicaView { lease_until: before.lease_until, ..ReplicaView::clone(&view) } != *before
     }
 
     /// Tells those who watch. The view is read under the channel's lock, so that the last to tell has the latest.
@@ -125,6 +134,8 @@ pub(crate) struct Replicas {
     watched: Mutex<BTreeMap<RegionId, watch::Sender<Leadership>>>,
     /// What took over regions that were here, since the start: whoever asks for one is sent there.
     heirs: Mutex<BTreeMap<RegionId, RegionId>>,
+    /// Grows whenever a replica looks different, comes or goes.
+    changes: AtomicU64,
 }
 
 impl Replicas {
@@ -134,7 +145,12 @@ impl Replicas {
             let id = seen.view.region.id;
             shards[shard(id)].insert(id, Arc::new(ReplicaShared::new(seen)));
         }
-        Replicas { shards: shards.map(ArcSwap::from_pointee), watched: Mutex::default(), heirs: Mutex::default() }
+        Replicas {
+            shards: shards.map(ArcSwap::from_pointee),
+            watched: Mutex::default(),
+            heirs: Mutex::default(),
+            changes: AtomicU64::new(1),
+        }
     }
 
     /// What `look` makes of a replica; `None` when it is not here.
@@ -149,16 +165,29 @@ impl Replicas {
 
     /// All of them, by region id.
     pub(crate) fn all(&self) -> Vec<Arc<ReplicaShared>> {
-        let mut all = BTreeMap::new();
+        let mut all = Vec::new();
         self.shards.iter().for_each(|shard| all.extend(shard.load().iter().map(|(id, r)| (*id, r.clone()))));
-        all.into_values().collect()
+        all.sort_unstable_by_key(|(id, _)| *id);
+        all.into_iter().map(|(_, replica)| replica).collect()
+    }
+
+    /// Another number than before: something looks different, or has come or gone.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
+    fn changed(&self) {
+        self.changes.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Shows a replica at the end of a turn; it may be a new one.
     pub(crate) fn publish(&self, seen: Seen) {
         let region = seen.view.region.id;
         if let Some(known) = self.get(region) {
-            return known.publish(seen);
+            if known.publish(seen) {
+                self.changed();
+            }
+            return;
         }
         let watched = self.watched.lock();
         let replica = ReplicaShared::new(seen);
@@ -199,6 +228,7 @@ impl Replicas {
         let mut copy = Shard::clone(&place.load());
         change(&mut copy);
         place.store(Arc::new(copy));
+        self.changed();
     }
 
     /// Follows who leads a region as the replica here sees it, now or once there is one.

@@ -2,6 +2,7 @@
 //!
 //! `UPDATE_GOLDENFILES=1 cargo test -p raftstore` rewrites the scripts; read the diff before you commit it.
 
+mod marks;
 mod snapshots;
 
 use std::{
@@ -131,6 +132,9 @@ impl Runner for Script {
             "split" => self.split(&mut args)?,
             "peers" => self.peers(&mut args)?,
             "merge" => self.merge(&mut args)?,
+            "mark" => self.mark(&mut args)?,
+            "marks" => self.marks(&mut args)?,
+            "spoil" => self.spoil(&mut args)?,
             "regions" => self.show_regions()?,
             "propose" => self.propose(&mut args)?,
             "fill" => self.fill(&mut args)?,
@@ -138,6 +142,7 @@ impl Runner for Script {
             "lease" => self.lease(&mut args)?,
             "get" => self.get(&mut args)?,
             "status" => self.status()?,
+            "pace" => self.pace()?,
             "disk-full" => {
                 let id = store(args.next_pos().ok_or("a store")?)?;
                 let full = args.next_pos().ok_or("yes or no")? == "yes";
@@ -398,6 +403,7 @@ impl Script {
                 }
             }
             events.push(Event::Applied(life.applier.run(tasks)?));
+            self.hash_marked(id);
         }
         if events.is_empty() {
             return Ok(false);
@@ -576,6 +582,15 @@ impl Script {
             let value = node.engine.snapshot().get(Cf::Data, key.as_bytes())?;
             let value = value.map_or("nothing".into(), |v| String::from_utf8_lossy(&v).into_owned());
             writeln!(self.output, "s{id}: {key} is {value}")?;
+        }
+        Ok(())
+    }
+
+    /// `pace`: how slow each store finds its disk.
+    fn pace(&mut self) -> Outcome {
+        for (id, node) in &self.nodes {
+            let Some(life) = &node.life else { continue };
+            writeln!(self.output, "s{id}: {}", life.handle.slow_score())?;
         }
         Ok(())
     }

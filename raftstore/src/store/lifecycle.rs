@@ -229,7 +229,7 @@ impl StoreCore {
             replica.end(out);
             let tombstone = Tombstone { peer: peer.id, epoch: epoch.max(replica.region().epoch), merged };
             // What it still has to say or write concerns nobody; what is being applied ends first.
-            self.writing.iter_mut().for_each(|writing| writing.held.retain(|held| held.region != region));
+            self.writes.forget(region);
             self.absent.dying.insert(region, replica.region().clone());
             self.absent.tombstones.insert(region, tombstone);
             let work = ApplyWork::Destroy(tombstone);

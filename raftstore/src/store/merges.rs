@@ -73,7 +73,7 @@ impl StoreCore {
         replica.end(out);
         let merged = Some((target.id, target.epoch.version));
         let tombstone = Tombstone { peer: peer.id, epoch: replica.region().epoch, merged };
-        self.writing.iter_mut().for_each(|writing| writing.held.retain(|held| held.region != source));
+        self.writes.forget(source);
         self.absent.tombstones.insert(source, tombstone);
         self.dirty.remove(&source);
         out.gone.push(source);

@@ -21,12 +21,14 @@ pub(crate) mod boot;
 mod golden;
 mod lifecycle;
 mod merges;
+mod pace;
 pub mod recovery;
 mod snapshots;
 mod upkeep;
+mod writes;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
@@ -43,24 +45,15 @@ use crate::{
     engine::Engine,
     handle::{Closer, StoreHandle},
     log::LogEngine,
-    region::{
-        Replica,
-        outbox::{Held, Outbox},
-        propose,
-    },
+    region::{Replica, outbox::Outbox, propose},
     snapshot::taking,
 };
 use beats::Beats;
 use lifecycle::Absent;
+use pace::Pace;
 use snapshots::Snapshots;
 use upkeep::Upkeep;
-
-/// A log write on its way, and what its promises are.
-struct Writing {
-    sequence: u64,
-    held: Vec<Held>,
-    synced: bool,
-}
+use writes::Writes;
 
 /// All replicas of a store.
 pub struct StoreCore {
@@ -70,9 +63,10 @@ pub struct StoreCore {
     replicas: BTreeMap<RegionId, Replica>,
     /// Have something to collect.
     dirty: BTreeSet<RegionId>,
+    /// Do not sleep, or did not when they were looked at last: a tick passes by all others, which may be thousands.
+    awake: BTreeSet<RegionId>,
     absent: Absent,
-    writing: VecDeque<Writing>,
-    last_sequence: u64,
+    writes: Writes,
     last_tick: Instant,
     upkeep: Upkeep,
     snapshots: Snapshots,
@@ -100,18 +94,18 @@ impl StoreCore {
         let core = StoreCore {
             upkeep: Upkeep::new(config.sync_every, now),
             dirty: replicas.keys().copied().collect(),
-            config,
+            awake: BTreeSet::new(),
             _closer: closer,
             log,
             replicas,
             absent: Absent::new(tombstones),
-            writing: VecDeque::new(),
-            last_sequence: 0,
+            writes: Writes::new(Pace::new(now, config.election_timeout())),
             last_tick: now,
             snapshots: Snapshots::default(),
             beats: Beats::new(now),
             disk_full: false,
             gated: BTreeSet::new(),
+            config,
         };
         Ok((core, handle))
     }
@@ -128,7 +122,7 @@ impl StoreCore {
 
     /// One round: takes events, gives effects. `now` must have been read before, and never go back.
     pub fn turn(&mut self, now: Instant, events: Vec<Event>) -> Effects {
-        let mut out = Outbox::new(self.snapshots.orders());
+        let (mut out, mut slow_score) = (Outbox::new(self.snapshots.orders()), None);
         for event in events {
             self.step(now, event, &mut out);
             self.bury(&mut out);
@@ -139,12 +133,8 @@ impl StoreCore {
             if self.config.hibernates {
                 self.beat(now, &mut out);
             }
-            for (region, replica) in &mut self.replicas {
-                if !replica.is_asleep() && replica.tick(now, &mut out) {
-                    self.dirty.insert(*region);
-                }
-            }
-            self.absent.tick();
+            self.tick(now, &mut out);
+            slow_score = Some(self.writes.pace.look(now));
         }
         self.open_gates(&mut out);
         while !self.dirty.is_empty() {
@@ -156,7 +146,20 @@ impl StoreCore {
             self.talk_to_itself(now, &mut out);
             self.bury(&mut out);
         }
-        self.effects(now, out)
+        Effects { slow_score, ..self.effects(now, out) }
+    }
+
+    fn tick(&mut self, now: Instant, out: &mut Outbox) {
+        // What has just been woken has something to collect.
+        self.awake.extend(&self.dirty);
+        for region in std::mem::take(&mut self.awake) {
+            let Some(replica) = self.replicas.get_mut(&region).filter(|r| !r.is_asleep()) else { continue };
+            self.awake.insert(region);
+            if replica.tick(now, out) {
+                self.dirty.insert(region);
+            }
+        }
+        self.absent.tick();
     }
 
     fn collect(&mut self, now: Instant, region: RegionId, out: &mut Outbox) {
@@ -164,6 +167,9 @@ impl StoreCore {
         let Some(replica) = self.replicas.get_mut(&region) else { return };
         replica.drive_merge(now, target.as_deref(), out);
         replica.collect(now, out);
+        if !replica.is_asleep() {
+            self.awake.insert(region);
+        }
         if replica.is_initialised() {
             out.seen.push(replica.seen(now));
         }
@@ -293,8 +299,7 @@ impl StoreCore {
     }
 
     fn written(&mut self, now: Instant, sequence: u64, out: &mut Outbox) {
-        while self.writing.front().is_some_and(|w| w.sequence <= sequence) {
-            let written = self.writing.pop_front().expect("it has a front");
+        while let Some(written) = self.writes.end(now, sequence) {
             if written.synced {
                 self.beats.synced(now);
             }
@@ -315,19 +320,18 @@ impl StoreCore {
             effects.sends.entry(store).or_default().push(message);
         }
         let probes = self.config.hibernates
-            && self.writing.is_empty()
+            && self.writes.is_idle()
             && self.beats.probe_is_due(now, self.config.election_timeout());
         if !batch.is_empty() || probes {
-            self.last_sequence += 1;
-            let synced = out.sync || probes;
-            self.writing.push_back(Writing { sequence: self.last_sequence, held: out.held, synced });
-            effects.log = Some(LogWrite { sequence: self.last_sequence, batch, sync: synced });
+            let sync = out.sync || probes;
+            let sequence = self.writes.begin(now, out.held, sync);
+            effects.log = Some(LogWrite { sequence, batch, sync });
         } else if !out.held.is_empty() {
             // They wait for a write that is on its way already.
-            self.writing.back_mut().expect("something is held back by a write").held.extend(out.held);
+            self.writes.hold(out.held);
         }
-        let first_open = self.writing.front().map(|w| w.sequence);
-        effects.snapshots = self.snapshots.tasks(out.snapshots, self.last_sequence, first_open);
+        let (last, first_open) = (self.writes.last(), self.writes.first_open());
+        effects.snapshots = self.snapshots.tasks(out.snapshots, last, first_open);
         let replicas = &self.replicas;
         effects.upkeep =
             self.upkeep.start(now, || replicas.iter().map(|(region, r)| (*region, r.applied_index())).collect());

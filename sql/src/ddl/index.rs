@@ -39,8 +39,8 @@ use crate::{
 
 /// Rows whose entries are written in one transaction at most: its locks are short. A batch that met a writer is halved.
 const BATCH_ROWS: u64 = 500;
-/// How often in a row batches may meet writers; long before that they are of one row.
-const BATCH_ATTEMPTS: u32 = 200;
+/// How long a batch waits for those who have locked entries of its rows, or write them: as long as writers wait for ADD PRIMARY KEY.
+const PATIENCE: Duration = Duration::from_secs(600);
 /// Pause between two attempts, of a batch or of a change of the catalog.
 const PAUSE: Duration = Duration::from_millis(10);
 /// How often a change of a table's descriptor is tried against other changes of the schema.
@@ -338,18 +338,19 @@ async fn fill(gateway: &Gateway, table: &Table, index: &IndexDescriptor) -> SqlR
     let target = Target::new(Arc::clone(table));
     let codec = IndexCodec::new(table, index);
     let mut rest = table.rows();
-    let (mut rows, mut attempts) = (BATCH_ROWS, 0);
+    let clock = &gateway.config().clock;
+    let (mut rows, mut since) = (BATCH_ROWS, clock.now());
     loop {
         match fill_batch(gateway, &target, &codec, &rest, rows).await {
             Ok(None) => return Ok(()),
             Ok(Some(last)) => {
                 // No key begins with another one.
                 rest = KeyRange::new(prefix_end(&last), rest.end);
-                (rows, attempts) = ((rows * 2).min(BATCH_ROWS), 0);
+                (rows, since) = ((rows * 2).min(BATCH_ROWS), clock.now());
             }
-            Err(error) if error.is_retryable() && attempts < BATCH_ATTEMPTS => {
-                (rows, attempts) = ((rows / 2).max(1), attempts + 1);
-                gateway.config().clock.sleep(PAUSE).await;
+            Err(error) if error.is_retryable() && clock.now().since(since) < PATIENCE => {
+                rows = (rows / 2).max(1);
+                clock.sleep(PAUSE).await;
             }
             Err(error) => return Err(error),
         }
@@ -383,8 +384,8 @@ async fn fill_batch(
     }
     match txn.commit(CommitOptions { floor: Floor::StartTs, max_commit_ts: None }).await {
         Ok(_) => Ok(last),
-        // Written a moment ago, maybe by the row's own writer: the next attempt looks.
-        Err(kv::Error::AlreadyExists { .. } | kv::Error::CommitUnknown(_)) => {
+        // Written a moment ago or locked, maybe by the row's own writer: the next attempt looks.
+        Err(kv::Error::AlreadyExists { .. } | kv::Error::CommitUnknown(_) | kv::Error::RowLocked { .. }) => {
             Err(SqlError::serialization("An index entry was written at the same time."))
         }
         Err(error) => Err(error.into()),

@@ -8,11 +8,15 @@ use arrow::{
     record_batch::RecordBatch,
 };
 use bytes::Bytes;
-use kv::Txn;
+use kv::{RowLockMode, Txn};
 
-use super::{Target, entries::Check, target::Change};
+use super::{
+    Certainty, Target,
+    locking::{MAX_ROUNDS, RowLocking, changed_since, restless},
+    target::Change,
+};
 use crate::{
-    codec::{Entry, IndexCodec},
+    codec::Entry,
     error::{SqlError, SqlResult, SqlState},
     planted::Plant,
     query::{Arbiters, Conflict, Rows},
@@ -37,9 +41,15 @@ struct Meeting {
 }
 
 /// Looks the rows up by the conflict's arbiters. What DO NOTHING leaves out is left out.
-pub async fn meet(target: &Target, conflict: &Conflict, txn: &Txn, rows: Vec<Vec<Datum>>) -> SqlResult<Met> {
+pub async fn meet(
+    target: &Target,
+    conflict: &Conflict,
+    txn: &Txn,
+    rows: Vec<Vec<Datum>>,
+    certainty: Certainty<'_>,
+) -> SqlResult<Met> {
     rows.iter().try_for_each(|row| target.check_not_null(row))?;
-    let meetings = look_up(target, &conflict.arbiters, txn, &rows).await?;
+    let meetings = settled(target, conflict, txn, &rows, certainty).await?;
     let (mut met, mut seen) = (Met::default(), HashSet::new());
     for (at, (row, Meeting { keys, there })) in rows.into_iter().zip(meetings).enumerate() {
         let again = keys.iter().any(|key| seen.contains(key));
@@ -55,6 +65,42 @@ pub async fn meet(target: &Target, conflict: &Conflict, txn: &Txn, rows: Vec<Vec
         seen.extend(keys);
     }
     Ok(met)
+}
+
+/// Which rows are met. Locked, they are as they are now, and no others may come under the arbiters' keys from now on; DO NOTHING leaves
+/// rows that are there to others.
+async fn settled(
+    target: &Target,
+    conflict: &Conflict,
+    txn: &Txn,
+    rows: &[Vec<Datum>],
+    certainty: Certainty<'_>,
+) -> SqlResult<Vec<Meeting>> {
+    let mut reading = txn.clone();
+    for _ in 0..MAX_ROUNDS {
+        let meetings = look_up(target, &conflict.arbiters, &reading, rows).await?;
+        let Certainty::Locked(locking) = certainty else { return Ok(meetings) };
+        if hold(&reading, locking, &meetings, conflict.update.is_some()).await? {
+            return Ok(meetings);
+        }
+        reading = txn.at_fresh_snapshot();
+    }
+    Err(restless())
+}
+
+/// Locks what was found and what was not; `false` when some of it has changed since. Rows come before entries, as they do where
+/// rows are changed, so that two statements do not wait for each other.
+async fn hold(txn: &Txn, locking: &RowLocking, meetings: &[Meeting], update: bool) -> SqlResult<bool> {
+    let there = meetings.iter().filter_map(|meeting| meeting.there.as_ref());
+    let rows: Vec<Bytes> = there.filter(|_| update).map(|(key, _)| key.clone()).collect();
+    let locked = locking.lock(txn, &rows, RowLockMode::NoKeyUpdate, false).await?;
+    if changed_since(txn, &locked).await? {
+        return Ok(false);
+    }
+    let free = meetings.iter().filter(|meeting| update || meeting.there.is_none());
+    let keys: Vec<Bytes> = free.flat_map(|meeting| meeting.keys.iter().cloned()).collect();
+    let locked = locking.lock(txn, &keys, RowLockMode::NoKeyUpdate, true).await?;
+    Ok(!changed_since(txn, &locked).await?)
 }
 
 async fn look_up(target: &Target, by: &Arbiters, txn: &Txn, rows: &[Vec<Datum>]) -> SqlResult<Vec<Meeting>> {
@@ -113,28 +159,26 @@ impl Resolved {
         target: &Target,
         conflict: &Conflict,
         txn: &Txn,
+        certainty: Certainty<'_>,
         plant: Plant,
     ) -> SqlResult<Vec<Vec<Datum>>> {
-        self.write_fresh(target, &conflict.arbiters, txn).await?;
+        let certainty = if_unlocked_read(certainty);
+        self.write_fresh(target, &conflict.arbiters, txn, certainty).await?;
         let (places, changes): (Vec<usize>, Vec<Change>) = self.changes.into_iter().unzip();
-        target.update(txn, &changes, true, plant).await?;
+        target.update(txn, &changes, certainty, plant).await?;
         self.fresh.extend(places.into_iter().zip(changes.into_iter().map(|change| change.row)));
         self.fresh.sort_by_key(|(at, _)| *at);
         Ok(self.fresh.into_iter().map(|(_, row)| row).collect())
     }
 
-    /// What another transaction inserts meanwhile under an arbiter's key is a conflict of writers, and the statement runs again.
-    async fn write_fresh(&self, target: &Target, by: &Arbiters, txn: &Txn) -> SqlResult<()> {
+    /// Without locks, what another transaction inserts meanwhile under an arbiter's key is a conflict of writers: the statement runs again.
+    async fn write_fresh(&self, target: &Target, by: &Arbiters, txn: &Txn, certainty: Certainty<'_>) -> SqlResult<()> {
         let rows: Vec<Vec<Datum>> = self.fresh.iter().map(|(_, row)| row.clone()).collect();
         let keys = rows.iter().map(|row| target.codec.key(row)).collect::<SqlResult<Vec<Bytes>>>()?;
         if !by.key {
-            target.check_new(txn, &keys, &rows, true).await?;
+            target.check_new(txn, &keys, &rows, certainty).await?;
         }
-        let check = |index: &IndexCodec| match by.indexes.contains(&index.descriptor.id) {
-            true => Check::Done,
-            false => Check::Now,
-        };
-        target.insert_entries(txn, keys.iter().zip(&rows), check).await?;
+        target.insert_entries(txn, keys.iter().zip(&rows), certainty, &by.indexes).await?;
         for (key, row) in keys.into_iter().zip(&rows) {
             let value = target.codec.value(row)?;
             if by.key {
@@ -144,6 +188,14 @@ impl Resolved {
             }
         }
         Ok(())
+    }
+}
+
+/// A key that a row moves to is looked up here, whatever the commit would say.
+fn if_unlocked_read(certainty: Certainty<'_>) -> Certainty<'_> {
+    match certainty {
+        Certainty::AtCommit => Certainty::Read,
+        other => other,
     }
 }
 

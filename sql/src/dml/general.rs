@@ -7,7 +7,14 @@ use arrow::{
     record_batch::{RecordBatch, RecordBatchOptions},
 };
 
-use super::{Target, target::Change as RowChange};
+use bytes::Bytes;
+use kv::RowLockMode;
+
+use super::{
+    Target,
+    locking::{MAX_ROUNDS, changed_since, restless},
+    target::Change as RowChange,
+};
 use crate::{
     error::{SqlError, SqlResult, SqlState},
     query::{Change, Planned, Rows, RunValues},
@@ -33,29 +40,35 @@ pub struct Changed {
 pub async fn run(planned: &Planned, work: &Work<'_>, values: &RunValues<'_>) -> SqlResult<Changed> {
     let change = planned.plan.change().ok_or_else(|| SqlError::internal("a query was run as a change"))?;
     let target = Target::new(Arc::clone(change.table()));
-    let txn = work.reader.txn(target.table.storage_id).clone();
-    let mut source = planned.plan.start(work.reader.clone(), values).await?;
-    let rows = match change {
-        Change::Insert { conflict: Some(conflict), .. } => {
+    let certainty = work.certainty(target.table.storage_id);
+    let txn = work.reader.txn(target.table.storage_id);
+    let (source, rows) = match change {
+        Change::Insert { conflict, .. } => {
+            let mut source = planned.plan.start(work.reader.clone(), values).await?;
             let rows = new_rows(&mut source, &target, work).await?;
-            let met = super::conflict::meet(&target, conflict, &txn, rows).await?;
-            let resolved = met.resolve(&source, &target, conflict)?;
-            resolved.write(&target, conflict, &txn, work.plant).await?
-        }
-        Change::Insert { .. } => {
-            let rows = new_rows(&mut source, &target, work).await?;
-            target.insert(&txn, &rows, work.eager).await?;
-            rows
+            let rows = match conflict {
+                Some(conflict) => {
+                    let met = super::conflict::meet(&target, conflict, txn, rows, certainty).await?;
+                    let resolved = met.resolve(&source, &target, conflict)?;
+                    resolved.write(&target, conflict, txn, certainty, work.plant).await?
+                }
+                None => {
+                    target.insert(txn, &rows, certainty).await?;
+                    rows
+                }
+            };
+            (source, rows)
         }
         Change::Update { assigned, .. } => {
-            let changes = changed_rows(&mut source, &target, assigned).await?;
-            target.update(&txn, &changes, work.eager, work.plant).await?;
-            changes.into_iter().map(|change| change.row).collect()
+            let mode = target.update_lock(assigned.iter().copied());
+            let (source, changes) = found_rows(planned, work, values, &target, assigned, mode).await?;
+            target.update(txn, &changes, certainty, work.plant).await?;
+            (source, changes.into_iter().map(|change| change.row).collect())
         }
         Change::Delete { .. } => {
-            let gone = changed_rows(&mut source, &target, &[]).await?;
-            target.delete(&txn, &gone)?;
-            gone.into_iter().map(|change| change.row).collect()
+            let (source, gone) = found_rows(planned, work, values, &target, &[], RowLockMode::Update).await?;
+            target.delete(txn, &gone, certainty).await?;
+            (source, gone.into_iter().map(|change| change.row).collect())
         }
     };
     let returned = match change.returning() {
@@ -63,6 +76,33 @@ pub async fn run(planned: &Planned, work: &Work<'_>, values: &RunValues<'_>) -> 
         None => None,
     };
     Ok(Changed { count: rows.len(), returned })
+}
+
+/// The rows that a statement changes, with what they become; locked where that is wanted. When one of them has changed since
+/// the snapshot, everything is looked for again at a newer one.
+async fn found_rows(
+    planned: &Planned,
+    work: &Work<'_>,
+    values: &RunValues<'_>,
+    target: &Target,
+    assigned: &[usize],
+    mode: RowLockMode,
+) -> SqlResult<(Rows, Vec<RowChange>)> {
+    let storage_id = target.table.storage_id;
+    let mut reader = work.reader.clone();
+    for _ in 0..MAX_ROUNDS {
+        let mut source = planned.plan.start(reader.clone(), values).await?;
+        let changes = changed_rows(&mut source, target, assigned).await?;
+        let Some(locking) = work.locking(storage_id) else { return Ok((source, changes)) };
+        let keys: Vec<Bytes> = changes.iter().map(|change| change.old_key.clone()).collect();
+        let txn = reader.txn(storage_id);
+        let locked = locking.lock(txn, &keys, mode, false).await?;
+        if !changed_since(txn, &locked).await? {
+            return Ok((source, changes));
+        }
+        reader = reader.at_fresh_snapshot();
+    }
+    Err(restless())
 }
 
 fn too_many() -> SqlError {

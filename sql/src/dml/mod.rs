@@ -8,9 +8,12 @@ pub mod conflict;
 pub mod entries;
 pub mod general;
 pub mod identity;
+pub mod locking;
 pub mod returning;
+pub mod select_for;
 pub mod target;
 
 pub use bulk::BulkWriter;
+pub use locking::{Certainty, Isolation, RowLocking};
 pub use returning::Projection;
 pub use target::Target;

@@ -1,9 +1,9 @@
 //! A table that rows are written to.
 
 use bytes::Bytes;
-use kv::Txn;
+use kv::{RowLockMode, Txn};
 
-use super::entries::Check;
+use super::Certainty;
 use crate::{
     catalog::{Table, TableDescriptor, descriptor::PRIMARY_INDEX},
     codec::{IndexCodec, TableCodec},
@@ -45,17 +45,17 @@ impl Target {
         Target { codec: TableCodec::new(&table), indexes, table }
     }
 
-    /// Puts new rows into the transaction. A key that exists is 23505: found at once when `eager` (the transaction goes on
-    /// after this statement), otherwise by the commit that follows.
-    pub async fn insert(&self, txn: &Txn, rows: &[Vec<Datum>], eager: bool) -> SqlResult<()> {
+    /// Puts new rows into the transaction. A key that exists is 23505, found at once or, if `certainty` leaves it to that, by the
+    /// commit that follows.
+    pub async fn insert(&self, txn: &Txn, rows: &[Vec<Datum>], certainty: Certainty<'_>) -> SqlResult<()> {
         let mut keys = Vec::with_capacity(rows.len());
         for row in rows {
             self.check_not_null(row)?;
             keys.push(self.codec.key(row)?);
         }
-        self.check_new(txn, &keys, rows, eager).await?;
+        self.check_new(txn, &keys, rows, certainty).await?;
         if !self.indexes.is_empty() {
-            self.insert_entries(txn, keys.iter().zip(rows), |_| Check::of(eager)).await?;
+            self.insert_entries(txn, keys.iter().zip(rows), certainty, &[]).await?;
         }
         for (key, row) in keys.into_iter().zip(rows) {
             let value = self.codec.value(row)?;
@@ -70,7 +70,7 @@ impl Target {
     }
 
     /// Changes rows. Moves to another key are deletes first, then inserts, so that rows may trade places.
-    pub async fn update(&self, txn: &Txn, changes: &[Change], eager: bool, plant: Plant) -> SqlResult<()> {
+    pub async fn update(&self, txn: &Txn, changes: &[Change], certainty: Certainty<'_>, plant: Plant) -> SqlResult<()> {
         let mut moved = Vec::new();
         for change in changes {
             self.check_not_null(&change.row)?;
@@ -82,10 +82,9 @@ impl Target {
                 moved.push((key, &change.row));
             }
         }
-        if eager && !moved.is_empty() {
+        if !moved.is_empty() {
             let keys: Vec<Bytes> = moved.iter().map(|(key, _)| key.clone()).collect();
-            let found = txn.get_many(&keys).await?;
-            if let Some(at) = found.iter().position(Option::is_some) {
+            if let Some(at) = existing(txn, &keys, certainty).await? {
                 return Err(self.duplicate(moved[at].1));
             }
         }
@@ -94,31 +93,43 @@ impl Target {
             self.put_new(txn, key, value, row)?;
         }
         if !self.indexes.is_empty() {
-            self.move_entries(txn, changes, eager, plant).await?;
+            self.move_entries(txn, changes, certainty, plant).await?;
         }
         Ok(())
     }
 
     /// Removes rows; each change's row is the one that goes.
-    pub fn delete(&self, txn: &Txn, gone: &[Change]) -> SqlResult<()> {
+    pub async fn delete(&self, txn: &Txn, gone: &[Change], certainty: Certainty<'_>) -> SqlResult<()> {
         for change in gone {
             txn.delete(change.old_key.clone())?;
         }
-        self.delete_entries(txn, gone.iter().map(|change| (&change.old_key, &change.row)))
+        self.delete_entries(txn, gone, certainty).await
     }
 
-    pub(super) async fn check_new(&self, txn: &Txn, keys: &[Bytes], rows: &[Vec<Datum>], eager: bool) -> SqlResult<()> {
+    pub(super) async fn check_new(
+        &self,
+        txn: &Txn,
+        keys: &[Bytes],
+        rows: &[Vec<Datum>],
+        certainty: Certainty<'_>,
+    ) -> SqlResult<()> {
         // A row id is nobody else's.
-        if !eager || self.table.primary_key.is_none() {
+        if self.table.primary_key.is_none() {
             return Ok(());
         }
-        let found = match keys {
-            [one] => vec![txn.get(one).await?],
-            many => txn.get_many(many).await?,
-        };
-        match found.iter().position(Option::is_some) {
+        match existing(txn, keys, certainty).await? {
             Some(at) => Err(self.duplicate(&rows[at])),
             None => Ok(()),
+        }
+    }
+
+    /// The lock that an UPDATE of these columns takes: as in PostgreSQL a weaker one when no key changes.
+    pub fn update_lock(&self, mut assigned: impl Iterator<Item = usize>) -> RowLockMode {
+        let unique = self.table.indexes.iter().filter(|index| index.unique);
+        let in_unique = |at: &usize| unique.clone().any(|index| index.columns.iter().any(|column| column.at == *at));
+        match assigned.any(|at| self.table.key.contains(&at) || in_unique(&at)) {
+            true => RowLockMode::Update,
+            false => RowLockMode::NoKeyUpdate,
         }
     }
 
@@ -168,6 +179,19 @@ impl Target {
         };
         self.duplicate(&row)
     }
+}
+
+/// The first of `keys` that has a row, as far as that is to be known now.
+async fn existing(txn: &Txn, keys: &[Bytes], certainty: Certainty<'_>) -> SqlResult<Option<usize>> {
+    Ok(match (certainty, keys) {
+        (Certainty::AtCommit, _) => None,
+        (Certainty::Read, [one]) => txn.get(one).await?.map(|_| 0),
+        (Certainty::Read, many) => txn.get_many(many).await?.iter().position(Option::is_some),
+        (Certainty::Locked(locking), keys) => {
+            let rows = locking.lock(txn, keys, RowLockMode::Update, true).await?;
+            rows.iter().position(|row| row.value.is_some())
+        }
+    })
 }
 
 /// 23502.

@@ -12,7 +12,10 @@ use crate::{
     error::{SqlError, SqlResult, SqlState},
     eval::{Compiler, ParamTypes, Refusal, Scalar},
     name::{RelationName, folded},
-    statement::sequence::Overriding,
+    statement::{
+        row_lock::{self, RowLockClause},
+        sequence::Overriding,
+    },
     types::{Datum, PgType},
 };
 
@@ -63,28 +66,31 @@ fn known_table(name: &ObjectName, catalog: &CatalogSnapshot) -> Result<Table> {
 
 fn read(query: &Query, catalog: &CatalogSnapshot, params: ParamTypes) -> Result<Compiled> {
     let SetExpr::Select(select) = &*query.body else { return Err(Refusal::Unknown) };
-    let bare = query.with.is_none()
-        && query.fetch.is_none()
-        && query.locks.is_empty()
-        && query.for_clause.is_none()
-        && query.pipe_operators.is_empty();
+    let bare =
+        query.with.is_none() && query.fetch.is_none() && query.for_clause.is_none() && query.pipe_operators.is_empty();
     if !bare || !is_plain(select) {
         return Err(Refusal::Unknown);
     }
     let [from] = select.from.as_slice() else { return Err(Refusal::Unknown) };
     let (table, alias) = plain_table(from, catalog)?;
+    let lock = lock(query, alias.as_deref().unwrap_or(&table.name))?;
     let mut compiler = Compiler::over(&table, alias, params);
     let projection = Projection::compile(&mut compiler, &table, &select.projection)?;
     let selection = access::select(&mut compiler, &table, select.selection.as_ref())?;
     let limit = limit(&mut compiler, query)?;
     let order = order(&mut compiler, query, &table, &selection)?;
     let short = match &selection.access {
+        Access::Points(points) if lock.is_some() => limit.is_none() && (points.len() == 1 || order == Order::Any),
+        Access::Range { .. } if lock.is_some() => false,
         Access::Points(points) => points.len() == 1 || (order == Order::Any && limit.is_none()),
         Access::Range { prefix, low, high } => {
             limit.is_some() || !prefix.is_empty() || (low.is_some() && high.is_some())
         }
     };
     // Wide ranges are the business of scans that run in parallel and filter at the store.
+    if lock.is_some() && selection.index.is_some() {
+        return Err(Refusal::Unknown);
+    }
     if !short || (limit.is_some() && selection.filter.is_some() && selection.index.is_none()) {
         return Err(Refusal::Unknown);
     }
@@ -93,8 +99,20 @@ fn read(query: &Query, catalog: &CatalogSnapshot, params: ParamTypes) -> Result<
     selection.filter.iter().for_each(|filter| mark(filter, &mut wanted));
     let params = compiler.params.finish();
     let reverse = order == Order::Descending;
-    let plan = ReadPlan { target: Target::new(table), selection, projection, wanted, reverse, limit };
+    let plan = ReadPlan { target: Target::new(table), selection, projection, wanted, reverse, limit, lock };
     Ok(Compiled { plan: KeyPlan::Read(plan), params })
+}
+
+/// The locking clause over the one table there is.
+fn lock(query: &Query, name: &str) -> Result<Option<RowLockClause>> {
+    let [clause] = query.locks.as_slice() else {
+        return if query.locks.is_empty() { Ok(None) } else { Err(Refusal::Unknown) };
+    };
+    let clause = row_lock::decoded(clause).ok_or(Refusal::Unknown)?;
+    match clause.of.iter().all(|of| folded(of) == name) {
+        true => Ok(Some(clause)),
+        false => Err(Refusal::Unknown),
+    }
 }
 
 fn is_plain(select: &Select) -> bool {
@@ -404,7 +422,7 @@ fn modify(
     items: Option<&[SelectItem]>,
 ) -> Result<Compiled> {
     let selection = access::select(&mut compiler, table, selection)?;
-    if !matches!(selection.access, Access::Points(_)) {
+    if selection.index.is_some() || !matches!(selection.access, Access::Points(_)) {
         return Err(Refusal::Unknown);
     }
     let returning = match items {

@@ -21,6 +21,7 @@ use crate::{
     codec::IndexCodec,
     dml::{Projection, Target},
     eval::Scalar,
+    statement::row_lock::RowLockClause,
 };
 
 pub use access::{Access, Selection};
@@ -62,6 +63,14 @@ impl KeyPlan {
             KeyPlan::Modify(plan) => plan.returning.as_ref(),
         }
     }
+    /// It changes or locks rows that it has to find first.
+    pub fn reads_for_write(&self) -> bool {
+        matches!(self, KeyPlan::Modify(_)) || self.locks()
+    }
+    /// SELECT … FOR UPDATE and its kin.
+    pub fn locks(&self) -> bool {
+        matches!(self, KeyPlan::Read(ReadPlan { lock: Some(_), .. }))
+    }
     /// It writes.
     pub fn writes(&self) -> bool {
         !matches!(self, KeyPlan::Read(_))
@@ -83,6 +92,8 @@ pub struct ReadPlan {
     pub reverse: bool,
     /// LIMIT
     pub limit: Option<Scalar>,
+    /// FOR UPDATE and its kin; then the rows are points.
+    pub lock: Option<RowLockClause>,
 }
 
 /// INSERT … VALUES.

@@ -1,9 +1,9 @@
 //! Running key plans.
 
-use std::sync::Arc;
+use std::{future::Future, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
-use kv::{Scan, ScanOptions};
+use kv::{LockedRow, RowLockMode, Scan, ScanOptions, Txn};
 use proto::KeyRange;
 
 use super::{
@@ -14,10 +14,11 @@ use super::{
 use crate::{
     catalog::Sequence,
     codec::TableCodec,
-    dml::{Projection, target::Change},
+    dml::{Isolation, Projection, Target, target::Change},
     error::{SqlError, SqlResult, SqlState},
     eval::{Env, Scalar},
     query::scan::bounds::Spans,
+    statement::row_lock::RowLockClause,
     types::{Datum, FormatSettings},
     work::Work,
 };
@@ -142,10 +143,13 @@ pub async fn read(plan: &Arc<KeyPlan>, work: &Work<'_>) -> SqlResult<Read> {
     match &read.selection.access {
         Access::Points(points) => {
             let keys = point_keys(points, &read.target.codec, &env)?;
+            if let Some(lock) = &read.lock {
+                return Ok(Read::Rows(lock_points(read, lock, work, txn, keys).await?));
+            }
             let values = match keys.as_slice() {
                 _ if limit == Some(0) => Vec::new(),
                 [] => Vec::new(),
-                [one] => vec![txn.get(one).await?],
+                [one] => vec![txn.get_alone(one).await?],
                 many => txn.get_many(many).await?,
             };
             let mut rows = Rows::default();
@@ -170,6 +174,28 @@ pub async fn read(plan: &Arc<KeyPlan>, work: &Work<'_>) -> SqlResult<Read> {
             })))
         }
     }
+}
+
+/// Points that are locked before they are read.
+async fn lock_points(
+    plan: &ReadPlan,
+    clause: &RowLockClause,
+    work: &Work<'_>,
+    txn: &Txn,
+    keys: Vec<Bytes>,
+) -> SqlResult<Rows> {
+    let locking = work.locking.as_ref().ok_or_else(|| SqlError::internal("a statement without a way to lock rows"))?;
+    let lock = |keys: Vec<Bytes>| async move {
+        let table = &plan.target.table;
+        let rows = locking.lock_as(txn, table, &keys, clause.mode, clause.on_locked).await?;
+        Ok(keys.into_iter().zip(rows).collect())
+    };
+    let found = locked_rows(&plan.target, &plan.selection, work, txn, keys, lock).await?;
+    let mut rows = Rows { count: found.len(), datums: Vec::new() };
+    for (_, row) in &found {
+        plan.projection.eval(&work.env(row), &mut rows.datums)?;
+    }
+    Ok(rows)
 }
 
 /// The keys between the bounds; `None` for no keys at all.
@@ -272,7 +298,7 @@ async fn insert(plan: &InsertPlan, work: &Work<'_>) -> SqlResult<Rows> {
         rows.push(row);
     }
     let txn = work.reader.txn(plan.target.table.storage_id);
-    plan.target.insert(txn, &rows, work.eager).await?;
+    plan.target.insert(txn, &rows, work.certainty(plan.target.table.storage_id)).await?;
     give_back(plan.returning.as_ref(), &rows, work)
 }
 
@@ -312,31 +338,15 @@ fn give_back(returning: Option<&Projection>, rows: &[Vec<Datum>], work: &Work<'_
 }
 
 async fn modify(plan: &ModifyPlan, work: &Work<'_>) -> SqlResult<Rows> {
-    let Access::Points(points) = &plan.selection.access else {
-        return Err(SqlError::internal("a range was compiled into a write"));
-    };
     let target = &plan.target;
     let txn = work.reader.txn(target.table.storage_id);
-    let keys = match plan.selection.index {
-        None => point_keys(points, &target.codec, &work.env(&[]))?,
-        Some(place) => by_index::rows_at(points, &target.indexes[place], txn, &work.env(&[])).await?,
-    };
-    let values = match keys.as_slice() {
-        [one] => vec![txn.get(one).await?],
-        many => txn.get_many(many).await?,
-    };
-    let mut changes = Vec::with_capacity(keys.len());
-    for (key, value) in keys.into_iter().zip(values) {
-        let Some(value) = value else { continue };
-        let row = target.codec.decode(&key, &value)?;
-        let env = work.env(&row);
-        if !passes(&plan.selection, &env)? {
-            continue;
-        }
+    let mut changes = Vec::new();
+    for (key, row) in chosen(plan, work, txn).await? {
         let old = if plan.assignments.is_some() { target.kept(&row) } else { Vec::new() };
-        let new = match &plan.assignments {
+        let row = match &plan.assignments {
             None => row,
             Some(assignments) => {
+                let env = work.env(&row);
                 let values: Vec<Datum> =
                     assignments.iter().map(|(_, scalar)| scalar.eval(&env)).collect::<SqlResult<_>>()?;
                 let mut new = row;
@@ -346,13 +356,94 @@ async fn modify(plan: &ModifyPlan, work: &Work<'_>) -> SqlResult<Rows> {
                 new
             }
         };
-        changes.push(Change { old_key: key, old, row: new });
+        changes.push(Change { old_key: key, old, row });
     }
     if plan.assignments.is_some() {
-        target.update(txn, &changes, work.eager, work.plant).await?;
+        target.update(txn, &changes, work.certainty(target.table.storage_id), work.plant).await?;
     } else {
-        target.delete(txn, &changes)?;
+        target.delete(txn, &changes, work.certainty(target.table.storage_id)).await?;
     }
     let rows: Vec<Vec<Datum>> = changes.into_iter().map(|change| change.row).collect();
     give_back(plan.returning.as_ref(), &rows, work)
+}
+
+/// The rows that are to be changed, locked where that is wanted.
+async fn chosen(plan: &ModifyPlan, work: &Work<'_>, txn: &Txn) -> SqlResult<Vec<(Bytes, Vec<Datum>)>> {
+    let Access::Points(points) = &plan.selection.access else {
+        return Err(SqlError::internal("a range was compiled into a write"));
+    };
+    let keys = point_keys(points, &plan.target.codec, &work.env(&[]))?;
+    let Some(locking) = work.locking(plan.target.table.storage_id) else {
+        return seen_rows(&plan.target, &plan.selection, work, txn, keys).await;
+    };
+    let mode = match &plan.assignments {
+        None => RowLockMode::Update,
+        Some(assignments) => plan.target.update_lock(assignments.iter().map(|(at, _)| *at)),
+    };
+    let lock = |keys: Vec<Bytes>| async move {
+        let rows = locking.lock(txn, &keys, mode, false).await?;
+        Ok(keys.into_iter().zip(rows).collect())
+    };
+    locked_rows(&plan.target, &plan.selection, work, txn, keys, lock).await
+}
+
+/// The rows that the snapshot has under `keys`, as far as the filter lets them through.
+async fn seen_rows(
+    target: &Target,
+    selection: &Selection,
+    work: &Work<'_>,
+    txn: &Txn,
+    keys: Vec<Bytes>,
+) -> SqlResult<Vec<(Bytes, Vec<Datum>)>> {
+    let values = match keys.as_slice() {
+        [] => Vec::new(),
+        [one] => vec![txn.get(one).await?],
+        many => txn.get_many(many).await?,
+    };
+    let mut rows = Vec::with_capacity(keys.len());
+    for (key, value) in keys.into_iter().zip(values) {
+        let Some(value) = value else { continue };
+        let row = target.codec.decode(&key, &value)?;
+        if passes(selection, &work.env(&row))? {
+            rows.push((key, row));
+        }
+    }
+    Ok(rows)
+}
+
+/// The rows under `keys` that the filter lets through, locked by `lock`, as they are now. In a transaction with one snapshot, and
+/// where a filter says more than the keys, only rows of the snapshot are locked: others are not waited for.
+async fn locked_rows<L>(
+    target: &Target,
+    selection: &Selection,
+    work: &Work<'_>,
+    txn: &Txn,
+    mut keys: Vec<Bytes>,
+    lock: impl FnOnce(Vec<Bytes>) -> L,
+) -> SqlResult<Vec<(Bytes, Vec<Datum>)>>
+where
+    L: Future<Output = SqlResult<Vec<(Bytes, LockedRow)>>>,
+{
+    let one_snapshot = work.locking.as_ref().is_some_and(|l| l.isolation == Isolation::RepeatableRead);
+    if one_snapshot || selection.filter.is_some() {
+        let seen = seen_rows(target, selection, work, txn, keys).await?;
+        keys = seen.into_iter().map(|(key, _)| key).collect();
+    }
+    if keys.is_empty() {
+        return Ok(Vec::new());
+    }
+    let place = txn.lock_place();
+    let (mut rows, mut unwanted) = (Vec::with_capacity(keys.len()), Vec::new());
+    for (key, locked) in lock(keys).await? {
+        let Some(value) = locked.value.filter(|_| !locked.skipped) else { continue };
+        let row = target.codec.decode(&key, &value)?;
+        match passes(selection, &work.env(&row))? {
+            true => rows.push((key, row)),
+            false => unwanted.push(key),
+        }
+    }
+    if !unwanted.is_empty() {
+        txn.unlock_rows(&unwanted, place);
+    }
+    Ok(rows)
 }

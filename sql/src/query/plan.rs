@@ -32,7 +32,7 @@ use futures::{Stream, StreamExt};
 use parking_lot::Mutex;
 
 use super::{
-    bind::{Bound, Change, OutputColumn, literals::Taken},
+    bind::{Bound, Change, OutputColumn, RowLocks, literals::Taken},
     engine,
     failure::from_datafusion,
     parameters,
@@ -79,6 +79,7 @@ pub struct QueryPlan {
     conflict: Vec<Expr>,
     columns: Vec<OutputColumn>,
     change: Option<Change>,
+    locks: Option<RowLocks>,
     parameters: Vec<ColumnType>,
     taken: Vec<Taken>,
     holes: Vec<Hole>,
@@ -120,6 +121,7 @@ impl QueryPlan {
             columns: output_columns(&logical, &bound.columns)?,
             logical,
             change: bound.change,
+            locks: bound.locks,
             parameters: bound.parameters,
             taken: bound.literals.taken,
             holes,
@@ -140,6 +142,10 @@ impl QueryPlan {
     /// What happens to the rows; `None` for a query.
     pub fn change(&self) -> Option<&Change> {
         self.change.as_ref()
+    }
+    /// The rows a query locks.
+    pub fn locks(&self) -> Option<&RowLocks> {
+        self.locks.as_ref()
     }
     /// Types of the client's parameters.
     pub fn parameters(&self) -> &[ColumnType] {

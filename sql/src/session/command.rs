@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     ddl::{Pending, create_table, drop_table, index, primary_key, sequence, truncate},
+    dml::Isolation,
     error::{Severity, SqlError, SqlResult, SqlState},
     eval::{Compiler, ParamTypes, Refusal},
     name::{RelationName, folded},
@@ -93,20 +94,26 @@ impl Session {
         Ok(Running::done("BEGIN"))
     }
 
-    /// Every level is snapshot isolation so far, which is at least what all but SERIALIZABLE promise.
+    /// BEGIN's and SET TRANSACTION's modes. A transaction that has seen something keeps its level: 25001.
     fn set_modes(&mut self, modes: &[TransactionMode]) -> SqlResult<()> {
         for mode in modes {
             match mode {
                 TransactionMode::AccessMode(access) => {
                     self.open(false)?.read_only = *access == TransactionAccessMode::ReadOnly;
                 }
-                TransactionMode::IsolationLevel(TransactionIsolationLevel::Serializable) => {
-                    return Err(SqlError::unsupported("the isolation level SERIALIZABLE")
-                        .with_hint("REPEATABLE READ gives a snapshot."));
-                }
-                TransactionMode::IsolationLevel(_) => {}
+                TransactionMode::IsolationLevel(level) => self.set_isolation(Isolation::named(level_name(level))?)?,
             }
         }
+        Ok(())
+    }
+
+    fn set_isolation(&mut self, isolation: Isolation) -> SqlResult<()> {
+        let open = self.open(false)?;
+        if open.txn.is_some() && open.isolation != isolation {
+            let message = "SET TRANSACTION ISOLATION LEVEL must be called before any query";
+            return Err(SqlError::new(SqlState::ACTIVE_SQL_TRANSACTION, message));
+        }
+        open.isolation = isolation;
         Ok(())
     }
 
@@ -151,11 +158,17 @@ impl Session {
             }
             Set::SetTransaction { modes, session: true, .. } => {
                 for mode in modes {
-                    if let TransactionMode::AccessMode(access) = mode {
-                        let value = if *access == TransactionAccessMode::ReadOnly { "on" } else { "off" };
-                        let change = self.settings.set("default_transaction_read_only", value)?;
-                        self.changes.extend(change);
-                    }
+                    let (name, value) = match mode {
+                        TransactionMode::AccessMode(TransactionAccessMode::ReadOnly) => {
+                            ("default_transaction_read_only", "on")
+                        }
+                        TransactionMode::AccessMode(_) => ("default_transaction_read_only", "off"),
+                        TransactionMode::IsolationLevel(level) => {
+                            ("default_transaction_isolation", Isolation::named(level_name(level))?.name())
+                        }
+                    };
+                    let change = self.settings.set(name, value)?;
+                    self.changes.extend(change);
                 }
             }
             _ => return Err(SqlError::unsupported("this form of SET")),
@@ -172,6 +185,11 @@ impl Session {
         }
         let words: Vec<String> = values.iter().map(setting_text).collect::<SqlResult<_>>()?;
         let is_default = matches!(values, [Expr::Identifier(word)] if word.value.eq_ignore_ascii_case("default"));
+        if name.eq_ignore_ascii_case("transaction_isolation") && !is_default {
+            // It is the transaction's, not the session's; the settings know which levels there are.
+            let level = self.settings.checked_level(&words.join(" "))?;
+            return if self.in_block() { self.set_isolation(Isolation::named(&level)?) } else { Ok(()) };
+        }
         self.before_setting();
         let change =
             if is_default { self.settings.reset(name)? } else { self.settings.set(name, &words.join(", "))? };
@@ -188,9 +206,18 @@ impl Session {
         let rows: Vec<Vec<Datum>> = match name.as_str() {
             "all" => self.settings.all().map(|(name, value)| vec![Datum::text(name), Datum::text(value)]).collect(),
             "flaredb.planner_runs" => vec![vec![Datum::text(runs)]],
+            "transaction_isolation" => vec![vec![Datum::text(self.isolation()?.name())]],
             name => vec![vec![Datum::text(self.settings.show(name)?.1)]],
         };
         Ok(self.text_rows("SHOW", rows))
+    }
+
+    /// Of the open transaction, or of the next one.
+    fn isolation(&self) -> SqlResult<Isolation> {
+        match &self.transaction.state {
+            State::Open(open) => Ok(open.isolation),
+            _ => Isolation::named(self.settings.show("default_transaction_isolation")?.1),
+        }
     }
 
     /// A result of text columns.
@@ -461,6 +488,16 @@ fn unsupported_change(operations: &[AlterTableOperation]) -> SqlError {
     let is_keyword = |word: &&str| word.chars().all(|letter| letter.is_ascii_uppercase());
     let keywords: Vec<&str> = text.split_whitespace().take_while(is_keyword).collect();
     SqlError::unsupported(format!("ALTER TABLE … {}", keywords.join(" ")))
+}
+
+/// As settings say it.
+fn level_name(level: &TransactionIsolationLevel) -> &'static str {
+    match level {
+        TransactionIsolationLevel::ReadUncommitted => "read uncommitted",
+        TransactionIsolationLevel::ReadCommitted => "read committed",
+        TransactionIsolationLevel::RepeatableRead | TransactionIsolationLevel::Snapshot => "repeatable read",
+        TransactionIsolationLevel::Serializable => "serializable",
+    }
 }
 
 /// A value of SET: a word, a string, a number.

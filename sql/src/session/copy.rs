@@ -14,7 +14,7 @@ use super::{
 use crate::{
     catalog::{Sequence, store},
     copy::{CopyOut, Input, columns_of},
-    dml::{BulkWriter, Target},
+    dml::{BulkWriter, Certainty, Target},
     error::{SqlError, SqlResult, SqlState},
     eval::cast,
     name::RelationName,
@@ -219,13 +219,16 @@ impl Session {
                 }
                 Ok(())
             }
-            Sink::Buffer => self.copy_buffer(&copy.target, &rows).await,
+            Sink::Buffer => self.copy_buffer(&copy.target, &rows, copy.single).await,
         }
     }
 
-    async fn copy_buffer(&mut self, target: &Target, rows: &[Vec<Datum>]) -> SqlResult<()> {
+    async fn copy_buffer(&mut self, target: &Target, rows: &[Vec<Datum>], single: bool) -> SqlResult<()> {
         let txn = self.txn().await?;
-        target.insert(&txn, rows, true).await.map_err(|error| {
+        let locking = self.locking("COPY FROM STDIN")?;
+        // On its own its commit follows at once.
+        let certainty = if single { Certainty::Read } else { Certainty::Locked(&locking) };
+        super::run::guarded(self, target.insert(&txn, rows, certainty)).await.map_err(|error| {
             if error.sqlstate != SqlState::PROGRAM_LIMIT_EXCEEDED {
                 return error;
             }

@@ -78,7 +78,7 @@ impl StatementPlan {
         StatementPlan {
             fields: plan.projection().map(|projection| projection.fields.clone().into()),
             tables: vec![plan.target().table.id],
-            writes: plan.writes(),
+            writes: plan.writes() || plan.locks(),
             kind: PlanKind::Key(Arc::new(plan)),
             version,
             param_types,
@@ -93,7 +93,10 @@ impl StatementPlan {
         };
         let mut tables: Vec<u32> = tables_read(plan.logical()).into_iter().collect();
         let fields: Option<Vec<Field>> = match plan.change() {
-            None => Some(plan.columns().iter().map(column).collect()),
+            None => {
+                let visible = plan.locks().map_or(plan.columns().len(), |locks| locks.visible);
+                Some(plan.columns()[..visible].iter().map(column).collect())
+            }
             Some(change) => {
                 if !tables.contains(&change.table().id) {
                     tables.push(change.table().id);
@@ -104,7 +107,7 @@ impl StatementPlan {
         StatementPlan {
             fields: fields.map(Into::into),
             tables,
-            writes: plan.change().is_some(),
+            writes: plan.change().is_some() || plan.locks().is_some(),
             param_types: plan.parameters().iter().map(|column_type| column_type.pg_type).collect(),
             kind: PlanKind::General(planned),
             version,

@@ -17,7 +17,9 @@ use crate::{
     statement::borders::{SplitStatement, Target},
 };
 
-/// Between looks at what PD does.
+/// Before the first look at what PD does: about what a split takes. Then twice as long each time.
+const LOOK_AFTER: Duration = Duration::from_millis(5);
+/// Between later looks.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// PD refuses what it can't do this moment (a region without leader, another change under way): it is asked again so often.
 const ATTEMPTS: u32 = 20;
@@ -129,9 +131,10 @@ impl Session {
         let config = self.gateway.config().clone();
         guarded(self, async move {
             let mut trouble = String::new();
-            for attempt in 0..ATTEMPTS {
-                if attempt > 0 {
+            for _ in 0..ATTEMPTS {
+                if !trouble.is_empty() {
                     config.clock.sleep(ATTEMPT_PAUSE).await;
+                    trouble.clear();
                 }
                 match config.pd.split_at(keys.clone()).await {
                     Ok(operators) if operators.is_empty() => return Ok(()),
@@ -154,9 +157,13 @@ impl Session {
 
 /// Waits for the end of an operator; why it did not succeed, if it did not.
 async fn ended(config: &GatewayConfig, id: u64) -> SqlResult<Option<String>> {
+    let mut pause = LOOK_AFTER;
     loop {
         match config.pd.operator(id).await? {
-            Some(status) if status.state() == OperatorState::Running => config.clock.sleep(LOOK_AGAIN).await,
+            Some(status) if status.state() == OperatorState::Running => {
+                config.clock.sleep(pause).await;
+                pause = LOOK_AGAIN.min(pause * 2);
+            }
             Some(status) if status.state() == OperatorState::Done => return Ok(None),
             Some(status) => return Ok(Some(status.outcome)),
             None => return Ok(Some("PD has changed".into())),

@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, future::Future, sync::Arc, time::Duration};
 
-use kv::Instant;
+use kv::{Instant, Txn};
 
 use super::{
     Session, Step,
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     catalog::CatalogSnapshot,
-    dml::general,
+    dml::{RowLocking, general, locking, select_for},
     error::{SqlError, SqlResult, SqlState},
     keyplan::{KeyPlan, run as keyrun},
     planted::Planted,
@@ -61,6 +61,14 @@ where
 }
 
 impl Session {
+    /// How the statement that runs now locks rows.
+    pub(super) fn locking(&mut self, sql: &str) -> SqlResult<RowLocking> {
+        let timeout = self.settings.milliseconds("lock_timeout");
+        let timeout = (timeout > 0).then(|| Duration::from_millis(timeout));
+        let isolation = self.open(false)?.isolation;
+        Ok(RowLocking { isolation, timeout, label: locking::label(sql) })
+    }
+
     /// A new statement starts: earlier cancels do not concern it, its time runs.
     pub(super) fn begin_statement(&mut self) {
         self.cancel.reset();
@@ -120,7 +128,7 @@ impl Session {
         let started = self.gateway.config().clock.now();
         let (mut retries, mut pause) = (0, FIRST_PAUSE);
         loop {
-            let error = match self.attempt(portal, single).await {
+            let error = match self.attempt(portal, single, retries > 0).await {
                 Ok(running) => return Ok(running),
                 Err(error) => error,
             };
@@ -150,7 +158,8 @@ impl Session {
         portal.plan.writes && waited < FENCE_PATIENCE && portal.plan.tables.iter().any(fenced)
     }
 
-    async fn attempt(&mut self, portal: &mut Portal, single: bool) -> SqlResult<Running> {
+    /// `again`: it has met a conflict before, and locks what it changes.
+    async fn attempt(&mut self, portal: &mut Portal, single: bool, again: bool) -> SqlResult<Running> {
         self.open(false)?;
         if !self.catalog.holds() {
             let held = self.catalog.held();
@@ -161,13 +170,20 @@ impl Session {
         if plan.writes && self.open(false)?.read_only {
             return Err(SqlError::new(
                 SqlState::READ_ONLY_SQL_TRANSACTION,
-                "cannot change rows in a read-only transaction",
+                "cannot change or lock rows in a read-only transaction",
             ));
         }
         if single && let Some(running) = self.read_latest(&plan, &portal.params).await? {
             return Ok(running);
         }
-        let mut running = self.run_plan(&plan, &portal.params, single).await?;
+        let locking = match &plan.kind {
+            // The row is read under its lock: that costs no more than to read it.
+            PlanKind::Key(key_plan) if key_plan.reads_for_write() => Some(self.locking(&portal.prepared.sql)?),
+            PlanKind::General(planned) if planned.plan.locks().is_some() => Some(self.locking(&portal.prepared.sql)?),
+            _ if !single || again => Some(self.locking(&portal.prepared.sql)?),
+            _ => None,
+        };
+        let mut running = self.run_plan(&plan, &portal.params, single, locking).await?;
         running.single = single;
         if single && matches!(running.source, Source::Nothing) {
             self.checked()?;
@@ -233,6 +249,9 @@ impl Session {
     async fn read_latest(&mut self, plan: &StatementPlan, params: &[Datum]) -> SqlResult<Option<Running>> {
         let PlanKind::Key(key_plan) = &plan.kind else { return Ok(None) };
         let KeyPlan::Read(read) = &**key_plan else { return Ok(None) };
+        if read.lock.is_some() {
+            return Ok(None);
+        }
         let now_us = self.open(false)?.now_us;
         let settings = self.settings.format.clone();
         let env = crate::eval::Env { row: &[], params, now_us, settings: &settings };
@@ -256,16 +275,30 @@ impl Session {
         Arc::new(RowShape { types, settings: self.settings.format.clone() })
     }
 
-    async fn run_plan(&mut self, plan: &StatementPlan, params: &[Datum], single: bool) -> SqlResult<Running> {
+    async fn run_plan(
+        &mut self,
+        plan: &StatementPlan,
+        params: &[Datum],
+        single: bool,
+        locking: Option<RowLocking>,
+    ) -> SqlResult<Running> {
         let (reader, filling) = self.reader().await?;
-        self.usable(plan, reader.main().start_ts())?;
+        self.usable(plan, reader.main())?;
         let now_us = self.open(false)?.now_us;
         let settings = self.settings.format.clone();
         let row_ids = self.gateway.row_ids();
         let sequences = Arc::clone(&self.sequences);
-        let plant = self.gateway.plant();
-        let work =
-            Work { reader, params, now_us, settings: &settings, eager: !single, row_ids, sequences: &sequences, plant };
+        let work = Work {
+            reader,
+            params,
+            now_us,
+            settings: &settings,
+            eager: !single,
+            locking,
+            row_ids,
+            sequences: &sequences,
+            plant: self.gateway.plant(),
+        };
         let shape = self.shape(plan);
         let running = match &plan.kind {
             PlanKind::Key(key_plan) if key_plan.writes() => {
@@ -291,6 +324,14 @@ impl Session {
                     sequences: &sequences,
                 };
                 match planned.plan.change() {
+                    None if planned.plan.locks().is_some() => {
+                        let batches = guarded(self, select_for::run(planned, &work, &values)).await?;
+                        let mut running = Running::with_tag(Tag::Select);
+                        let ready = batches.into_iter().map(|batch| RowBatch::from_arrow(Arc::clone(&shape), batch));
+                        running.ready = ready.collect();
+                        running.shape = shape;
+                        running
+                    }
                     None => {
                         let start = planned.plan.start(work.reader.clone(), &values);
                         stream(shape, Source::Query(guarded(self, start).await?))
@@ -314,10 +355,13 @@ impl Session {
     }
 
     /// 40001 for a snapshot older than a table's present form, and for a write to a table that a DDL copies.
-    pub(super) fn usable(&self, plan: &StatementPlan, start_ts: proto::Timestamp) -> SqlResult<()> {
+    pub(super) fn usable(&self, plan: &StatementPlan, txn: &Txn) -> SqlResult<()> {
         let snapshot = self.snapshot();
+        // A snapshot that is still to be taken is later than everything that is known here.
+        let read_ts = txn.read_ts_taken().unwrap_or(proto::Timestamp::MAX);
+        let start_ts = txn.start_ts();
         for id in &plan.tables {
-            if start_ts < snapshot.usable_from(*id) {
+            if read_ts < snapshot.usable_from(*id) {
                 return Err(SqlError::serialization("A table was changed since the transaction began."));
             }
             let fenced = snapshot.by_id(*id).is_some_and(|table| start_ts.0 < table.writes_fenced_until);

@@ -1,6 +1,7 @@
 //! The settings of a session: SET, SHOW, RESET, and what ParameterStatus reports. PURE.
 
 use crate::{
+    dml::Isolation,
     error::{SqlError, SqlResult, SqlState},
     types::{FormatSettings, datetime},
 };
@@ -148,6 +149,10 @@ impl Settings {
         let value = self.checked(&ROWS[at], value)?;
         Ok(self.store(at, value))
     }
+    /// The isolation level of this name; 22023 when there is none, 0A000 when it has to wait.
+    pub fn checked_level(&self, value: &str) -> SqlResult<String> {
+        self.checked(&ROWS[position("transaction_isolation")?], value)
+    }
     /// RESET; to what the session began with.
     pub fn reset(&mut self, name: &str) -> SqlResult<Option<(String, String)>> {
         let at = position(name)?;
@@ -213,6 +218,10 @@ impl Settings {
                 }
                 match (row.name, lower.as_str()) {
                     ("client_encoding", _) => "UTF8".to_owned(),
+                    ("default_transaction_isolation" | "transaction_isolation", level) => {
+                        Isolation::named(level)?;
+                        lower
+                    }
                     (_, "true" | "yes" | "1") => "on".to_owned(),
                     (_, "false" | "no" | "0") => "off".to_owned(),
                     _ => lower,

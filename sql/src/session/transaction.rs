@@ -8,7 +8,7 @@ use super::{Session, TransactionStatus, settings::Values};
 use crate::{
     catalog::{CatalogSnapshot, Fence, store},
     ddl::Pending,
-    dml::Target,
+    dml::{Isolation, Target},
     error::{Severity, SqlError, SqlResult, SqlState},
     planted::Planted,
     reader::Reader,
@@ -26,6 +26,8 @@ pub(super) struct Open {
     pub pending: Option<Pending>,
     /// It must not write.
     pub read_only: bool,
+    /// What its statements see.
+    pub isolation: Isolation,
     /// Oldest first; names may repeat, the last one counts.
     pub savepoints: Vec<Savepoint>,
     /// What SET and SET LOCAL changed in it; `None` when nothing.
@@ -112,12 +114,14 @@ impl Session {
     pub(super) fn open(&mut self, explicit: bool) -> SqlResult<&mut Open> {
         self.transaction.check()?;
         if matches!(self.transaction.state, State::Idle) {
+            let isolation = Isolation::named(self.settings.show("default_transaction_isolation")?.1)?;
             let open = Open {
                 explicit,
                 txn: None,
                 now_us: self.gateway.config().clock.wall_ms() as i64 * 1000,
                 pending: None,
                 read_only: self.settings.is_on("default_transaction_read_only"),
+                isolation,
                 savepoints: Vec::new(),
                 settings: None,
             };
@@ -126,12 +130,15 @@ impl Session {
         self.transaction.open().ok_or_else(failed)
     }
 
-    /// The open transaction's snapshot and buffer, begun now if need be.
+    /// The open transaction, begun now if need be, at the snapshot of the statement that asks for it.
     pub(super) async fn txn(&mut self) -> SqlResult<Txn> {
         let client = self.gateway.client().clone();
         let open = self.open(false)?;
         if let Some(txn) = &open.txn {
-            return Ok(txn.clone());
+            return Ok(match open.isolation {
+                Isolation::ReadCommitted => txn.at_fresh_snapshot(),
+                Isolation::RepeatableRead => txn.clone(),
+            });
         }
         let txn = client.begin().await?;
         open.txn = Some(txn.clone());

@@ -4,6 +4,7 @@ pub mod borders;
 pub mod copy;
 pub mod locate;
 pub mod parse;
+pub mod row_lock;
 pub mod sequence;
 pub mod split;
 

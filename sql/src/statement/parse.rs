@@ -6,9 +6,10 @@ use datafusion::sql::sqlparser::{
     ast,
     dialect::PostgreSqlDialect,
     parser::{Parser, ParserError},
+    tokenizer::Tokenizer,
 };
 
-use super::{Command, borders, copy, sequence, split::skip_blank};
+use super::{Command, borders, copy, row_lock, sequence, split::skip_blank};
 use crate::error::{SqlError, SqlResult, SqlState};
 
 /// Stack that a thread needs which runs sessions: parser, planner and expressions recurse as deep as a statement is nested, and
@@ -98,18 +99,31 @@ fn overridden(command: Command, overriding: sequence::Overriding) -> Command {
 fn statement(parsed: &str, sql: &str) -> SqlResult<Command> {
     check_length(parsed)?;
     let dialect = PostgreSqlDialect {};
-    let parser = Parser::new(&dialect).with_recursion_limit(MAX_DEPTH);
-    let parser = match sequence::ordered(parsed) {
-        Some(tokens) => Ok(parser.with_tokens(tokens)),
-        None => parser.try_with_sql(parsed),
-    };
-    let statements = parser.and_then(|mut parser| parser.parse_statements()).map_err(|error| syntax(error, sql))?;
+    let tokens = Tokenizer::new(&dialect, parsed).tokenize_with_location();
+    let mut tokens = tokens.map_err(|error| syntax(error.into(), sql))?;
+    let mut locks = Vec::new();
+    if row_lock::may_lock(parsed) {
+        (tokens, locks) = row_lock::take(tokens)?;
+    }
+    if let Some(ordered) = sequence::ordered(parsed, &tokens) {
+        tokens = ordered;
+    }
+    let statements = Parser::new(&dialect)
+        .with_recursion_limit(MAX_DEPTH)
+        .with_tokens_with_locations(tokens)
+        .parse_statements()
+        .map_err(|error| syntax(error, sql))?;
     let mut statements = statements.into_iter();
     match (statements.next(), statements.next()) {
         (None, _) => Ok(Command::Empty),
         (Some(mut one), None) => {
             if let ast::Statement::Update(update) = &mut one {
                 update.assignments = single_assignments(std::mem::take(&mut update.assignments));
+            }
+            if !locks.is_empty() {
+                let query = row_lock::query_of(&mut one);
+                let query = query.ok_or_else(|| SqlError::syntax("syntax error at or near \"FOR\""))?;
+                query.locks = locks.into_iter().map(row_lock::encoded).collect();
             }
             Ok(Command::Sql(Arc::new(one)))
         }

@@ -8,7 +8,7 @@ use datafusion::sql::sqlparser::{
     ast::{self, Ident, ObjectName},
     dialect::PostgreSqlDialect,
     parser::{Parser, ParserError},
-    tokenizer::{Token, Tokenizer},
+    tokenizer::{Token, TokenWithSpan, Tokenizer},
 };
 
 use super::parse::{MAX_DEPTH, syntax};
@@ -221,19 +221,21 @@ pub fn identity_options(parsed: &[ast::SequenceOptions]) -> SqlResult<SequenceOp
 const ORDER: [&[&str]; 6] = [&["increment"], &["minvalue"], &["maxvalue"], &["start"], &["cache"], &["cycle"]];
 
 /// The tokens of a CREATE TABLE with the options of its identity columns in the parser's order; `None` when there are none.
-pub fn ordered(sql: &str) -> Option<Vec<Token>> {
+pub fn ordered(sql: &str, tokens: &[TokenWithSpan]) -> Option<Vec<TokenWithSpan>> {
     if !contains_word(sql, "identity") {
         return None;
     }
-    let tokens: Vec<Token> = Tokenizer::new(&PostgreSqlDialect {}, sql).tokenize().ok()?;
-    let tokens: Vec<Token> = tokens.into_iter().filter(|token| !matches!(token, Token::Whitespace(_))).collect();
+    let solid = |token: &&TokenWithSpan| !matches!(token.token, Token::Whitespace(_));
+    let tokens: Vec<TokenWithSpan> = tokens.iter().filter(solid).cloned().collect();
     let (mut out, mut rest) = (Vec::with_capacity(tokens.len()), tokens.as_slice());
     while let Some((token, tail)) = rest.split_first() {
         out.push(token.clone());
         rest = tail;
-        if is_word(token, "identity") && rest.first() == Some(&Token::LParen) {
-            let end = rest.iter().position(|token| *token == Token::RParen)?;
-            out.push(Token::LParen);
+        if is_word(&token.token, "identity")
+            && let Some(open) = rest.first().filter(|token| token.token == Token::LParen)
+        {
+            let end = rest.iter().position(|token| token.token == Token::RParen)?;
+            out.push(open.clone());
             out.extend(sorted(&rest[1..end]));
             rest = &rest[end..];
         }
@@ -245,15 +247,15 @@ fn is_word(token: &Token, word: &str) -> bool {
     matches!(token, Token::Word(found) if found.quote_style.is_none() && found.value.eq_ignore_ascii_case(word))
 }
 
-fn sorted(tokens: &[Token]) -> Vec<Token> {
-    let place = |tokens: &[Token]| {
-        let begins = |words: &&[&str]| tokens.first().is_some_and(|token| is_word(token, words[0]));
+fn sorted(tokens: &[TokenWithSpan]) -> Vec<TokenWithSpan> {
+    let place = |tokens: &[TokenWithSpan]| {
+        let begins = |words: &&[&str]| tokens.first().is_some_and(|token| is_word(&token.token, words[0]));
         ORDER.iter().position(begins)
     };
-    let mut options: Vec<(usize, Vec<Token>)> = Vec::new();
+    let mut options: Vec<(usize, Vec<TokenWithSpan>)> = Vec::new();
     let mut rest = tokens;
     while let Some((first, tail)) = rest.split_first() {
-        let no = is_word(first, "no");
+        let no = is_word(&first.token, "no");
         match place(if no { tail } else { rest }) {
             Some(at) => options.push((at, vec![first.clone()])),
             // Belongs to the option before; what is none at all stays first and is the parser's to refuse.
@@ -370,10 +372,14 @@ mod tests {
 
     #[test]
     fn identity_options_are_put_in_order() {
-        let tokens = ordered("create table t (a int generated always as identity (start 5 no cycle increment by 2))");
-        let shown: Vec<String> = tokens.unwrap().iter().map(ToString::to_string).collect();
+        let tokens = |sql: &str| {
+            let tokens = Tokenizer::new(&PostgreSqlDialect {}, sql).tokenize_with_location().unwrap();
+            ordered(sql, &tokens)
+        };
+        let sorted = tokens("create table t (a int generated always as identity (start 5 no cycle increment by 2))");
+        let shown: Vec<String> = sorted.unwrap().iter().map(|token| token.token.to_string()).collect();
         assert!(shown.join(" ").ends_with("identity ( increment by 2 start 5 no cycle ) )"), "{shown:?}");
-        assert!(ordered("create table t (a int)").is_none());
+        assert!(tokens("create table t (a int)").is_none());
     }
 
     #[test]

@@ -135,7 +135,7 @@ pub fn run(seed: u64, kind: Kind, settings: &Settings) -> Report {
         Kind::Register => perform(kind, world.clone(), nodes(&world), Arc::new(Register::default())),
         Kind::Bank => perform(kind, world.clone(), nodes(&world), Arc::new(Bank::default())),
         Kind::Space => {
-            let doors = Nodes::cluster(world.clone(), NODES, settings.clone(), Doors);
+            let doors = Nodes::cluster(world.clone(), NODES, settings.clone(), Doors::default());
             perform(kind, world.clone(), doors, Arc::new(Register::default()))
         }
         Kind::Moving => {

@@ -30,6 +30,8 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(12);
 
 /// Between looks at what is waited for.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(100);
+/// Before the first look at an operator: about what a split or a hand-over takes. Then twice as long each time.
+const LOOK_FIRST_AFTER: Duration = Duration::from_millis(10);
 
 /// Flags and verbs of `flaredb ctl`.
 #[derive(Args, Debug)]
@@ -135,6 +137,7 @@ async fn one_ended(
     started: raftstore::Instant,
     patience: Patience,
 ) -> anyhow::Result<Option<OperatorStatus>> {
+    let mut pause = LOOK_FIRST_AFTER;
     loop {
         let request = OperatorsRequest { id, finished: true, region_id: 0 };
         // PD may be elsewhere from one call to the next: the next one finds it.
@@ -158,7 +161,8 @@ async fn one_ended(
         if SystemClock.now().since(started) >= patience.limit() {
             anyhow::bail!("operator {id} still runs after {} s: {trouble}", patience.timeout);
         }
-        SystemClock.sleep(LOOK_AGAIN_AFTER).await;
+        SystemClock.sleep(pause).await;
+        pause = LOOK_AGAIN_AFTER.min(pause * 2);
     }
 }
 

@@ -150,7 +150,7 @@ fn update_of(binder: &Binder<'_>, update: DoUpdate, table: &Table, alias: Option
     if let SetExpr::Select(select) = query.body.as_mut() {
         select.projection = items;
     }
-    let LogicalPlan::Projection(projection) = binder.query(query, None)? else {
+    let LogicalPlan::Projection(projection) = binder.query(query, &[])? else {
         return Err(SqlError::unsupported("a subquery in ON CONFLICT DO UPDATE"));
     };
     if !matches!(projection.input.as_ref(), LogicalPlan::Join(_)) {

@@ -330,7 +330,7 @@ impl Binder<'_> {
         );
         let mut projection = vec![all];
         projection.extend(items);
-        self.query(select(from, selection, projection)?, Some(table.id))
+        self.query(select(from, selection, projection)?, &[table.id])
     }
 
     /// Casts the new values behind an old row to their columns; `defaults` are the ones that said DEFAULT.
@@ -403,7 +403,7 @@ impl Binder<'_> {
             }
             _ => {}
         }
-        self.query(query, None)
+        self.query(query, &[])
     }
 
     /// The rows of INSERT … VALUES, each value of its column's type.
@@ -415,7 +415,7 @@ impl Binder<'_> {
         if width > targets.len() {
             return Err(SqlError::syntax("INSERT has more expressions than target columns"));
         }
-        let provider = Provider::new(Arc::clone(self.snapshot), None);
+        let provider = Provider::new(Arc::clone(self.snapshot), Vec::new());
         let planner = SqlToRel::new_with_options(&provider, parser_options());
         let fields = self.literals.fields(self.parameter_types);
         let mut context = PlannerContext::new().with_prepare_param_data_types(fields);
@@ -489,7 +489,7 @@ impl Binder<'_> {
         };
         let mut ast = super::rewrite::cast_to(ast, column.column_type.pg_type.row().name);
         super::rewrite::rewrite_expr(&mut ast, self.snapshot)?;
-        let provider = Provider::new(Arc::clone(self.snapshot), None);
+        let provider = Provider::new(Arc::clone(self.snapshot), Vec::new());
         let planner = SqlToRel::new_with_options(&provider, parser_options());
         let expr = planner
             .sql_to_expr(ast, &empty, &mut PlannerContext::new())
@@ -516,7 +516,7 @@ impl Binder<'_> {
         if let SetExpr::Select(select) = query.body.as_mut() {
             select.projection = items;
         }
-        let plan = self.query(query, None)?;
+        let plan = self.query(query, &[])?;
         let columns = super::output_columns(&plan)?;
         let LogicalPlan::Projection(projection) = plan else {
             return Err(SqlError::unsupported("this form of RETURNING"));

@@ -23,6 +23,7 @@ pub mod origin;
 pub mod predicates;
 pub mod provider;
 pub mod rewrite;
+pub mod row_locks;
 pub mod rows;
 pub mod series;
 pub mod type_names;
@@ -41,6 +42,7 @@ use datafusion::{
 pub use conflict::{Arbiters, Conflict, ConflictUpdate};
 pub use dml::{Change, Returning};
 pub use literals::Literals;
+pub use row_locks::{LockedTable, RowLocks};
 
 use self::{
     legalise::legalise,
@@ -86,6 +88,8 @@ pub struct Bound {
     pub columns: Vec<OutputColumn>,
     /// What happens to the rows; `None` for a query.
     pub change: Option<Change>,
+    /// The rows that a query locks.
+    pub locks: Option<RowLocks>,
     /// Types of the client's parameters.
     pub parameters: Vec<ColumnType>,
     /// The literals that were taken out.
@@ -98,6 +102,7 @@ pub fn bind(unbound: Unbound<'_>) -> SqlResult<Bound> {
     if let Statement::Insert(_) | Statement::Update(_) | Statement::Delete(_) = &statement {
         dml::check(&statement)?;
     }
+    let locks = row_locks::take(&mut statement, snapshot)?;
     rewrite::rewrite(&mut statement, snapshot)?;
     let spare = match &statement {
         Statement::Query(query) => emptied::emptied(query),
@@ -106,9 +111,9 @@ pub fn bind(unbound: Unbound<'_>) -> SqlResult<Bound> {
     let literals = literals::take(&mut statement, source);
     let binder = Binder { snapshot, literals: &literals, parameter_types, numbers: RefCell::default() };
     let (plan, change) = match statement {
-        Statement::Query(query) => match (binder.query(*query, None), spare) {
-            (Err(_), Some(spare)) => (binder.query(spare, None)?, None),
-            (planned, _) => (planned?, None),
+        Statement::Query(query) => match (binder.query(*query, &row_locks::hidden(&locks)), spare) {
+            (Err(_), Some(spare)) => (binder.query(spare, &[])?, None),
+            (planned, _) => (planned.map_err(|error| row_locks::explained(error, &locks))?, None),
         },
         Statement::Insert(insert) => dml::insert(&binder, insert)?,
         Statement::Update(update) => dml::update(&binder, update)?,
@@ -116,8 +121,9 @@ pub fn bind(unbound: Unbound<'_>) -> SqlResult<Bound> {
         other => return Err(SqlError::unsupported(first_words(&other))),
     };
     let columns = output_columns(&plan)?;
+    let locks = locks.map(|wanted| wanted.bound(&plan)).transpose()?;
     let parameters = parameters(&plan, change.as_ref(), &literals, parameter_types)?;
-    Ok(Bound { plan, columns, change, parameters, literals })
+    Ok(Bound { plan, columns, change, locks, parameters, literals })
 }
 
 fn first_words(statement: &Statement) -> String {
@@ -133,13 +139,13 @@ pub struct Binder<'a> {
 }
 
 impl Binder<'_> {
-    /// A query's plan. `target` is the table whose hidden columns it may name.
-    pub fn query(&self, query: Query, target: Option<u32>) -> SqlResult<LogicalPlan> {
-        self.plan(query, target).map_err(from_datafusion)
+    /// A query's plan. `targets` are the tables whose hidden columns it may name.
+    pub fn query(&self, query: Query, targets: &[u32]) -> SqlResult<LogicalPlan> {
+        self.plan(query, targets).map_err(from_datafusion)
     }
 
-    fn plan(&self, query: Query, target: Option<u32>) -> Result<LogicalPlan> {
-        let provider = Provider::new(Arc::clone(self.snapshot), target);
+    fn plan(&self, query: Query, targets: &[u32]) -> Result<LogicalPlan> {
+        let provider = Provider::new(Arc::clone(self.snapshot), targets.to_vec());
         let planner = SqlToRel::new_with_options(&provider, parser_options());
         let fields = self.literals.fields(self.parameter_types);
         let mut context = PlannerContext::new().with_prepare_param_data_types(fields);

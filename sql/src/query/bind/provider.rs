@@ -29,18 +29,18 @@ use crate::{
 /// The snapshot's tables and our functions, as DataFusion's planner asks for them.
 pub struct Provider {
     snapshot: Arc<CatalogSnapshot>,
-    /// The table whose hidden columns the statement may name: the target of an UPDATE or DELETE.
-    target: Option<u32>,
+    /// The tables whose hidden columns the statement may name: the target of an UPDATE or DELETE, and those whose rows are locked.
+    targets: Vec<u32>,
     options: ConfigOptions,
     planners: Vec<Arc<dyn ExprPlanner>>,
 }
 
 impl Provider {
     /// For one statement.
-    pub fn new(snapshot: Arc<CatalogSnapshot>, target: Option<u32>) -> Self {
+    pub fn new(snapshot: Arc<CatalogSnapshot>, targets: Vec<u32>) -> Self {
         let mut planners: Vec<Arc<dyn ExprPlanner>> = vec![Arc::new(PgOperators)];
         planners.extend(engine::default_expr_planners());
-        Provider { snapshot, target, options: engine::options(), planners }
+        Provider { snapshot, targets, options: engine::options(), planners }
     }
 }
 
@@ -52,7 +52,7 @@ impl ContextProvider for Provider {
         let schema = name.schema().unwrap_or(crate::catalog::descriptor::PUBLIC_SCHEMA);
         match self.snapshot.table(schema, name.table()) {
             Some(table) => {
-                let hidden = self.target == Some(table.id);
+                let hidden = self.targets.contains(&table.id);
                 Ok(provider_as_source(Arc::new(RegionTable::new(Arc::clone(table), hidden))))
             }
             None if self.snapshot.resolve_sequence(Some(schema), name.table()).is_ok() => {

@@ -88,7 +88,7 @@ impl VisitorMut for Rewriter<'_> {
 }
 
 /// `FETCH FIRST n ROWS ONLY` is LIMIT n.
-fn fetch_to_limit(query: &mut Query) -> SqlResult<()> {
+pub fn fetch_to_limit(query: &mut Query) -> SqlResult<()> {
     let Some(fetch) = query.fetch.take() else { return Ok(()) };
     if fetch.with_ties || fetch.percent {
         return Err(SqlError::unsupported("FETCH ... WITH TIES"));

@@ -92,6 +92,8 @@ pub const BUGS: &[Bug] = &[
     #[cfg(feature = "planted-bugs")]
     Bug::Kv(kv::planted::Planted::LostIsRefused),
     #[cfg(feature = "planted-bugs")]
+    Bug::Kv(kv::planted::Planted::SwapUnchecked),
+    #[cfg(feature = "planted-bugs")]
     Bug::Pd(pd::Planted::TsoWindowNotPersisted),
     #[cfg(feature = "planted-bugs")]
     Bug::Pd(pd::Planted::RemovalBelowQuorum),

@@ -1,4 +1,9 @@
 //! [`super::register`] through the public KV service: a strong namespace, plain writes and swaps.
+//!
+//! To the judge of registers a swap is a write like any other. What it promises beyond is judged here: every value is written
+//! once, so no two swaps can have found the same one.
+
+use std::{collections::BTreeSet, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -8,29 +13,54 @@ use kv::{
     space::{Mode, keys},
 };
 use node::PublicKv;
+use parking_lot::Mutex;
 use proto::keyspace::FIRST_USER_TABLE;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
 use super::register::{KEYS, ReadWay, Registers, WriteOutcome};
-use crate::cluster::nodes::{Floor, Tenant};
+use crate::{
+    cluster::nodes::{Floor, Tenant},
+    runtime::World,
+};
 
 const NAME: &str = "registers";
 
 /// Nodes whose sessions use the public KV service.
-pub struct Doors;
+#[derive(Default)]
+pub struct Doors(Swapped);
+
+/// Registers and what swaps that were acknowledged have found there.
+type Swapped = Arc<Mutex<BTreeSet<(usize, Option<Bytes>)>>>;
 
 impl Tenant for Doors {
     type Client = Door;
 
     fn move_in(&self, floor: Floor) -> BoxFuture<'static, Result<Door, String>> {
-        Box::pin(async move { floor.node.public_kv().map(Door).ok_or("the node does not run".into()) })
+        let swapped = self.0.clone();
+        Box::pin(async move {
+            let service = floor.node.public_kv().ok_or("the node does not run")?;
+            Ok(Door { service, swapped, world: floor.world })
+        })
     }
 }
 
 /// The service of one node.
 #[derive(Clone)]
-pub struct Door(PublicKv);
+pub struct Door {
+    service: PublicKv,
+    swapped: Swapped,
+    world: World,
+}
+
+impl Door {
+    fn judge(&self, register: usize, found: Option<Bytes>) {
+        self.world.count("registers swapped", 1);
+        if !self.swapped.lock().insert((register, found.clone())) {
+            self.world.fail(format!("register {register}: two swaps have found {found:?}"));
+        }
+    }
+}
 
 fn key(register: usize) -> Bytes {
     // The first letters are where regions are cut.
@@ -50,15 +80,18 @@ impl Registers for Door {
     async fn write(&mut self, register: usize, value: u64) -> WriteOutcome {
         let (key, value) = (key(register), Bytes::copy_from_slice(&value.to_be_bytes()));
         if value.last().is_some_and(|last| last % 2 == 0) {
-            return outcome(self.0.write(NAME, &[(key, Some(value))]).await);
+            return outcome(self.service.write(NAME, &[(key, Some(value))]).await);
         }
-        let there = match self.0.get(NAME, std::slice::from_ref(&key)).await {
+        let there = match self.service.get(NAME, std::slice::from_ref(&key)).await {
             Ok(there) => there.into_iter().next().flatten(),
             Err(_) => return WriteOutcome::Refused,
         };
-        match self.0.compare_and_swap(NAME, &key, there.as_ref(), Some(&value)).await {
+        match self.service.compare_and_swap(NAME, &key, there.as_ref(), Some(&value)).await {
             Ok(Err(_)) => WriteOutcome::Refused,
-            Ok(Ok(())) => WriteOutcome::Done,
+            Ok(Ok(())) => {
+                self.judge(register, there);
+                WriteOutcome::Done
+            }
             Err(error) => outcome(Err(error)),
         }
     }
@@ -68,7 +101,7 @@ impl Registers for Door {
         if way == ReadWay::Snapshot {
             asked.push(key((register + 1) % KEYS));
         }
-        let found = self.0.get(NAME, &asked).await.ok()?.swap_remove(0);
+        let found = self.service.get(NAME, &asked).await.ok()?.swap_remove(0);
         // A value of another length is one that nobody wrote: the judge finds it.
         Some(found.map_or(0, |v| v[..].try_into().map_or(u64::MAX, u64::from_be_bytes)))
     }
@@ -80,7 +113,7 @@ impl Registers for Door {
     }
 
     async fn ready(&mut self) -> bool {
-        if self.0.create(NAME, Mode::Strong).await.is_err() {
+        if self.service.create(NAME, Mode::Strong).await.is_err() {
             return false;
         }
         for register in 0..KEYS {

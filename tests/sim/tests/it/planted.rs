@@ -108,6 +108,16 @@ fn dropping_a_secondarys_commit_is_found() {
 }
 
 #[test]
+fn asking_the_primary_of_an_async_commit_alone_is_found() {
+    must_be_found(Kind::Bank, 60, Bug::Kv(Kv::PrimaryAlone));
+}
+
+#[test]
+fn letting_a_late_lock_of_an_async_commit_in_is_found() {
+    must_be_found(Kind::Bank, 60, Bug::Kv(Kv::LateSecondary));
+}
+
+#[test]
 fn reading_past_locks_is_found() {
     must_be_found(Kind::Bank, 20, Bug::Kv(Kv::IgnoreLocks));
 }
@@ -115,6 +125,11 @@ fn reading_past_locks_is_found() {
 #[test]
 fn calling_a_lost_answer_a_refusal_is_found() {
     must_be_found(Kind::Bank, 20, Bug::Kv(Kv::LostIsRefused));
+}
+
+#[test]
+fn swapping_what_was_not_compared_is_found() {
+    must_be_found(Kind::Space, 20, Bug::Kv(Kv::SwapUnchecked));
 }
 
 #[test]

@@ -83,7 +83,7 @@ fn registers_in_nodes_are_linearizable() {
 
 #[test]
 fn strong_namespaces_are_linearizable() {
-    suite(Kind::Space, &["elections", "registers read", "registers written", "writes refused"]);
+    suite(Kind::Space, &["elections", "registers read", "registers written", "registers swapped", "writes refused"]);
 }
 
 #[test]
@@ -97,7 +97,9 @@ fn money_is_neither_made_nor_lost() {
             "transfers in conflict",
             "snapshots of the bank",
             "commits in one phase",
-            "commits in two phases",
+            "locks of async commits",
+            "secondaries asked",
+            "keys committed behind their locks",
             "primaries asked",
             "locks resolved",
             "increments",
@@ -128,7 +130,7 @@ fn money_is_neither_made_nor_lost_in_sql() {
             "snapshots of the bank",
             "increments",
             "commits in one phase",
-            "commits in two phases",
+            "keys committed behind their locks",
             "locks resolved",
             "commits of unknown outcome",
         ])

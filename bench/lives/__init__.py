@@ -1,0 +1,1 @@
+"""What `bench/regions` measures, a file each."""

@@ -1,0 +1,148 @@
+//! The row locks of one transaction, as far as its client knows. PURE.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use proto::{StoreId, Timestamp, wire::RowLockMode};
+
+/// Rows locked, or asked for.
+#[derive(Debug, Default)]
+pub(crate) struct HeldRows {
+    rows: BTreeMap<Bytes, HeldRow>,
+    /// In the order in which they were asked for first.
+    order: Vec<Bytes>,
+}
+
+#[derive(Debug)]
+struct HeldRow {
+    mode: RowLockMode,
+    /// The row's newest version when it was locked; `None`: it may be locked, nobody has said so.
+    seen: Option<Timestamp>,
+    /// Whose leader was asked.
+    store: StoreId,
+}
+
+impl HeldRows {
+    /// These are asked for at `store`.
+    pub(crate) fn ask(&mut self, keys: &[Bytes], mode: RowLockMode, store: StoreId) {
+        for key in keys {
+            match self.rows.get_mut(key) {
+                Some(row) => row.store = store,
+                None => {
+                    self.rows.insert(key.clone(), HeldRow { mode, seen: None, store });
+                    self.order.push(key.clone());
+                }
+            }
+        }
+    }
+
+    /// A row is locked, and its newest version is `seen`. `false`: it was locked before, and has changed since.
+    pub(crate) fn granted(&mut self, key: &Bytes, mode: RowLockMode, seen: Timestamp) -> bool {
+        let Some(row) = self.rows.get_mut(key) else { return true };
+        row.mode = row.mode.max(mode);
+        *row.seen.get_or_insert(seen) == seen
+    }
+
+    /// A row is not locked after all.
+    pub(crate) fn forget(&mut self, key: &Bytes) {
+        if self.rows.get(key).is_some_and(|row| row.seen.is_none()) {
+            self.rows.remove(key);
+        }
+    }
+
+    /// The row's version when it was locked, if it is locked at least so strongly.
+    pub(crate) fn seen(&self, key: &Bytes, mode: RowLockMode) -> Option<Timestamp> {
+        self.rows.get(key).filter(|row| row.mode >= mode)?.seen
+    }
+
+    /// The row's version when it was locked, however.
+    pub(crate) fn version(&self, key: &Bytes) -> Option<Timestamp> {
+        self.rows.get(key)?.seen
+    }
+
+    /// The newest version of any of them.
+    pub(crate) fn newest(&self) -> Timestamp {
+        self.rows.values().filter_map(|row| row.seen).max().unwrap_or(Timestamp::ZERO)
+    }
+
+    /// How many were asked for so far: a place for [`HeldRows::take_since`].
+    pub(crate) fn count(&self) -> usize {
+        self.order.len()
+    }
+
+    /// Those that were asked for since `place` are forgotten here; their stores keep them until they are told.
+    pub(crate) fn take_since(&mut self, place: usize) -> BTreeMap<StoreId, Vec<Bytes>> {
+        let mut taken: BTreeMap<StoreId, Vec<Bytes>> = BTreeMap::new();
+        for key in self.order.split_off(place.min(self.order.len())) {
+            if let Some(row) = self.rows.remove(&key) {
+                taken.entry(row.store).or_default().push(key);
+            }
+        }
+        taken
+    }
+
+    /// Those of `keys` that were asked for since `place`.
+    pub(crate) fn take_some(&mut self, keys: &[Bytes], place: usize) -> BTreeMap<StoreId, Vec<Bytes>> {
+        let mut taken: BTreeMap<StoreId, Vec<Bytes>> = BTreeMap::new();
+        let since = self.order.split_off(place.min(self.order.len()));
+        for key in since {
+            match self.rows.get(&key).filter(|_| keys.contains(&key)).map(|row| row.store) {
+                Some(store) => {
+                    self.rows.remove(&key);
+                    taken.entry(store).or_default().push(key);
+                }
+                None => self.order.push(key),
+            }
+        }
+        taken
+    }
+
+    /// Stores that keep locks of it.
+    pub(crate) fn stores(&self) -> BTreeSet<StoreId> {
+        self.rows.values().map(|row| row.store).collect()
+    }
+
+    /// All that are locked, in key order.
+    pub(crate) fn locked(&self) -> impl Iterator<Item = &Bytes> {
+        self.rows.iter().filter(|(_, row)| row.seen.is_some()).map(|(key, _)| key)
+    }
+
+    /// None was asked for.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STORE: StoreId = StoreId(7);
+
+    fn key(k: &'static str) -> Bytes {
+        Bytes::from_static(k.as_bytes())
+    }
+
+    #[test]
+    fn going_back_gives_up_what_was_locked_since() {
+        let mut held = HeldRows::default();
+        held.ask(&[key("a"), key("b")], RowLockMode::Share, STORE);
+        assert!(held.granted(&key("a"), RowLockMode::Share, Timestamp(5)));
+        held.forget(&key("b"));
+        let place = held.count();
+        held.ask(&[key("a"), key("c")], RowLockMode::Update, STORE);
+        assert!(held.granted(&key("a"), RowLockMode::Update, Timestamp(5)));
+        assert_eq!(held.take_since(place), BTreeMap::from([(STORE, vec![key("c")])]));
+        assert_eq!((held.seen(&key("a"), RowLockMode::Update), held.version(&key("b"))), (Some(Timestamp(5)), None));
+        assert_eq!(held.take_since(0), BTreeMap::from([(STORE, vec![key("a")])]));
+        assert!(held.is_empty());
+    }
+
+    #[test]
+    fn a_lock_that_was_lost_in_between_is_noticed() {
+        let mut held = HeldRows::default();
+        held.ask(&[key("a")], RowLockMode::Update, STORE);
+        assert!(held.granted(&key("a"), RowLockMode::Update, Timestamp(5)));
+        assert!(!held.granted(&key("a"), RowLockMode::Update, Timestamp(6)));
+    }
+}

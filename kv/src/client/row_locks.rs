@@ -1,0 +1,259 @@
+//! Locking rows for a transaction, with what they hold now.
+//!
+//! Regions are asked one after the other in the order of keys: transactions that lock the same rows do it in the same order
+//! and wait for each other instead of standing in each other's way. Who waits asks again and again and keeps its place.
+
+use std::time::Duration;
+
+use crate::{Error, error::Refusal};
+use bytes::Bytes;
+use futures::{
+    FutureExt,
+    future::{Either, select},
+};
+use proto::{
+    StoreId, Timestamp,
+    wire::{
+        self, KvRequest, LockRowsRequest, RequestHeader, RowLockMode, RowLockPolicy, RowLocksAction, RowLocksRequest,
+        kv_request::Body, kv_response,
+    },
+};
+
+use super::{
+    Client,
+    backoff::Backoff,
+    buffer::Own,
+    read::{unexpected, wrong_answer},
+    resolver::LockWait,
+    route::Deadline,
+    txn::Txn,
+};
+
+/// Rows of one request at most.
+const MAX_KEYS: usize = 1024;
+/// Bytes of the statement that others are shown.
+const MAX_LABEL_BYTES: usize = 200;
+
+/// What happens at a row that another transaction has locked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnLocked {
+    /// Wait, as long as it takes.
+    #[default]
+    Wait,
+    /// Wait so long, then [`Error::LockTimeout`].
+    WaitFor(Duration),
+    /// [`Error::RowLocked`].
+    Refuse,
+    /// Leave the row out.
+    Skip,
+}
+
+/// How rows are locked.
+#[derive(Clone, Debug)]
+pub struct RowLock {
+    /// Which locks of others it excludes.
+    pub mode: RowLockMode,
+    /// What happens at rows locked by others.
+    pub on_locked: OnLocked,
+    /// Keys without a value are locked as well.
+    pub absent: bool,
+    /// What those see who look at who waits for whom; cut at 200 bytes.
+    pub label: Bytes,
+}
+
+/// A row as it is once it is locked, the transaction's own writes included.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LockedRow {
+    /// Its value.
+    pub value: Option<Bytes>,
+    /// When another transaction changed it last; zero: never.
+    pub commit_ts: Timestamp,
+    /// It was left out, and the rest says nothing.
+    pub skipped: bool,
+}
+
+impl Txn {
+    /// Locks rows until the transaction ends, and reads them: in the order asked, each as it is now, whatever the
+    /// snapshot. Rows that do not exist are locked only when `lock` says so.
+    pub async fn lock_rows(&self, keys: &[Bytes], lock: &RowLock) -> Result<Vec<LockedRow>, Error> {
+        let mut ask: Vec<Bytes> = {
+            let state = self.state()?;
+            let known = |key: &&Bytes| state.locks.seen(key, lock.mode).is_some();
+            keys.iter().filter(|key| !known(key) || state.buffer.own(key) == Own::Unknown).cloned().collect()
+        };
+        ask.sort_unstable();
+        ask.dedup();
+        let found = if ask.is_empty() { Vec::new() } else { self.lock_stored(&ask, lock).await? };
+        let state = self.state()?;
+        let row = |key: &Bytes| {
+            let stored = ask.binary_search(key).ok().map(|at| found[at].clone());
+            let mut row = stored.unwrap_or_else(|| LockedRow {
+                commit_ts: state.locks.version(key).unwrap_or_default(),
+                ..LockedRow::default()
+            });
+            match state.buffer.own(key) {
+                Own::Value(value) => row.value = Some(value),
+                Own::Gone => row.value = None,
+                Own::Unknown => {}
+            }
+            row
+        };
+        Ok(keys.iter().map(row).collect())
+    }
+
+    async fn lock_stored(&self, keys: &[Bytes], lock: &RowLock) -> Result<Vec<LockedRow>, Error> {
+        let client = self.client().clone();
+        let until = match lock.on_locked {
+            OnLocked::WaitFor(limit) => Some(client.inner.clock.now() + limit),
+            _ => None,
+        };
+        self.keep_alive();
+        let mut waits =
+            Waits { deadline: client.deadline(), backoff: Backoff::ROUTING, locks: LockWait::on_keys(self.start_ts()) };
+        let mut rows = Vec::with_capacity(keys.len());
+        while rows.len() < keys.len() {
+            let rest = &keys[rows.len()..];
+            let attempt = self.lock_head(rest, lock, &mut waits);
+            let locked = match until {
+                None => attempt.await?,
+                Some(until) => {
+                    let left = until.since(client.inner.clock.now());
+                    match select(std::pin::pin!(attempt), client.inner.clock.sleep(left)).await {
+                        Either::Left((locked, _)) => locked?,
+                        Either::Right(_) => return Err(Error::LockTimeout),
+                    }
+                }
+            };
+            rows.extend(locked);
+        }
+        Ok(rows)
+    }
+
+    /// Asks the region of the first of `keys` for those that lie in it: their rows, or none when it has to be asked again.
+    async fn lock_head(&self, keys: &[Bytes], lock: &RowLock, waits: &mut Waits) -> Result<Vec<LockedRow>, Error> {
+        let client = self.client();
+        let route = client.locate(&keys[0], waits.deadline).await?;
+        let inside = keys.partition_point(|key| route.region.range.contains(key)).clamp(1, MAX_KEYS);
+        let keys = &keys[..inside];
+        self.state()?.locks.ask(keys, lock.mode, route.store);
+        let body = Body::LockRows(self.request(keys, lock));
+        let attempt = client.attempt(&route, body, waits.backoff.patience(), waits.deadline).await;
+        let Some(reply) = client.settle(attempt, &mut waits.backoff, waits.deadline).await? else {
+            return Ok(Vec::new());
+        };
+        let Some(kv_response::Body::LockRows(response)) = reply.response.body else {
+            return Err(wrong_answer("row lock"));
+        };
+        // It lives, and the wait may take as long as it takes.
+        waits.deadline = client.deadline();
+        match response.error.map(Refusal::from) {
+            None if response.waiting => Ok(Vec::new()),
+            None if response.rows.len() == keys.len() => self.granted(keys, lock, response.rows),
+            None => Err(wrong_answer("row lock")),
+            Some(Refusal::Locked(lock)) => {
+                client.clear_lock(&lock, &mut waits.locks, waits.deadline).await?;
+                Ok(Vec::new())
+            }
+            Some(refusal) => Err(unexpected(refusal)),
+        }
+    }
+
+    fn request(&self, keys: &[Bytes], lock: &RowLock) -> LockRowsRequest {
+        let policy = match lock.on_locked {
+            OnLocked::Wait | OnLocked::WaitFor(_) => RowLockPolicy::Wait,
+            OnLocked::Refuse => RowLockPolicy::Refuse,
+            OnLocked::Skip => RowLockPolicy::Skip,
+        };
+        LockRowsRequest {
+            keys: keys.to_vec(),
+            start_ts: self.start_ts().0,
+            mode: lock.mode as i32,
+            policy: policy as i32,
+            absent: lock.absent,
+            ttl_ms: self.client().inner.config.lock_ttl.as_millis() as u64,
+            label: lock.label.slice(..lock.label.len().min(MAX_LABEL_BYTES)),
+        }
+    }
+
+    fn granted(&self, keys: &[Bytes], lock: &RowLock, rows: Vec<wire::LockedRow>) -> Result<Vec<LockedRow>, Error> {
+        let mut state = self.state()?;
+        let mut locked = Vec::with_capacity(rows.len());
+        for (key, row) in keys.iter().zip(rows) {
+            let commit_ts = Timestamp(row.commit_ts);
+            if row.skipped || !(row.exists || lock.absent) {
+                state.locks.forget(key);
+            } else if !state.locks.granted(key, lock.mode, commit_ts) {
+                // The first lock went with a leader, and somebody wrote before this one.
+                return Err(Error::Conflict { key: key.clone() });
+            }
+            locked.push(LockedRow { value: row.exists.then_some(row.value), commit_ts, skipped: row.skipped });
+        }
+        Ok(locked)
+    }
+}
+
+/// What the requests of one call to lock rows share.
+struct Waits {
+    deadline: Deadline,
+    backoff: Backoff,
+    locks: LockWait,
+}
+
+impl Client {
+    /// Gives row locks up, in the background.
+    pub(crate) fn release_rows(&self, start_ts: Timestamp, rows: impl IntoIterator<Item = (StoreId, Vec<Bytes>)>) {
+        for (store, keys) in rows {
+            for keys in keys.chunks(MAX_KEYS) {
+                let request = RowLocksRequest {
+                    start_ts: start_ts.0,
+                    action: RowLocksAction::Release as i32,
+                    keys: keys.to_vec(),
+                    ..RowLocksRequest::default()
+                };
+                self.tell(store, request);
+            }
+        }
+    }
+
+    /// Tells a store something about row locks. If it does not get there, they go when their time is over.
+    pub(crate) fn tell(&self, store: StoreId, request: RowLocksRequest) {
+        let client = self.clone();
+        let told = async move {
+            let header = RequestHeader { deadline_ms: 1_000, ..RequestHeader::default() };
+            let request = KvRequest { header: Some(header), body: Some(Body::RowLocks(request)) };
+            if let Err(error) = client.inner.rpc.call(store, request).await {
+                tracing::debug!(%store, %error, "a store was not told about row locks");
+            }
+        };
+        self.inner.spawn.spawn(told.boxed());
+    }
+
+    /// Whether all of these rows have been locked by the transaction without a gap; keys sorted.
+    pub(crate) async fn check_rows(
+        &self,
+        start_ts: Timestamp,
+        keys: Vec<Bytes>,
+        deadline: Deadline,
+    ) -> Result<(), Error> {
+        let mut rest = &keys[..];
+        let mut backoff = Backoff::ROUTING;
+        while let Some(first) = rest.first() {
+            let route = self.locate(first, deadline).await?;
+            let inside = rest.partition_point(|key| route.region.range.contains(key)).clamp(1, MAX_KEYS);
+            let body = Body::RowLocks(RowLocksRequest {
+                start_ts: start_ts.0,
+                action: RowLocksAction::Check as i32,
+                keys: rest[..inside].to_vec(),
+                ..RowLocksRequest::default()
+            });
+            let attempt = self.attempt(&route, body, backoff.patience(), deadline).await;
+            let Some(reply) = self.settle(attempt, &mut backoff, deadline).await? else { continue };
+            match reply.response.body {
+                Some(kv_response::Body::RowLocks(answer)) if answer.held => rest = &rest[inside..],
+                Some(kv_response::Body::RowLocks(_)) => return Err(Error::Conflict { key: first.clone() }),
+                _ => return Err(wrong_answer("row lock check")),
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,196 @@
+//! Row locks: taking them, with what the rows hold; asking whether they still stand; giving them up.
+//!
+//! ```text
+//!   claim row after row, waiting in its queue ─► latches ─► snapshot ─► newest versions ─► reply, latches let go
+//!                                                (writes that passed before the claim are applied then)
+//! ```
+//!
+//! A request waits no longer than [`SLICE`] and is then told to come again: its place in the queue stays, and a leader
+//! that is none any more is noticed.
+
+use std::{pin::pin, time::Duration};
+
+use bytes::Bytes;
+use futures::future::{Either, select};
+use proto::{
+    Timestamp,
+    wire::{
+        KeyError, LockRowsRequest, LockRowsResponse, LockedRow, RegionError, RowLockPolicy, RowLocked, RowLocksAction,
+        RowLocksRequest, RowLocksResponse, TooManyRowLocks, key_error::Kind, kv_response::Body,
+    },
+};
+use raftstore::RegionSnapshot;
+
+use crate::{
+    Reply,
+    mvcc::{Fault, Reader},
+    planted::Planted,
+    row_locks::{Claim, MAX_ROWS, Place},
+};
+
+use super::{
+    Call, check_keys,
+    read::reply,
+    rows::{Taken, Woken},
+};
+
+/// Rows of one request whatever the caller says.
+const MAX_LOCK_KEYS: usize = 4096;
+/// How long a request waits at most before the caller is asked to come again.
+const SLICE: Duration = Duration::from_millis(500);
+/// How long a transaction may be silent and keep its locks, whatever the caller says.
+const MAX_TTL: Duration = Duration::from_secs(60);
+
+/// What became of one row.
+enum Row {
+    Held,
+    Skipped,
+    /// Come again.
+    Waiting,
+    Refused(Kind),
+}
+
+pub(super) fn place_of(snapshot: &RegionSnapshot) -> Place {
+    Place { region: snapshot.region.id, term: snapshot.term }
+}
+
+impl Call<'_> {
+    pub(super) async fn lock_rows(&self, request: LockRowsRequest) -> Result<Reply, RegionError> {
+        if let Err(refused) = self.check_timestamp(Timestamp(request.start_ts)).await? {
+            return Ok(locked(LockRowsResponse { error: Some(refused), ..Default::default() }));
+        }
+        let keys = &request.keys;
+        if keys.len() > MAX_LOCK_KEYS || !keys.is_sorted_by(|a, b| a < b) {
+            let reason = "the keys of a lock request are too many, not sorted, or not distinct";
+            let refused = Fault::corrupt(b"", reason).into();
+            return Ok(locked(LockRowsResponse { error: Some(refused), ..Default::default() }));
+        }
+        let place = {
+            let snapshot = self.snapshot().await?;
+            check_keys(&snapshot.region, keys.iter().map(|key| key.as_ref()))?;
+            place_of(&snapshot)
+        };
+        let mut skipped = vec![false; keys.len()];
+        for (key, skipped) in keys.iter().zip(&mut skipped) {
+            match self.take_row(key, place, &request).await? {
+                Row::Held => {}
+                Row::Skipped => *skipped = true,
+                Row::Waiting => return Ok(locked(LockRowsResponse { waiting: true, ..Default::default() })),
+                Row::Refused(kind) => {
+                    let error = Some(KeyError { kind: Some(kind) });
+                    return Ok(locked(LockRowsResponse { error, ..Default::default() }));
+                }
+            }
+        }
+        self.read_locked(&request, &skipped).await
+    }
+
+    async fn take_row(&self, key: &Bytes, place: Place, request: &LockRowsRequest) -> Result<Row, RegionError> {
+        let (rows, clock) = (&self.inner.rows, &self.inner.clock);
+        let claim = Claim {
+            owner: Timestamp(request.start_ts),
+            mode: request.mode(),
+            until: clock.now() + Duration::from_millis(request.ttl_ms).min(MAX_TTL) + SLICE,
+            label: request.label.clone(),
+        };
+        let mut waiting = match rows.claim(key, place, claim) {
+            Taken::Held => return Ok(Row::Held),
+            Taken::Full => {
+                return Ok(Row::Refused(Kind::TooManyRowLocks(TooManyRowLocks { limit: MAX_ROWS as u64 })));
+            }
+            Taken::Waits(waiting) => waiting,
+        };
+        match request.policy() {
+            RowLockPolicy::Wait => {}
+            RowLockPolicy::Skip => {
+                waiting.give_up();
+                return Ok(Row::Skipped);
+            }
+            RowLockPolicy::Refuse => {
+                waiting.give_up();
+                return Ok(Row::Refused(Kind::RowLocked(RowLocked { key: key.clone(), owner: 0 })));
+            }
+        }
+        // Half of the time that is left: the answer has to be back before the caller takes this store for dead.
+        let slice = (self.deadline.since(clock.now()) / 2).min(SLICE);
+        let woken = pin!(waiting.woken());
+        Ok(match select(woken, clock.sleep(slice)).await {
+            Either::Left((Some(Woken::Granted), _)) => Row::Held,
+            Either::Left((Some(Woken::Deadlock(deadlock)), _)) => Row::Refused(Kind::Deadlock(deadlock)),
+            Either::Left((None, _)) | Either::Right(_) => Row::Waiting,
+        })
+    }
+
+    /// The newest versions of the rows that are held now. Writes under way there are waited for: they began before.
+    async fn read_locked(&self, request: &LockRowsRequest, skipped: &[bool]) -> Result<Reply, RegionError> {
+        let owner = Timestamp(request.start_ts);
+        let held: Vec<Bytes> =
+            request.keys.iter().zip(skipped).filter(|(_, skipped)| !**skipped).map(|(key, _)| key.clone()).collect();
+        let turn = self.within("waiting for latches", self.inner.turns.take(&held)).await?;
+        let snapshot = self.snapshot().await?;
+        // In another term somebody else may have led in between, and these locks are worth nothing.
+        if !self.inner.rows.exclude(&held, owner, place_of(&snapshot)) {
+            return Ok(locked(LockRowsResponse { waiting: true, ..Default::default() }));
+        }
+        check_keys(&snapshot.region, held.iter().map(|key| key.as_ref()))?;
+        let read = read_rows(&Reader::new(snapshot.engine.as_ref()), &request.keys, skipped);
+        drop(turn);
+        let rows = match read {
+            Ok(Ok(rows)) => rows,
+            Ok(Err(error)) => return Ok(locked(LockRowsResponse { error: Some(error), ..Default::default() })),
+            Err(fault) => return Ok(locked(LockRowsResponse { error: Some(fault.into()), ..Default::default() })),
+        };
+        if !request.absent {
+            let missing = request.keys.iter().zip(&rows).filter(|(_, row)| !row.exists && !row.skipped);
+            let missing: Vec<Bytes> = missing.map(|(key, _)| key.clone()).collect();
+            if !missing.is_empty() {
+                self.inner.rows.release(owner, &missing);
+            }
+        }
+        Ok(locked(LockRowsResponse { rows, ..Default::default() }))
+    }
+
+    pub(super) async fn row_locks(&self, request: RowLocksRequest) -> Result<Reply, RegionError> {
+        let answer = |held| Ok(reply(Body::RowLocks(RowLocksResponse { held })));
+        let owner = Timestamp(request.start_ts);
+        match request.action() {
+            RowLocksAction::Release => self.inner.rows.release(owner, &request.keys),
+            RowLocksAction::Keep => {
+                let ttl = Duration::from_millis(request.ttl_ms).min(MAX_TTL);
+                self.inner.rows.keep(&request.transactions, self.inner.clock.now() + ttl);
+            }
+            RowLocksAction::Check => {
+                let snapshot = self.snapshot().await?;
+                check_keys(&snapshot.region, request.keys.iter().map(|key| key.as_ref()))?;
+                let held = self.inner.rows.holds(&request.keys, owner, place_of(&snapshot));
+                return answer(held || self.inner.plant.has(Planted::TrustLostRowLocks));
+            }
+        }
+        answer(true)
+    }
+}
+
+fn read_rows(reader: &Reader<'_>, keys: &[Bytes], skipped: &[bool]) -> Result<Result<Vec<LockedRow>, KeyError>, Fault> {
+    let mut rows = Vec::with_capacity(keys.len());
+    for (key, skipped) in keys.iter().zip(skipped) {
+        if *skipped {
+            rows.push(LockedRow { skipped: true, ..Default::default() });
+            continue;
+        }
+        if let Some(lock) = reader.lock(key)? {
+            return Ok(Err(KeyError { kind: Some(Kind::Locked(lock.to_wire(key))) }));
+        }
+        let (newest, value) = reader.newest_value(key)?;
+        rows.push(LockedRow {
+            exists: value.is_some(),
+            value: value.unwrap_or_default(),
+            commit_ts: newest.0,
+            skipped: false,
+        });
+    }
+    Ok(Ok(rows))
+}
+
+fn locked(response: LockRowsResponse) -> Reply {
+    reply(Body::LockRows(response))
+}
