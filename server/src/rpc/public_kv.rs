@@ -75,9 +75,13 @@ fn status(error: SpaceError) -> Status {
         SpaceError::OtherMode(_) => Status::already_exists(text),
         SpaceError::NotStrong(..) => Status::failed_precondition(text),
         SpaceError::Kv(error) => match error {
-            Error::Conflict { .. } | Error::Aborted | Error::Fenced | Error::AlreadyExists { .. } => {
-                Status::aborted(text)
-            }
+            Error::Conflict { .. }
+            | Error::Aborted
+            | Error::Fenced
+            | Error::AlreadyExists { .. }
+            | Error::RowLocked { .. }
+            | Error::LockTimeout
+            | Error::Deadlock(_) => Status::aborted(text),
             Error::CommitUnknown(_) => Status::unknown(text),
             Error::Unavailable(_) => Status::unavailable(text),
             Error::DiskFull(_) | Error::TooLarge(_) => Status::resource_exhausted(text),
