@@ -9,7 +9,7 @@
 //! ```
 //!
 //! A [`CatalogSnapshot`] never changes; statements are planned against one, and a plan is good as long as its version is the
-//! current one. Not here: schemas other than `public`, views, indexes beside the primary one.
+//! current one. Not here: schemas other than `public`, views.
 
 pub mod descriptor;
 pub mod fence;
