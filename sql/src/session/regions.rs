@@ -86,16 +86,18 @@ impl Session {
         }
     }
 
-    /// Of the primary key, which is the only index a table has.
+    /// Of a primary key; 0A000 for a secondary index.
     fn table_of_index(&mut self, name: &ObjectName, if_exists: bool) -> SqlResult<Option<Table>> {
         let name = RelationName::new(name)?;
         let snapshot = self.snapshot();
         let mut tables = snapshot.tables();
         let here = |table: &&Table| {
-            table.primary_key.as_ref() == Some(&name.name)
-                && name.schema.as_ref().is_none_or(|schema| *schema == table.schema)
+            table.has_index(&name.name) && name.schema.as_ref().is_none_or(|schema| *schema == table.schema)
         };
         match tables.find(here) {
+            Some(table) if table.primary_key.as_ref() != Some(&name.name) => {
+                Err(SqlError::unsupported("ALTER INDEX … SPLIT of a secondary index"))
+            }
             Some(table) => Ok(Some(Arc::clone(table))),
             None if if_exists => Ok(self.skipped(&name.name)),
             None => {

@@ -6,6 +6,7 @@ use kv::{Instant, Txn};
 
 use super::{
     Session, Step,
+    command::SchemaStatement,
     plan::{PlanKind, StatementPlan},
     portal::{Portal, Progress, Running, Source, Tag},
     step::{RowBatch, RowShape},
@@ -96,6 +97,11 @@ impl Session {
             PlanKind::Command(statement) => {
                 let single = last && matches!(self.transaction.state, State::Idle);
                 let done = Box::pin(self.command(&statement, single)).await;
+                done.inspect_err(|_| self.fail(single))
+            }
+            PlanKind::Sequence(statement) => {
+                let single = last && matches!(self.transaction.state, State::Idle);
+                let done = Box::pin(self.schema_change(SchemaStatement::Sequence(&statement), single)).await;
                 done.inspect_err(|_| self.fail(single))
             }
             PlanKind::Split(split) => {
@@ -281,7 +287,18 @@ impl Session {
         let now_us = self.open(false)?.now_us;
         let settings = self.settings.format.clone();
         let row_ids = self.gateway.row_ids();
-        let work = Work { reader, params, now_us, settings: &settings, eager: !single, locking, row_ids };
+        let sequences = Arc::clone(&self.sequences);
+        let work = Work {
+            reader,
+            params,
+            now_us,
+            settings: &settings,
+            eager: !single,
+            locking,
+            row_ids,
+            sequences: &sequences,
+            plant: self.gateway.plant(),
+        };
         let shape = self.shape(plan);
         let running = match &plan.kind {
             PlanKind::Key(key_plan) if key_plan.writes() => {
@@ -292,6 +309,7 @@ impl Session {
             PlanKind::Key(key_plan) => match guarded(self, keyrun::read(key_plan, &work)).await? {
                 keyrun::Read::Rows(rows) => few(shape, rows, Tag::Select),
                 keyrun::Read::Range(range) => stream(shape, Source::Range(range)),
+                keyrun::Read::Index(index) => stream(shape, Source::Index(index)),
             },
             PlanKind::General(planned) => {
                 let clock = Arc::clone(&self.gateway.config().clock);
@@ -303,6 +321,7 @@ impl Session {
                     database: &self.startup.database,
                     settings: &settings,
                     clock: &clock,
+                    sequences: &sequences,
                 };
                 match planned.plan.change() {
                     None if planned.plan.locks().is_some() => {
@@ -416,6 +435,17 @@ impl Session {
             Source::CopyIn => return Err(SqlError::internal("COPY's rows have not ended")),
             Source::Range(range) => {
                 let rows = guarded(self, range.next()).await?;
+                self.checked()?;
+                match rows {
+                    None => running.source = Source::Nothing,
+                    Some(rows) => {
+                        let shape = Arc::clone(&running.shape);
+                        running.ready.push_back(RowBatch::from_datums(shape, rows.count, rows.datums));
+                    }
+                }
+            }
+            Source::Index(index) => {
+                let rows = guarded(self, index.next()).await?;
                 self.checked()?;
                 match rows {
                     None => running.source = Source::Nothing,

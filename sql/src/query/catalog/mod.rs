@@ -11,6 +11,7 @@ pub mod information_schema;
 pub mod objects;
 pub mod oids;
 pub mod relations;
+pub mod sequences;
 pub mod table;
 
 use std::sync::Arc;
@@ -30,9 +31,11 @@ pub const INFORMATION_SCHEMA: &str = "information_schema";
 /// The system table of that name; without a schema `pg_catalog` is searched, as PostgreSQL does first.
 pub fn virtual_table(snapshot: &CatalogSnapshot, schema: Option<&str>, name: &str) -> Option<Arc<dyn TableProvider>> {
     let built = match schema {
+        None | Some(PG_CATALOG) if name == "pg_locks" => return Some(cluster::pg_locks(snapshot)),
         None | Some(PG_CATALOG) => relations::build(snapshot, name)
             .or_else(|| columns::build(snapshot, name))
             .or_else(|| objects::build(snapshot, name))
+            .or_else(|| sequences::build(snapshot, name))
             .or_else(|| empty::build(name)),
         Some(INFORMATION_SCHEMA) => information_schema::build(snapshot, name),
         Some(cluster::FLAREDB) => return cluster::table(snapshot, name),

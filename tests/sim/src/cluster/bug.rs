@@ -92,6 +92,10 @@ pub const BUGS: &[Bug] = &[
     #[cfg(feature = "planted-bugs")]
     Bug::Kv(kv::planted::Planted::LostIsRefused),
     #[cfg(feature = "planted-bugs")]
+    Bug::Kv(kv::planted::Planted::TrustRowLocks),
+    #[cfg(feature = "planted-bugs")]
+    Bug::Kv(kv::planted::Planted::TrustLostRowLocks),
+    #[cfg(feature = "planted-bugs")]
     Bug::Kv(kv::planted::Planted::SwapUnchecked),
     #[cfg(feature = "planted-bugs")]
     Bug::Pd(pd::Planted::TsoWindowNotPersisted),
@@ -103,6 +107,8 @@ pub const BUGS: &[Bug] = &[
     Bug::Sql(sql::planted::Planted::KeepDoomed),
     #[cfg(all(feature = "planted-bugs", feature = "sql"))]
     Bug::Sql(sql::planted::Planted::RepeatUnknown),
+    #[cfg(all(feature = "planted-bugs", feature = "sql"))]
+    Bug::Sql(sql::planted::Planted::ForgetEntry),
 ];
 
 /// How a cluster is built.
