@@ -182,7 +182,7 @@ def restart(cluster, bars, base_memory):
     first = time.monotonic() - started
     cluster.ctl("cluster", "wait-ready", "--timeout", str(PATIENCE_SECONDS))
     ready = time.monotonic() - started
-    bars.bar("restart of all three, first write", first, 10, "s", f"every one of {IDLE:,} regions led and known to PD after {ready:.1f}")
+    bars.say(f"       restart of all three: first write after {first:.1f} s, every region led and known to PD after {ready:.1f}")
     settle(cluster, IDLE)
     cpu, memory = rest(cluster)
     each = [(m - b) / IDLE / 1024 for m, b in zip(memory, base_memory)]

@@ -6,12 +6,21 @@ import psycopg
 
 # SPLIT makes so many at a time.
 REGIONS_A_STATEMENT = 400
+STARTING_SECONDS = 30
 # Statements that may be refused for the moment.
 AGAIN_MAX = 30
 
 
 def connect(cluster, node):
-    return psycopg.connect(host="127.0.0.1", port=cluster.sql[node], user="postgres", dbname="postgres", autocommit=True)
+    """A session; a node that has just started may need a moment to find its cluster."""
+    end = time.monotonic() + STARTING_SECONDS
+    while True:
+        try:
+            return psycopg.connect(host="127.0.0.1", port=cluster.sql[node], user="postgres", dbname="postgres", autocommit=True)
+        except psycopg.OperationalError as error:
+            if "starting up" not in str(error) or time.monotonic() > end:
+                raise
+            time.sleep(0.02)
 
 
 def create(session, name, rows, regions=1):

@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use futures::future::select;
+use futures::future::{Either, select};
 use kv::{Clock, Pd};
 use proto::{
     ClusterId, Epoch, LogIndex, PD_REGION, PeerId, RegionId, Term,
@@ -30,6 +30,10 @@ use crate::{AddressBook, Membership, load::LoadMeter, measure::Sizes, steps::Ste
 
 /// How often the store looks for changes worth a report.
 const POLL: Duration = Duration::from_millis(200);
+/// The same, right after a step has ended: a region that was split off leads a moment after its parent has changed.
+const POLL_SOON: Duration = Duration::from_millis(20);
+/// So many times.
+const POLLS_SOON: u32 = 5;
 /// A report at least this often: PD calls a store disconnected after five.
 const BEAT: Duration = Duration::from_secs(1);
 /// Everything is reported at least this often, so that a picture with a gap mends.
@@ -70,7 +74,28 @@ impl Told {
 struct Look {
     /// [`StoreHandle::changes`] before it was taken.
     changes: u64,
+    /// By region: that of PD's comes first, and is always of now.
     replicas: Vec<ReplicaStatus>,
+}
+
+impl Look {
+    fn of(store: &StoreHandle, last: Look) -> Look {
+        let changes = store.changes();
+        if last.changes != changes {
+            return Look { changes, replicas: store.statuses() };
+        }
+        let mut look = last;
+        let first = look.replicas.first_mut().filter(|r| r.view.region.id == PD_REGION);
+        if let Some((known, now)) = first.zip(store.status(PD_REGION)) {
+            *known = now;
+        }
+        look
+    }
+
+    /// PD's region, if it is led here.
+    fn pd_region(&self) -> Option<&ReplicaStatus> {
+        self.replicas.first().filter(|r| r.view.region.id == PD_REGION && r.view.serves)
+    }
 }
 
 /// Decides what is due. PURE.
@@ -115,9 +140,19 @@ impl Reporter {
     fn due<'a>(&self, now: Instant, look: &'a Look) -> Option<Due<'a>> {
         let over = |last: Option<Instant>, after| last.is_none_or(|last| now.since(last) >= after);
         let (beat, changes) = (over(self.last, BEAT), look.changes);
-        if self.settled == Some(changes) && !over(self.last_full, FULL) {
+        let changed = |r: &ReplicaStatus| {
+            let (now, before) = (told(r), self.reported.get(&r.view.region.id));
+            // What was merely written to is worth no report of its own.
+            before.is_none_or(|b| b.matters() != now.matters() || (beat && *b != now))
+        };
+        let leads_pd = look.pd_region().is_some();
+        if self.settled == Some(changes)
+            && !over(self.last_full, FULL)
+            && self.reported.contains_key(&PD_REGION) == leads_pd
+        {
+            let regions: Vec<_> = look.pd_region().into_iter().filter(|r| changed(r)).collect();
             let leaders = self.leaders;
-            return beat.then_some(Due { full: false, beat, changes, regions: vec![], leaders });
+            return (beat || !regions.is_empty()).then_some(Due { full: false, beat, changes, regions, leaders });
         }
         let serving: Vec<_> = look.replicas.iter().filter(|r| r.view.serves).collect();
         let leaders = serving.len();
@@ -127,12 +162,7 @@ impl Reporter {
         if lost || over(self.last_full, FULL) {
             return Some(Due { full: true, beat: true, changes, regions: serving, leaders });
         }
-        let changed = |r: &&&ReplicaStatus| {
-            let (now, before) = (told(r), self.reported.get(&r.view.region.id));
-            // What was merely written to is worth no report of its own.
-            before.is_none_or(|b| b.matters() != now.matters() || (beat && *b != now))
-        };
-        let regions: Vec<_> = serving.iter().filter(changed).copied().collect();
+        let regions: Vec<_> = serving.iter().filter(|r| changed(r)).copied().collect();
         (beat || !regions.is_empty()).then_some(Due { full: false, beat, changes, regions, leaders })
     }
 
@@ -191,13 +221,11 @@ impl Heartbeat {
     pub async fn run(self: Arc<Self>) {
         let (mut region_one, mut ended) = (self.store.watch(PD_REGION), self.steps.ended());
         let (mut reporter, mut trouble) = (Reporter::default(), String::new());
-        let (mut look, mut stopping, mut measuring) = (Look::default(), false, true);
+        let (mut look, mut stopping, mut measuring, mut soon) = (Look::default(), false, true, 0);
         loop {
-            let changes = self.store.changes();
-            if look.changes != changes {
-                look = Look { changes, replicas: self.store.statuses() };
-                measuring = true;
-            }
+            let seen = look.changes;
+            look = Look::of(&self.store, look);
+            measuring |= look.changes != seen;
             let now = self.clock.now();
             if !std::mem::replace(&mut stopping, self.stopping.load(Ordering::Relaxed)) && stopping {
                 reporter.last = None;
@@ -228,8 +256,12 @@ impl Heartbeat {
                 }
             }
             // A new PD may be there, or a step has ended.
+            let pause = if soon > 0 { POLL_SOON } else { POLL };
+            soon = u32::saturating_sub(soon, 1);
             let news = select(Box::pin(region_one.changed()), Box::pin(ended.changed()));
-            let _ = select(news, self.clock.sleep(POLL)).await;
+            if let Either::Left((Either::Right(_), _)) = select(news, self.clock.sleep(pause)).await {
+                soon = POLLS_SOON;
+            }
         }
     }
 

@@ -344,8 +344,8 @@ impl StoreHandle {
         self.shared.replicas.with(region, status)
     }
 
-    /// Grows whenever something in [`StoreHandle::statuses`] is different, leases excepted: while it does not, nobody has to
-    /// look at all of them again.
+    /// Grows whenever something in [`StoreHandle::statuses`] is different, leases excepted, and PD's region, which is never at
+    /// rest: while it does not, nobody has to look at all of them again.
     pub fn changes(&self) -> u64 {
         self.shared.replicas.changes()
     }

@@ -10,7 +10,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use proto::{LogIndex, Peer, RegionId, Term};
+use proto::{LogIndex, PD_REGION, Peer, RegionId, Term};
 use tokio::sync::{oneshot, watch};
 
 use super::inbox::{Inbox, NotTaken};
@@ -134,7 +134,7 @@ pub(crate) struct Replicas {
     watched: Mutex<BTreeMap<RegionId, watch::Sender<Leadership>>>,
     /// What took over regions that were here, since the start: whoever asks for one is sent there.
     heirs: Mutex<BTreeMap<RegionId, RegionId>>,
-    /// Grows whenever a replica looks different, comes or goes.
+    /// Grows whenever a replica comes or goes, or one that is none of PD's region looks different.
     changes: AtomicU64,
 }
 
@@ -184,7 +184,8 @@ impl Replicas {
     pub(crate) fn publish(&self, seen: Seen) {
         let region = seen.view.region.id;
         if let Some(known) = self.get(region) {
-            if known.publish(seen) {
+            // PD's region is never at rest.
+            if known.publish(seen) && region != PD_REGION {
                 self.changed();
             }
             return;

@@ -443,6 +443,11 @@ impl Replica {
         self.truncation.synced(applied);
     }
 
+    /// Whether a sync of the state engine would make more of it durable.
+    pub(crate) fn wants_engine_sync(&self) -> bool {
+        self.truncation.lacks(self.applied.index)
+    }
+
     /// How far the state engine has applied.
     pub(crate) fn applied_index(&self) -> LogIndex {
         self.applied.index

@@ -64,6 +64,11 @@ impl Truncation {
         self.dispensable
     }
 
+    /// Whether the state engine may lack some of what was applied, were the power to go.
+    pub(super) fn lacks(&self, applied: LogIndex) -> bool {
+        applied > self.synced
+    }
+
     pub(super) fn synced(&mut self, applied: LogIndex) {
         self.synced = self.synced.max(applied);
     }

@@ -333,8 +333,9 @@ impl StoreCore {
         let (last, first_open) = (self.writes.last(), self.writes.first_open());
         effects.snapshots = self.snapshots.tasks(out.snapshots, last, first_open);
         let replicas = &self.replicas;
-        effects.upkeep =
-            self.upkeep.start(now, || replicas.iter().map(|(region, r)| (*region, r.applied_index())).collect());
+        // Not those that have applied nothing: each would be collected when it is done.
+        let unsynced = || replicas.iter().filter(|(_, r)| r.wants_engine_sync());
+        effects.upkeep = self.upkeep.start(now, || unsynced().map(|(id, r)| (*id, r.applied_index())).collect());
         if effects.upkeep {
             self.absent.syncing.append(&mut self.absent.absorbed);
         }
