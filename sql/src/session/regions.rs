@@ -22,8 +22,10 @@ const LOOK_AFTER: Duration = Duration::from_millis(5);
 /// Between later looks.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// PD refuses what it can't do this moment (a region without leader, another change under way): it is asked again so often.
-const ATTEMPTS: u32 = 20;
-/// Between these.
+const ATTEMPTS: u32 = 24;
+/// Before the second: PD has not heard of a region that was just split off. Then twice as long each time.
+const ATTEMPT_AFTER: Duration = Duration::from_millis(10);
+/// Between later ones.
 const ATTEMPT_PAUSE: Duration = Duration::from_millis(250);
 
 impl Session {
@@ -130,10 +132,11 @@ impl Session {
     async fn cut(&mut self, keys: Vec<Bytes>) -> SqlResult<()> {
         let config = self.gateway.config().clone();
         guarded(self, async move {
-            let mut trouble = String::new();
+            let (mut trouble, mut pause) = (String::new(), ATTEMPT_AFTER);
             for _ in 0..ATTEMPTS {
                 if !trouble.is_empty() {
-                    config.clock.sleep(ATTEMPT_PAUSE).await;
+                    config.clock.sleep(pause).await;
+                    pause = ATTEMPT_PAUSE.min(pause * 2);
                     trouble.clear();
                 }
                 match config.pd.split_at(keys.clone()).await {
