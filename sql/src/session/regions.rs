@@ -21,11 +21,10 @@ use crate::{
 const LOOK_AFTER: Duration = Duration::from_millis(5);
 /// Between later looks.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
-/// PD refuses what it can't do this moment (a region without leader, another change under way): it is asked again so often.
-const ATTEMPTS: u32 = 24;
-/// Before the second: PD has not heard of a region that was just split off. Then twice as long each time.
-const ATTEMPT_AFTER: Duration = Duration::from_millis(10);
-/// Between later ones.
+/// PD refuses what it can't do this moment (a region without leader, another change under way): it is asked again so often,
+/// for five seconds in all.
+const ATTEMPTS: u32 = 25;
+/// Between later ones; after a split it has not heard of what was split off for a moment.
 const ATTEMPT_PAUSE: Duration = Duration::from_millis(250);
 
 impl Session {
@@ -132,7 +131,7 @@ impl Session {
     async fn cut(&mut self, keys: Vec<Bytes>) -> SqlResult<()> {
         let config = self.gateway.config().clone();
         guarded(self, async move {
-            let (mut trouble, mut pause) = (String::new(), ATTEMPT_AFTER);
+            let (mut trouble, mut pause) = (String::new(), LOOK_AFTER);
             for _ in 0..ATTEMPTS {
                 if !trouble.is_empty() {
                     config.clock.sleep(pause).await;

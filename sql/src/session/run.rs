@@ -2,6 +2,7 @@
 
 use std::{collections::VecDeque, future::Future, sync::Arc, time::Duration};
 
+use arrow::record_batch::RecordBatch;
 use kv::{Instant, Txn};
 
 use super::{
@@ -326,11 +327,7 @@ impl Session {
                 match planned.plan.change() {
                     None if planned.plan.locks().is_some() => {
                         let batches = guarded(self, select_for::run(planned, &work, &values)).await?;
-                        let mut running = Running::with_tag(Tag::Select);
-                        let ready = batches.into_iter().map(|batch| RowBatch::from_arrow(Arc::clone(&shape), batch));
-                        running.ready = ready.collect();
-                        running.shape = shape;
-                        running
+                        given(Running::with_tag(Tag::Select), shape, batches)
                     }
                     None => {
                         let start = planned.plan.start(work.reader.clone(), &values);
@@ -338,12 +335,7 @@ impl Session {
                     }
                     Some(change) => {
                         let changed = guarded(self, general::run(planned, &work, &values)).await?;
-                        let mut running = Running::done(general_tag(change, changed.count));
-                        running
-                            .ready
-                            .extend(changed.returned.map(|batch| RowBatch::from_arrow(Arc::clone(&shape), batch)));
-                        running.shape = shape;
-                        running
+                        given(Running::done(general_tag(change, changed.count)), shape, changed.returned)
                     }
                 }
             }
@@ -489,6 +481,13 @@ impl Session {
         }
         Ok(tag.map_or(Step::Empty, Step::Done))
     }
+}
+
+/// With rows that are there already.
+fn given(mut running: Running, shape: Arc<RowShape>, batches: impl IntoIterator<Item = RecordBatch>) -> Running {
+    running.ready.extend(batches.into_iter().map(|batch| RowBatch::from_arrow(Arc::clone(&shape), batch)));
+    running.shape = shape;
+    running
 }
 
 fn few(shape: Arc<RowShape>, rows: keyrun::Rows, tag: Tag) -> Running {

@@ -21,7 +21,7 @@ struct Statements {
     range: &'static str,
 }
 
-/// Whether a register is read in a range of its key, or in a range of an index on its value.
+/// For each register its table, whether its value is unique, and what a range that is read says: of the key, or of the index.
 macro_rules! statements {
     ($(($table:literal, $unique:literal, $range:literal)),*) => {
         [$(Statements {
