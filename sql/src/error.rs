@@ -48,6 +48,8 @@ sqlstates! {
     INVALID_PARAMETER_VALUE = "22023";
     /// untranslatable_character.
     UNTRANSLATABLE_CHARACTER = "22P05";
+    /// sequence_generator_limit_exceeded.
+    SEQUENCE_GENERATOR_LIMIT_EXCEEDED = "2200H";
     /// invalid_text_representation.
     INVALID_TEXT_REPRESENTATION = "22P02";
     /// invalid_binary_representation.
@@ -76,6 +78,8 @@ sqlstates! {
     INVALID_CURSOR_NAME = "34000";
     /// invalid_catalog_name: no such database.
     INVALID_CATALOG_NAME = "3D000";
+    /// dependent_objects_still_exist.
+    DEPENDENT_OBJECTS_STILL_EXIST = "2BP01";
     /// invalid_schema_name.
     INVALID_SCHEMA_NAME = "3F000";
     /// serialization_failure: repeat the transaction.
@@ -90,6 +94,8 @@ sqlstates! {
     INSUFFICIENT_PRIVILEGE = "42501";
     /// invalid_name.
     INVALID_NAME = "42602";
+    /// generated_always: a value for a column that makes its own.
+    GENERATED_ALWAYS = "428C9";
     /// undefined_column.
     UNDEFINED_COLUMN = "42703";
     /// undefined_table.

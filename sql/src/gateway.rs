@@ -9,9 +9,10 @@ use futures::FutureExt;
 use proto::{KeyRange, keyspace};
 
 use crate::{
-    catalog::{LeasedCatalog, store},
+    catalog::{CatalogSnapshot, LeasedCatalog, store},
     error::{SqlError, SqlResult, SqlState},
     planted::Plant,
+    sequence::Pools,
     session::{Session, Startup, plan::StatementPlanner},
     work::RowIds,
 };
@@ -45,6 +46,7 @@ pub struct Gateway {
     catalog: OnceLock<Arc<LeasedCatalog>>,
     planner: StatementPlanner,
     row_ids: RowIds,
+    pools: Arc<Pools>,
     id: OnceLock<u64>,
     plant: Plant,
 }
@@ -58,11 +60,13 @@ impl Gateway {
     /// A gateway with a bug, for tests of the tests.
     pub fn with_plant(config: GatewayConfig, plant: Plant) -> Arc<Self> {
         let row_ids = RowIds::new(Arc::clone(&config.pd));
+        let pools = Arc::new(Pools::new(config.client.clone()));
         Arc::new(Gateway {
             config,
             catalog: OnceLock::new(),
             planner: StatementPlanner::default(),
             row_ids,
+            pools,
             id: OnceLock::new(),
             plant,
         })
@@ -130,6 +134,14 @@ impl Gateway {
     pub(crate) fn planner(&self) -> &StatementPlanner {
         &self.planner
     }
+    /// The newest catalog; 57P03 before the start.
+    pub(crate) fn current_catalog(&self) -> SqlResult<Arc<CatalogSnapshot>> {
+        let catalog = self.catalog.get().ok_or_else(|| SqlError::unavailable("the catalog is not loaded yet"))?;
+        Ok(catalog.current())
+    }
+    pub(crate) fn pools(&self) -> &Arc<Pools> {
+        &self.pools
+    }
     pub(crate) fn row_ids(&self) -> &RowIds {
         &self.row_ids
     }
@@ -180,6 +192,23 @@ impl Gateway {
                 if let Err(error) = store::collect(&client, storage_id).await {
                     // The garbage record stays; the rows take room until it is collected.
                     tracing::warn!(storage_id, %error, "rows of a dropped table were not deleted");
+                }
+            }
+        };
+        self.config.spawn.spawn(collect.boxed());
+    }
+
+    /// The same for entries of dropped indexes, by storage and index id.
+    pub(crate) fn collect_indexes(self: &Arc<Self>, indexes: Vec<(u32, u32)>) {
+        if indexes.is_empty() {
+            return;
+        }
+        let GatewayConfig { client, clock, .. } = self.config.clone();
+        let collect = async move {
+            clock.sleep(GARBAGE_AGE).await;
+            for (storage_id, index) in indexes {
+                if let Err(error) = store::collect_index(&client, storage_id, index).await {
+                    tracing::warn!(storage_id, index, %error, "entries of a dropped index were not deleted");
                 }
             }
         };

@@ -11,6 +11,8 @@ pub enum Planted {
     KeepDoomed,
     /// A single statement whose outcome is unknown is run again, as if it had met a conflict: it may be applied twice.
     RepeatUnknown,
+    /// An UPDATE writes no entries of the new row into the secondary indexes.
+    ForgetEntry,
 }
 
 /// The bug of a gateway, if it has one.

@@ -8,7 +8,9 @@ use crate::{
     dml::{Certainty, RowLocking},
     error::SqlResult,
     eval::Env,
+    planted::Plant,
     reader::Reader,
+    sequence::Sequences,
     types::{Datum, FormatSettings},
 };
 
@@ -28,6 +30,10 @@ pub struct Work<'a> {
     pub locking: Option<RowLocking>,
     /// For tables without a primary key.
     pub row_ids: &'a RowIds,
+    /// The session's sequences.
+    pub sequences: &'a Arc<Sequences>,
+    /// The gateway's bug, if a test has planted one.
+    pub plant: Plant,
 }
 
 impl Work<'_> {

@@ -32,6 +32,35 @@ pub struct ColumnDescriptor {
     pub default: Option<String>,
     /// Not part of `*` and of INSERT's column list: the row id.
     pub hidden: bool,
+    /// The id of the sequence whose next value it is by default: serial, identity, or written so.
+    pub sequence: Option<u32>,
+    /// GENERATED … AS IDENTITY.
+    pub identity: Option<Identity>,
+}
+
+/// Who says what is in an identity column.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Identity {
+    /// The sequence.
+    Always,
+    /// The sequence, unless a statement does.
+    ByDefault,
+}
+
+impl ColumnDescriptor {
+    /// A column that may be NULL, without a default.
+    pub fn new(id: u32, name: impl Into<String>, column_type: ColumnType) -> Self {
+        ColumnDescriptor {
+            id,
+            name: name.into(),
+            column_type,
+            nullable: true,
+            default: None,
+            hidden: false,
+            sequence: None,
+            identity: None,
+        }
+    }
 }
 
 /// A table. Everyone holds it as `Arc`; it never changes.
@@ -57,6 +86,38 @@ pub struct TableDescriptor {
     pub next_column_id: u32,
     /// A DDL that copies the table refuses writes by others below this timestamp; 0 for none.
     pub writes_fenced_until: u64,
+    /// Secondary indexes.
+    pub indexes: Vec<IndexDescriptor>,
+}
+
+/// A secondary index. Its entries lie beside the table's rows, under the table's storage id and its own id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IndexDescriptor {
+    /// Its identity, its oid in `pg_class`, and the index id in its keys.
+    pub id: u32,
+    /// Name; of the constraint too, if it is one.
+    pub name: String,
+    /// What it is ordered by.
+    pub columns: Vec<IndexColumn>,
+    /// No two rows have the same values.
+    pub unique: bool,
+    /// Rows with a NULL are never the same.
+    pub nulls_distinct: bool,
+    /// Made by a UNIQUE constraint.
+    pub constraint: bool,
+    /// Complete. Until then it is written, and nobody reads it.
+    pub public: bool,
+}
+
+/// A column of an index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IndexColumn {
+    /// Position in the table's columns.
+    pub at: usize,
+    /// Greatest first.
+    pub descending: bool,
+    /// NULLs before all values.
+    pub nulls_first: bool,
 }
 
 impl TableDescriptor {
@@ -75,6 +136,14 @@ impl TableDescriptor {
     /// The hidden row id's position, for a table without a primary key.
     pub fn row_id(&self) -> Option<usize> {
         self.columns.iter().position(|column| column.hidden)
+    }
+    /// It has an index of that name; the primary key's counts.
+    pub fn has_index(&self, name: &str) -> bool {
+        self.primary_key.as_deref() == Some(name) || self.indexes.iter().any(|index| index.name == name)
+    }
+    /// The secondary indexes that may be read.
+    pub fn public_indexes(&self) -> impl Iterator<Item = &IndexDescriptor> {
+        self.indexes.iter().filter(|index| index.public)
     }
     /// `schema.name`, or the name alone in `public`.
     pub fn shown_name(&self) -> String {

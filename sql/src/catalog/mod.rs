@@ -9,16 +9,18 @@
 //! ```
 //!
 //! A [`CatalogSnapshot`] never changes; statements are planned against one, and a plan is good as long as its version is the
-//! current one. Not here: schemas other than `public`, views, indexes beside the primary one.
+//! current one. Not here: schemas other than `public`, views.
 
 pub mod descriptor;
 pub mod fence;
 pub mod lease;
 pub mod record;
+pub mod sequence;
 pub mod snapshot;
 pub mod store;
 
-pub use descriptor::{ColumnDescriptor, Table, TableDescriptor};
+pub use descriptor::{ColumnDescriptor, Identity, Table, TableDescriptor};
 pub use fence::Fence;
 pub use lease::LeasedCatalog;
+pub use sequence::{Sequence, SequenceDescriptor};
 pub use snapshot::CatalogSnapshot;

@@ -7,7 +7,10 @@ use std::sync::Arc;
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;
 
-use super::descriptor::{ColumnDescriptor, Table, TableDescriptor};
+use super::{
+    descriptor::{ColumnDescriptor, Identity, IndexColumn, IndexDescriptor, Table, TableDescriptor},
+    sequence::{Options, Owner, Sequence, SequenceDescriptor},
+};
 use crate::{
     error::{SqlError, SqlResult, SqlState},
     types::{ColumnType, PgType},
@@ -31,6 +34,48 @@ struct ColumnRecord {
     default: Option<String>,
     #[prost(bool, tag = "7")]
     hidden: bool,
+    #[prost(uint32, tag = "8")]
+    sequence: u32,
+    #[prost(uint32, tag = "9")]
+    identity: u32,
+}
+
+/// In [`ColumnRecord::identity`]; 0 is no identity column.
+const ALWAYS: u32 = 1;
+const BY_DEFAULT: u32 = 2;
+
+#[derive(Clone, PartialEq, Message)]
+struct SequenceRecord {
+    #[prost(uint32, tag = "1")]
+    id: u32,
+    #[prost(uint32, tag = "2")]
+    value_id: u32,
+    #[prost(string, tag = "3")]
+    schema: String,
+    #[prost(string, tag = "4")]
+    name: String,
+    #[prost(uint64, tag = "5")]
+    version: u64,
+    #[prost(uint32, tag = "6")]
+    type_oid: u32,
+    #[prost(sint64, tag = "7")]
+    start: i64,
+    #[prost(sint64, tag = "8")]
+    increment: i64,
+    #[prost(sint64, tag = "9")]
+    min: i64,
+    #[prost(sint64, tag = "10")]
+    max: i64,
+    #[prost(sint64, tag = "11")]
+    cache: i64,
+    #[prost(bool, tag = "12")]
+    cycle: bool,
+    #[prost(sint64, tag = "13")]
+    first: i64,
+    #[prost(uint32, tag = "14")]
+    owner_table: u32,
+    #[prost(uint32, tag = "15")]
+    owner_column: u32,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -55,6 +100,74 @@ struct TableRecord {
     next_column_id: u32,
     #[prost(uint64, tag = "10")]
     writes_fenced_until: u64,
+    #[prost(message, repeated, tag = "11")]
+    indexes: Vec<IndexRecord>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct IndexRecord {
+    #[prost(uint32, tag = "1")]
+    id: u32,
+    #[prost(string, tag = "2")]
+    name: String,
+    #[prost(message, repeated, tag = "3")]
+    columns: Vec<IndexColumnRecord>,
+    #[prost(bool, tag = "4")]
+    unique: bool,
+    #[prost(bool, tag = "5")]
+    nulls_distinct: bool,
+    #[prost(bool, tag = "6")]
+    constraint: bool,
+    #[prost(bool, tag = "7")]
+    public: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+struct IndexColumnRecord {
+    #[prost(uint32, tag = "1")]
+    at: u32,
+    #[prost(bool, tag = "2")]
+    descending: bool,
+    #[prost(bool, tag = "3")]
+    nulls_first: bool,
+}
+
+impl From<&IndexDescriptor> for IndexRecord {
+    fn from(index: &IndexDescriptor) -> Self {
+        let column = |column: &IndexColumn| IndexColumnRecord {
+            at: column.at as u32,
+            descending: column.descending,
+            nulls_first: column.nulls_first,
+        };
+        IndexRecord {
+            id: index.id,
+            name: index.name.clone(),
+            columns: index.columns.iter().map(column).collect(),
+            unique: index.unique,
+            nulls_distinct: index.nulls_distinct,
+            constraint: index.constraint,
+            public: index.public,
+        }
+    }
+}
+
+impl From<IndexRecord> for IndexDescriptor {
+    fn from(index: IndexRecord) -> Self {
+        let column = |column: IndexColumnRecord| IndexColumn {
+            at: column.at as usize,
+            descending: column.descending,
+            nulls_first: column.nulls_first,
+        };
+        IndexDescriptor {
+            id: index.id,
+            name: index.name,
+            columns: index.columns.into_iter().map(column).collect(),
+            unique: index.unique,
+            nulls_distinct: index.nulls_distinct,
+            constraint: index.constraint,
+            public: index.public,
+        }
+    }
 }
 
 /// A descriptor's bytes.
@@ -67,6 +180,12 @@ pub fn encode(table: &TableDescriptor) -> Bytes {
         nullable: column.nullable,
         default: column.default.clone(),
         hidden: column.hidden,
+        sequence: column.sequence.unwrap_or(0),
+        identity: match column.identity {
+            None => 0,
+            Some(Identity::Always) => ALWAYS,
+            Some(Identity::ByDefault) => BY_DEFAULT,
+        },
     };
     let record = TableRecord {
         id: table.id,
@@ -79,22 +198,83 @@ pub fn encode(table: &TableDescriptor) -> Bytes {
         primary_key: table.primary_key.clone(),
         next_column_id: table.next_column_id,
         writes_fenced_until: table.writes_fenced_until,
+        indexes: table.indexes.iter().map(IndexRecord::from).collect(),
     };
+    versioned(&record)
+}
+
+fn versioned(record: &impl Message) -> Bytes {
     let mut out = BytesMut::with_capacity(1 + record.encoded_len());
     out.put_u8(VERSION);
     record.encode(&mut out).expect("a BytesMut grows");
     out.freeze()
 }
 
-/// The reverse; XX001 for bytes that are no descriptor of this version.
-pub fn decode(bytes: &[u8]) -> SqlResult<Table> {
-    let corrupt =
-        |why: String| SqlError::new(SqlState::DATA_CORRUPTED, format!("a table descriptor does not decode: {why}"));
-    let (version, body) = bytes.split_first().ok_or_else(|| corrupt("it is empty".into()))?;
+fn corrupt(why: impl Into<String>) -> SqlError {
+    SqlError::new(SqlState::DATA_CORRUPTED, format!("a descriptor does not decode: {}", why.into()))
+}
+
+fn record_of<R: Message + Default>(bytes: &[u8]) -> SqlResult<R> {
+    let (version, body) = bytes.split_first().ok_or_else(|| corrupt("it is empty"))?;
     if *version != VERSION {
         return Err(corrupt(format!("its format is {version}, this build knows {VERSION}")));
     }
-    let record = TableRecord::decode(body).map_err(|e| corrupt(e.to_string()))?;
+    R::decode(body).map_err(|e| corrupt(e.to_string()))
+}
+
+/// A sequence's descriptor as bytes.
+pub fn encode_sequence(sequence: &SequenceDescriptor) -> Bytes {
+    let options = sequence.options;
+    versioned(&SequenceRecord {
+        id: sequence.id,
+        value_id: sequence.value_id,
+        schema: sequence.schema.clone(),
+        name: sequence.name.clone(),
+        version: sequence.version,
+        type_oid: sequence.pg_type.oid(),
+        start: options.start,
+        increment: options.increment,
+        min: options.min,
+        max: options.max,
+        cache: options.cache,
+        cycle: options.cycle,
+        first: sequence.first,
+        owner_table: sequence.owner.map_or(0, |owner| owner.table),
+        owner_column: sequence.owner.map_or(0, |owner| owner.column),
+    })
+}
+
+/// The reverse; XX001 for bytes that are no descriptor of this version.
+pub fn decode_sequence(bytes: &[u8]) -> SqlResult<Sequence> {
+    let record: SequenceRecord = record_of(bytes)?;
+    let pg_type = PgType::from_oid(record.type_oid).filter(|pg_type| pg_type.is_integer());
+    if record.increment == 0 || record.cache < 1 || record.min > record.max {
+        return Err(corrupt(format!("sequence {} can have no values", record.name)));
+    }
+    Ok(Arc::new(SequenceDescriptor {
+        id: record.id,
+        value_id: record.value_id,
+        schema: record.schema,
+        name: record.name,
+        version: record.version,
+        pg_type: pg_type.ok_or_else(|| corrupt(format!("a sequence has type oid {}", record.type_oid)))?,
+        options: Options {
+            start: record.start,
+            increment: record.increment,
+            min: record.min,
+            max: record.max,
+            cache: record.cache,
+            cycle: record.cycle,
+        },
+        first: record.first,
+        owner: (record.owner_table != 0).then_some(Owner { table: record.owner_table, column: record.owner_column }),
+        published: true,
+    }))
+}
+
+/// The reverse of [`encode`]; XX001 for bytes that are no descriptor of this version.
+pub fn decode(bytes: &[u8]) -> SqlResult<Table> {
+    let record: TableRecord = record_of(bytes)?;
     let column = |column: ColumnRecord| {
         let pg_type = PgType::from_oid(column.type_oid)
             .ok_or_else(|| corrupt(format!("column {} has type oid {}", column.name, column.type_oid)))?;
@@ -105,12 +285,23 @@ pub fn decode(bytes: &[u8]) -> SqlResult<Table> {
             nullable: column.nullable,
             default: column.default,
             hidden: column.hidden,
+            sequence: (column.sequence != 0).then_some(column.sequence),
+            identity: match column.identity {
+                ALWAYS => Some(Identity::Always),
+                BY_DEFAULT => Some(Identity::ByDefault),
+                _ => None,
+            },
         })
     };
     let columns: Vec<ColumnDescriptor> = record.columns.into_iter().map(column).collect::<SqlResult<_>>()?;
     let key: Vec<usize> = record.key.into_iter().map(|at| at as usize).collect();
     if key.is_empty() || key.iter().any(|at| *at >= columns.len()) {
-        return Err(corrupt("its key names no column".into()));
+        return Err(corrupt("its key names no column"));
+    }
+    let indexes: Vec<IndexDescriptor> = record.indexes.into_iter().map(IndexDescriptor::from).collect();
+    let unknown = |index: &IndexDescriptor| index.columns.iter().any(|column| column.at >= columns.len());
+    if indexes.iter().any(|index| index.columns.is_empty() || unknown(index)) {
+        return Err(corrupt("an index names no column"));
     }
     Ok(Arc::new(TableDescriptor {
         id: record.id,
@@ -123,6 +314,7 @@ pub fn decode(bytes: &[u8]) -> SqlResult<Table> {
         primary_key: record.primary_key,
         next_column_id: record.next_column_id,
         writes_fenced_until: record.writes_fenced_until,
+        indexes,
     }))
 }
 
@@ -145,15 +337,44 @@ mod tests {
                 nullable: false,
                 default: Some("1 + 1".into()),
                 hidden: false,
+                sequence: Some(101),
+                identity: Some(Identity::ByDefault),
             }],
             key: vec![0],
             primary_key: Some("t_pkey".into()),
             next_column_id: 2,
             writes_fenced_until: 9,
+            indexes: vec![IndexDescriptor {
+                id: 103,
+                name: "t_k_idx".into(),
+                columns: vec![IndexColumn { at: 0, descending: true, nulls_first: true }],
+                unique: true,
+                nulls_distinct: true,
+                constraint: false,
+                public: true,
+            }],
         };
         let bytes = encode(&table);
         assert_eq!(*decode(&bytes).unwrap(), table);
         assert!(decode(&bytes[..bytes.len() - 3]).is_err());
         assert!(decode(b"").is_err() && decode(&[9]).is_err());
+    }
+
+    #[test]
+    fn sequences_come_back() {
+        let sequence = SequenceDescriptor {
+            id: 101,
+            value_id: 102,
+            schema: "public".into(),
+            name: "s".into(),
+            version: 2,
+            pg_type: PgType::Int2,
+            options: Options { start: -3, increment: -2, min: i64::MIN, max: -1, cache: 7, cycle: true },
+            first: -5,
+            owner: Some(Owner { table: 100, column: 1 }),
+            published: true,
+        };
+        assert_eq!(*decode_sequence(&encode_sequence(&sequence)).unwrap(), sequence);
+        assert!(decode_sequence(b"").is_err() && decode_sequence(&[VERSION]).is_err());
     }
 }

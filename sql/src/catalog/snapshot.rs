@@ -4,8 +4,14 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use proto::Timestamp;
 
-use super::descriptor::{PUBLIC_SCHEMA, Table};
-use crate::error::{SqlError, SqlResult};
+use super::{
+    descriptor::{PUBLIC_SCHEMA, Table},
+    sequence::Sequence,
+};
+use crate::{
+    error::{SqlError, SqlResult, SqlState},
+    types::text::MAX_NAME_BYTES,
+};
 
 /// All descriptors as of one catalog version. Statements are planned against one; it never changes.
 #[derive(Clone, Debug, Default)]
@@ -16,6 +22,7 @@ pub struct CatalogSnapshot {
     pub private: bool,
     tables: BTreeMap<(String, String), Table>,
     by_id: BTreeMap<u32, Table>,
+    sequences: BTreeMap<u32, Sequence>,
     /// Tables that changed while this gateway ran: transactions with an older snapshot can't read them.
     usable_from: BTreeMap<u32, Timestamp>,
 }
@@ -59,6 +66,49 @@ impl CatalogSnapshot {
         self.by_id.insert(table.id, Arc::clone(&table));
         self.tables.insert((table.schema.clone(), table.name.clone()), table);
     }
+    /// A sequence by its id.
+    pub fn sequence(&self, id: u32) -> Option<&Sequence> {
+        self.sequences.get(&id)
+    }
+    /// A sequence by name, in `public` when no schema is said; 42P01 when there is none, 42809 for another relation.
+    pub fn resolve_sequence(&self, schema: Option<&str>, name: &str) -> SqlResult<&Sequence> {
+        let inside = schema.unwrap_or(PUBLIC_SCHEMA);
+        if let Some(found) = self.sequences.values().find(|known| known.schema == inside && known.name == name) {
+            return Ok(found);
+        }
+        if self.has_relation(inside, name) {
+            return Err(SqlError::new(SqlState::WRONG_OBJECT_TYPE, format!("\"{name}\" is not a sequence")));
+        }
+        Err(SqlError::undefined_table(&schema.map_or_else(|| name.to_owned(), |schema| format!("{schema}.{name}"))))
+    }
+    /// All sequences, by id.
+    pub fn sequences(&self) -> impl Iterator<Item = &Sequence> {
+        self.sequences.values()
+    }
+    /// Adds or replaces a sequence.
+    pub fn put_sequence(&mut self, sequence: Sequence) {
+        self.sequences.insert(sequence.id, sequence);
+    }
+    /// Takes a sequence out.
+    pub fn remove_sequence(&mut self, id: u32) -> Option<Sequence> {
+        self.sequences.remove(&id)
+    }
+    /// A table, index or sequence has the name.
+    pub fn has_relation(&self, schema: &str, name: &str) -> bool {
+        self.table(schema, name).is_some()
+            || self.sequences.values().any(|known| known.schema == schema && known.name == name)
+            || self.tables.values().any(|table| table.schema == schema && table.has_index(name))
+    }
+    /// A name for something that belongs to columns of a table, as PostgreSQL makes one: `table_column_label`, with a number when it is
+    /// taken; `taken` are names that are about to be.
+    pub fn free_name(&self, schema: &str, parts: [&str; 2], label: &str, taken: &[String]) -> String {
+        let free = |name: &String| !self.has_relation(schema, name) && !taken.contains(name);
+        let name = |number: usize| {
+            let suffix = if number == 0 { label.to_owned() } else { format!("{label}{number}") };
+            object_name(parts, &suffix)
+        };
+        (0..).map(name).find(free).expect("numbers do not end")
+    }
     /// Takes a table out.
     pub fn remove(&mut self, id: u32) -> Option<Table> {
         let table = self.by_id.remove(&id)?;
@@ -78,5 +128,38 @@ impl CatalogSnapshot {
     /// The first timestamp at which a table's rows are where its descriptor says.
     pub fn usable_from(&self, table: u32) -> Timestamp {
         self.usable_from.get(&table).copied().unwrap_or(Timestamp::ZERO)
+    }
+}
+
+/// The longer part is cut until all fit a name.
+fn object_name(parts: [&str; 2], label: &str) -> String {
+    let [mut first, mut second] = parts;
+    let separators = usize::from(!second.is_empty()) + 1;
+    while first.len() + second.len() + label.len() + separators > MAX_NAME_BYTES {
+        let longer = if first.len() >= second.len() { &mut first } else { &mut second };
+        let mut end = longer.len().saturating_sub(1);
+        while !longer.is_char_boundary(end) {
+            end -= 1;
+        }
+        *longer = &longer[..end];
+    }
+    match second {
+        "" => format!("{first}_{label}"),
+        second => format!("{first}_{second}_{label}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_fit_and_are_free() {
+        let catalog = CatalogSnapshot::default();
+        assert_eq!(catalog.free_name("public", ["t", "a"], "seq", &[]), "t_a_seq");
+        assert_eq!(catalog.free_name("public", ["t", "a"], "seq", &["t_a_seq".into()]), "t_a_seq1");
+        let long = catalog.free_name("public", [&"x".repeat(63), &"y".repeat(40)], "key", &[]);
+        assert_eq!(long, format!("{}_{}_key", "x".repeat(29), "y".repeat(29)));
+        assert_eq!(catalog.free_name("public", ["t", ""], "pkey", &[]), "t_pkey");
     }
 }

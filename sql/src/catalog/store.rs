@@ -5,6 +5,9 @@
 //!   table 2  names         schema text ‖ name text   → table id u32         unique: written with kv's insert
 //!   table 3  counters      counter u32               → u64                  0 catalog version, 1 next id
 //!   table 4  garbage       storage id u32            → when, as a timestamp rows nobody reads, still to be deleted
+//!   table 5  sequences     sequence id u32           → descriptor (record.rs)
+//!   table 6  values        value id u32              → called u8 ‖ last i64  changed in transactions of their own
+//!   table 7  dropped       storage id u32 ‖ index id u32 → when                  entries of dropped indexes, still to be deleted
 //! ```
 //!
 //! Every DDL transaction reads and writes the catalog version: two of them conflict, and one loses with 40001.
@@ -17,7 +20,10 @@ use proto::{
     keyspace::{FIRST_USER_TABLE, SQL_KEYSPACE, index_prefix, index_range},
 };
 
-use super::{CatalogSnapshot, Table, TableDescriptor, record};
+use super::{
+    CatalogSnapshot, Sequence, Table, record,
+    sequence::{Block, Value},
+};
 use crate::{
     codec::key::{self, KeyColumn},
     error::{SqlError, SqlResult, SqlState},
@@ -28,6 +34,9 @@ const DESCRIPTORS: u32 = 1;
 const NAMES: u32 = 2;
 const COUNTERS: u32 = 3;
 const GARBAGE: u32 = 4;
+const SEQUENCES: u32 = 5;
+const SEQUENCE_VALUES: u32 = 6;
+const DROPPED_INDEXES: u32 = 7;
 
 const CATALOG_VERSION: u32 = 0;
 const NEXT_ID: u32 = 1;
@@ -38,6 +47,12 @@ const COUNTER_ATTEMPTS: usize = 200;
 fn id_key(table: u32, id: u32) -> Bytes {
     let mut key = BytesMut::from(&index_prefix(SQL_KEYSPACE, table, 0)[..]);
     key.put_u32(id);
+    key.freeze()
+}
+
+fn dropped_key(storage_id: u32, index: u32) -> Bytes {
+    let mut key = BytesMut::from(&id_key(DROPPED_INDEXES, storage_id)[..]);
+    key.put_u32(index);
     key.freeze()
 }
 
@@ -118,7 +133,14 @@ pub async fn load(txn: &Txn) -> SqlResult<CatalogSnapshot> {
             tables.push(record::decode(&value)?);
         }
     }
-    Ok(CatalogSnapshot::new(version, tables))
+    let mut catalog = CatalogSnapshot::new(version, tables);
+    let mut scan = txn.scan(ScanOptions { range: index_range(SQL_KEYSPACE, SEQUENCES, 0), ..Default::default() });
+    while let Some(page) = scan.next_page().await? {
+        for (_, value) in page.rows {
+            catalog.put_sequence(record::decode_sequence(&value)?);
+        }
+    }
+    Ok(catalog)
 }
 
 /// The catalog's version.
@@ -135,12 +157,24 @@ pub struct Changes {
     pub dropped: Vec<Table>,
     /// Storage ids whose rows nobody reads once the change is published.
     pub garbage: Vec<u32>,
+    /// Storage and index ids of dropped indexes of tables that stay.
+    pub dropped_indexes: Vec<(u32, u32)>,
+    /// New sequences, and sequences with a new descriptor.
+    pub put_sequences: Vec<Sequence>,
+    /// Dropped sequences.
+    pub dropped_sequences: Vec<u32>,
+    /// Value ids nobody goes on with.
+    pub ended_values: Vec<u32>,
 }
 
 impl Changes {
     /// Nothing.
     pub fn is_empty(&self) -> bool {
-        self.put.is_empty() && self.dropped.is_empty() && self.garbage.is_empty()
+        self.put.is_empty()
+            && self.dropped.is_empty()
+            && self.garbage.is_empty()
+            && self.put_sequences.is_empty()
+            && self.dropped_sequences.is_empty()
     }
 }
 
@@ -160,10 +194,22 @@ pub async fn write(txn: &Txn, base: u64, changes: &Changes) -> SqlResult<u64> {
         let name = name_key(&table.schema, &table.name);
         match txn.get(&name).await? {
             Some(id) if u32::from_be_bytes(number(&id, "a name")?) == table.id => {}
-            Some(_) => return Err(duplicate_table(table)),
+            Some(_) => return Err(duplicate_relation(&table.name)),
             None => txn.put(name, table.id.to_be_bytes().to_vec())?,
         }
         txn.put(id_key(DESCRIPTORS, table.id), record::encode(table))?;
+    }
+    for sequence in &changes.put_sequences {
+        txn.put(id_key(SEQUENCES, sequence.id), record::encode_sequence(sequence))?;
+    }
+    for id in &changes.dropped_sequences {
+        txn.delete(id_key(SEQUENCES, *id))?;
+    }
+    for value_id in &changes.ended_values {
+        txn.delete(id_key(SEQUENCE_VALUES, *value_id))?;
+    }
+    for (storage_id, index) in &changes.dropped_indexes {
+        txn.put(dropped_key(*storage_id, *index), txn.start_ts().0.to_be_bytes().to_vec())?;
     }
     for storage_id in &changes.garbage {
         txn.put(id_key(GARBAGE, *storage_id), txn.start_ts().0.to_be_bytes().to_vec())?;
@@ -171,20 +217,89 @@ pub async fn write(txn: &Txn, base: u64, changes: &Changes) -> SqlResult<u64> {
     Ok(version)
 }
 
+/// A sequence as it is now: as the store has it, or as the caller's transaction has changed it. 42P01 when it is gone.
+async fn newest(txn: &Txn, known: &Sequence) -> SqlResult<Sequence> {
+    match txn.get(&id_key(SEQUENCES, known.id)).await? {
+        Some(bytes) => {
+            let stored = record::decode_sequence(&bytes)?;
+            Ok(if known.version > stored.version { Sequence::clone(known) } else { stored })
+        }
+        None if !known.published => Ok(Sequence::clone(known)),
+        None => Err(SqlError::undefined_table(&known.name)),
+    }
+}
+
+/// Where a sequence stands.
+pub async fn sequence_value(txn: &Txn, sequence: &Sequence) -> SqlResult<Value> {
+    let Some(bytes) = txn.get(&id_key(SEQUENCE_VALUES, sequence.value_id)).await? else {
+        return Ok(sequence.beginning());
+    };
+    let [called, last @ ..] = number::<9>(&bytes, "a sequence's value")?;
+    Ok(Value { last: i64::from_be_bytes(last), called: called != 0 })
+}
+
+fn put_value(txn: &Txn, sequence: &Sequence, value: Value) -> SqlResult<()> {
+    let mut bytes = BytesMut::with_capacity(9);
+    bytes.put_u8(value.called.into());
+    bytes.put_i64(value.last);
+    Ok(txn.put(id_key(SEQUENCE_VALUES, sequence.value_id), bytes.freeze())?)
+}
+
+/// Takes up to `wanted` values of a sequence, at least one; nobody else gets them, whatever happens to the caller. 2200H at its limit.
+pub async fn reserve(client: &Client, sequence: &Sequence, wanted: u64) -> SqlResult<Block> {
+    for _ in 0..COUNTER_ATTEMPTS {
+        let txn = client.begin().await?;
+        let sequence = newest(&txn, sequence).await?;
+        let (block, value) = sequence.advance(sequence_value(&txn, &sequence).await?, wanted)?;
+        put_value(&txn, &sequence, value)?;
+        match commit(&txn).await {
+            Ok(_) => return Ok(block),
+            // Unknown: values that may have been taken are given to nobody.
+            Err(e) if e.is_retryable() || matches!(e, kv::Error::CommitUnknown(_)) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Err(SqlError::serialization("Values of a sequence are being taken by too many nodes at once."))
+}
+
+/// Says where a sequence stands.
+pub async fn set_value(client: &Client, sequence: &Sequence, last: i64, called: bool) -> SqlResult<()> {
+    for _ in 0..COUNTER_ATTEMPTS {
+        let txn = client.begin().await?;
+        let sequence = newest(&txn, sequence).await?;
+        put_value(&txn, &sequence, Value { last, called })?;
+        match commit(&txn).await {
+            Ok(_) => return Ok(()),
+            Err(e) if e.is_retryable() => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Err(SqlError::serialization("Values of a sequence are being taken by too many nodes at once."))
+}
+
 /// 42P07.
-pub fn duplicate_table(table: &TableDescriptor) -> SqlError {
-    SqlError::new(SqlState::DUPLICATE_TABLE, format!("relation \"{}\" already exists", table.name))
+pub fn duplicate_relation(name: &str) -> SqlError {
+    SqlError::new(SqlState::DUPLICATE_TABLE, format!("relation \"{name}\" already exists"))
 }
 
 /// Deletes the rows under a storage id that no gateway reads any more, and its garbage record. With the rows go the records
 /// that say which transactions were committed: not before `kv::COMMIT_MEMORY` has passed since the last commit there, and
 /// locks elsewhere whose primary is here are replaced by their outcome first.
 pub async fn collect(client: &Client, storage_id: u32) -> SqlResult<()> {
-    let rows = rows_of(storage_id);
-    client.finish_transactions(&rows, &proto::keyspace::keyspace_range(SQL_KEYSPACE)).await?;
-    client.delete_range_unsafe(&rows).await?;
+    delete_for_good(client, &rows_of(storage_id), id_key(GARBAGE, storage_id)).await
+}
+
+/// The same for the entries of a dropped index.
+pub async fn collect_index(client: &Client, storage_id: u32, index: u32) -> SqlResult<()> {
+    let entries = index_range(SQL_KEYSPACE, storage_id, index);
+    delete_for_good(client, &entries, dropped_key(storage_id, index)).await
+}
+
+async fn delete_for_good(client: &Client, keys: &KeyRange, note: Bytes) -> SqlResult<()> {
+    client.finish_transactions(keys, &proto::keyspace::keyspace_range(SQL_KEYSPACE)).await?;
+    client.delete_range_unsafe(keys).await?;
     let txn = client.begin().await?;
-    txn.delete(id_key(GARBAGE, storage_id))?;
+    txn.delete(note)?;
     commit(&txn).await?;
     Ok(())
 }

@@ -52,6 +52,12 @@ impl KeyColumn {
     pub fn primary(pg_type: PgType) -> Self {
         KeyColumn { pg_type, nullable: false, descending: false, nulls_first: false }
     }
+    /// What all keys begin with that go on behind `prefix` with a value, and not with NULL, of this nullable column.
+    pub fn values_behind(self, prefix: &[u8]) -> Bytes {
+        let mut out = BytesMut::from(prefix);
+        out.put_u8(NOT_NULL);
+        out.freeze()
+    }
 }
 
 fn corrupt() -> SqlError {

@@ -141,7 +141,8 @@ impl TableCodec {
     }
 }
 
-fn bounded(key: BytesMut) -> SqlResult<Bytes> {
+/// 54000 for a key that is too long.
+pub(super) fn bounded(key: BytesMut) -> SqlResult<Bytes> {
     if key.len() > key::MAX_KEY_BYTES {
         return Err(SqlError::new(
             SqlState::PROGRAM_LIMIT_EXCEEDED,

@@ -7,7 +7,7 @@ use crate::{
     ddl::default,
     dml::Target,
     error::{SqlError, SqlResult, SqlState},
-    eval::Env,
+    eval::{Env, cast},
     statement::copy::{CopySource, CopyStatement},
     types::{ColumnType, Datum, FormatSettings, text},
 };
@@ -30,6 +30,8 @@ pub struct Input {
     columns: Vec<(usize, ColumnType)>,
     /// A row of defaults; NULL where a line's values go.
     template: Vec<Datum>,
+    /// Columns that a sequence fills.
+    drawn: Vec<usize>,
     lines: Lines,
     /// Number of the line read last, from 1.
     line: u64,
@@ -47,9 +49,13 @@ impl Input {
         // Defaults depend on nothing that changes from row to row.
         let env = Env { row: &[], params: &[], now_us, settings };
         let mut template = vec![Datum::Null; target.table.columns.len()];
+        let mut drawn = Vec::new();
         for (at, column) in target.table.columns.iter().enumerate() {
             if column.hidden {
                 template[at] = Datum::Int8(0);
+            } else if column.sequence.is_some() && !positions.contains(&at) {
+                template[at] = cast::cast(Datum::Int8(0), column.column_type, false, settings)?;
+                drawn.push(at);
             } else if let Some(default) = column.default.as_ref().filter(|_| !positions.contains(&at)) {
                 template[at] = default::compile(default, column)?.eval(&env)?;
             }
@@ -58,6 +64,7 @@ impl Input {
         Ok(Input {
             columns: positions.into_iter().map(column_type).collect(),
             template,
+            drawn,
             target,
             settings: settings.clone(),
             delimiter: copy.delimiter,
@@ -71,6 +78,10 @@ impl Input {
     /// How many columns a line has.
     pub fn width(&self) -> usize {
         self.columns.len()
+    }
+    /// Positions of the columns that a sequence fills: rows come with 0 there, and who writes them puts the values in.
+    pub fn drawn(&self) -> &[usize] {
+        &self.drawn
     }
     /// Adds a chunk. All rows of the one before must have been taken.
     pub fn feed(&mut self, chunk: Bytes) {

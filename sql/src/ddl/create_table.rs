@@ -3,45 +3,105 @@
 use std::sync::Arc;
 
 use datafusion::sql::sqlparser::ast::{
-    ColumnDef, ColumnOption, CreateTable, CreateTableOptions, Expr, Ident, PrimaryKeyConstraint, SqlOption, Statement,
-    TableConstraint,
+    CreateTable, CreateTableOptions, Expr, PrimaryKeyConstraint, SqlOption, Statement, TableConstraint,
 };
 
-use super::{Pending, default};
+use super::{
+    Pending,
+    column::{self, Definition, Draws},
+    index::{self, Unique},
+};
 use crate::{
     catalog::{
-        ColumnDescriptor, TableDescriptor,
+        CatalogSnapshot, ColumnDescriptor, SequenceDescriptor, TableDescriptor,
         descriptor::{MAX_COLUMNS, MAX_KEY_COLUMNS, ROW_ID_COLUMN},
+        sequence::Owner,
         store,
     },
     error::{Severity, SqlError, SqlResult, SqlState},
-    name::{RelationName, folded},
-    query::bind::type_names,
-    types::{PgType, TypeRow},
+    name::{RelationName, folded, quoted},
+    query::catalog::oids,
+    statement::sequence::SequenceOptions,
+    types::PgType,
 };
 
 /// A notice for the client, when there is one.
 pub type Notice = Option<SqlError>;
 
-/// Creates a table in `pending`.
+/// Creates a table in `pending`, with the sequences and indexes its definition asks for.
 pub async fn create(client: &kv::Client, pending: &mut Pending, create: &CreateTable) -> SqlResult<Notice> {
     check_clauses(create)?;
     let name = RelationName::new(&create.name)?;
     let schema = name.creation_schema()?.to_owned();
-    if let Some(existing) = pending.catalog.table(&schema, &name.name) {
-        let duplicate = store::duplicate_table(existing);
+    if pending.catalog.has_relation(&schema, &name.name) {
+        let duplicate = store::duplicate_relation(&name.name);
         if !create.if_not_exists {
             return Err(duplicate);
         }
         let message = format!("{}, skipping", duplicate.message);
         return Ok(Some(SqlError::notice(Severity::Notice, SqlState::DUPLICATE_TABLE, message)));
     }
-    let mut table = describe(create, schema, name.name)?;
-    let id = store::allocate_ids(client, 1).await?;
+    let Design { mut table, draws, uniques } = describe(create, schema, name.name)?;
+    let mut names = vec![table.name.clone()];
+    names.extend(table.primary_key.clone());
+    if let Some(taken) = names[1..].iter().find(|name| pending.catalog.has_relation(&table.schema, name)) {
+        return Err(store::duplicate_relation(taken));
+    }
+    let mut id = store::allocate_ids(client, 1 + (draws.len() + uniques.len()) as u32).await?;
     table.id = id;
     table.storage_id = id;
+    let mut sequences = Vec::new();
+    for (at, draws) in draws {
+        let sequence = match draws {
+            Draws::Named(name) => named_sequence(&pending.catalog, &name)?,
+            Draws::New(options) => {
+                id += 1;
+                let sequence = owned_sequence(&pending.catalog, &table, at, &options, id, &names)?;
+                names.push(sequence.name.clone());
+                if table.columns[at].identity.is_none() {
+                    table.columns[at].default = Some(format!("nextval('{}'::regclass)", quoted(&sequence.name)));
+                }
+                sequences.push(Arc::new(sequence));
+                id
+            }
+        };
+        table.columns[at].sequence = Some(sequence);
+    }
+    for unique in uniques {
+        id += 1;
+        let index = index::unique_index(&pending.catalog, &table, unique, id, &names)?;
+        names.push(index.name.clone());
+        table.indexes.push(index);
+    }
     pending.create(Arc::new(table));
+    sequences.into_iter().for_each(|sequence| pending.create_sequence(sequence));
     Ok(None)
+}
+
+fn named_sequence(catalog: &CatalogSnapshot, name: &str) -> SqlResult<u32> {
+    match oids::split_name(name).as_slice() {
+        [name] => catalog.resolve_sequence(None, name).map(|sequence| sequence.id),
+        [schema, name] => catalog.resolve_sequence(Some(schema), name).map(|sequence| sequence.id),
+        _ => Err(SqlError::new(SqlState::INVALID_NAME, "invalid name syntax")),
+    }
+}
+
+/// The sequence of a serial or identity column.
+fn owned_sequence(
+    catalog: &CatalogSnapshot,
+    table: &TableDescriptor,
+    at: usize,
+    options: &SequenceOptions,
+    id: u32,
+    taken: &[String],
+) -> SqlResult<SequenceDescriptor> {
+    let column = &table.columns[at];
+    let mut sequence = super::sequence::described(options, column.column_type.pg_type)?;
+    sequence.schema.clone_from(&table.schema);
+    sequence.name = catalog.free_name(&table.schema, [&table.name, &column.name], "seq", taken);
+    (sequence.id, sequence.value_id) = (id, id);
+    sequence.owner = Some(Owner { table: table.id, column: column.id });
+    Ok(sequence)
 }
 
 /// The table that a CREATE TABLE describes, without ids.
@@ -49,7 +109,15 @@ pub fn described(statement: &Statement) -> SqlResult<TableDescriptor> {
     let Statement::CreateTable(create) = statement else { return Err(SqlError::internal("no CREATE TABLE")) };
     check_clauses(create)?;
     let name = RelationName::new(&create.name)?;
-    describe(create, name.creation_schema()?.to_owned(), name.name)
+    describe(create, name.creation_schema()?.to_owned(), name.name).map(|design| design.table)
+}
+
+/// A table, and what is to be made with it.
+struct Design {
+    table: TableDescriptor,
+    /// Positions of columns whose default is drawn from a sequence.
+    draws: Vec<(usize, Draws)>,
+    uniques: Vec<Unique>,
 }
 
 fn check_clauses(create: &CreateTable) -> SqlResult<()> {
@@ -83,7 +151,7 @@ fn check_option(option: &SqlOption) -> SqlResult<()> {
     Err(SqlError::new(SqlState::INVALID_PARAMETER_VALUE, format!("unrecognized parameter \"{name}\"")))
 }
 
-fn describe(create: &CreateTable, schema: String, name: String) -> SqlResult<TableDescriptor> {
+fn describe(create: &CreateTable, schema: String, name: String) -> SqlResult<Design> {
     if create.columns.len() >= MAX_COLUMNS {
         return Err(SqlError::new(
             SqlState::TOO_MANY_COLUMNS,
@@ -92,9 +160,10 @@ fn describe(create: &CreateTable, schema: String, name: String) -> SqlResult<Tab
     }
     let mut columns: Vec<ColumnDescriptor> = Vec::with_capacity(create.columns.len() + 1);
     let mut key: Option<(Option<String>, Vec<usize>)> = None;
+    let (mut draws, mut uniques) = (Vec::new(), Vec::new());
     for definition in &create.columns {
         let at = columns.len();
-        let (column, is_key) = column(definition, at as u32 + 1)?;
+        let Definition { column, key: is_key, unique, draws: drawn } = column::read(definition, at as u32 + 1)?;
         if columns.iter().any(|known| known.name == column.name) {
             return Err(SqlError::new(
                 SqlState::DUPLICATE_COLUMN,
@@ -102,6 +171,13 @@ fn describe(create: &CreateTable, schema: String, name: String) -> SqlResult<Tab
             ));
         }
         columns.push(column);
+        draws.extend(drawn.map(|drawn| (at, drawn)));
+        let of_column = |unique: column::Unique| Unique {
+            name: unique.name,
+            columns: vec![at],
+            nulls_distinct: unique.nulls_distinct,
+        };
+        uniques.extend(unique.into_iter().map(of_column));
         if let Some(constraint) = is_key {
             set_key(&mut key, &name, (constraint, vec![at]))?;
         }
@@ -113,7 +189,7 @@ fn describe(create: &CreateTable, schema: String, name: String) -> SqlResult<Tab
                 let positions = key_positions(primary, &columns)?;
                 set_key(&mut key, &name, (named, positions))?;
             }
-            TableConstraint::Unique(_) => return Err(SqlError::unsupported("a UNIQUE constraint")),
+            TableConstraint::Unique(unique) => uniques.push(index::read_unique(unique, &columns)?),
             TableConstraint::ForeignKey(_) => return Err(SqlError::unsupported("a FOREIGN KEY constraint")),
             TableConstraint::Check(_) => return Err(SqlError::unsupported("a CHECK constraint")),
             _ => return Err(SqlError::unsupported("this table constraint")),
@@ -131,7 +207,7 @@ fn describe(create: &CreateTable, schema: String, name: String) -> SqlResult<Tab
         }
     };
     let next_column_id = columns.len() as u32 + 1;
-    Ok(TableDescriptor {
+    let table = TableDescriptor {
         id: 0,
         storage_id: 0,
         schema,
@@ -142,7 +218,9 @@ fn describe(create: &CreateTable, schema: String, name: String) -> SqlResult<Tab
         primary_key,
         next_column_id,
         writes_fenced_until: 0,
-    })
+        indexes: Vec::new(),
+    };
+    Ok(Design { table, draws, uniques })
 }
 
 fn set_key(
@@ -167,14 +245,8 @@ pub fn multiple_keys(table: &str) -> SqlError {
 
 /// The hidden key of a table without one.
 pub fn row_id(id: u32) -> ColumnDescriptor {
-    ColumnDescriptor {
-        id,
-        name: ROW_ID_COLUMN.to_owned(),
-        column_type: PgType::Int8.plain(),
-        nullable: false,
-        default: None,
-        hidden: true,
-    }
+    let column = ColumnDescriptor::new(id, ROW_ID_COLUMN, PgType::Int8.plain());
+    ColumnDescriptor { nullable: false, hidden: true, ..column }
 }
 
 /// Positions of a key's columns; 42703 for an unknown one, 42701 for one named twice, 54011 for too many.
@@ -203,62 +275,4 @@ pub fn key_positions(primary: &PrimaryKeyConstraint, columns: &[ColumnDescriptor
         positions.push(at);
     }
     Ok(positions)
-}
-
-/// A column, and the constraint's name if it is the primary key.
-fn column(definition: &ColumnDef, id: u32) -> SqlResult<(ColumnDescriptor, Option<Option<String>>)> {
-    let name = folded(&definition.name);
-    if name == ROW_ID_COLUMN {
-        return Err(SqlError::new(SqlState::RESERVED_NAME, format!("column name \"{name}\" is reserved")));
-    }
-    check_serial(definition)?;
-    let column_type = type_names::column_type(&definition.data_type)?;
-    storable(column_type.pg_type.row())?;
-    if column_type.pg_type == PgType::Numeric && column_type.precision_scale().is_none() {
-        return Err(SqlError::unsupported("a numeric column without precision")
-            .with_hint("Write numeric(p, s), with p up to 38."));
-    }
-    let mut column = ColumnDescriptor { id, name, column_type, nullable: true, default: None, hidden: false };
-    let mut key = None;
-    for option in &definition.options {
-        let named = || option.name.as_ref().map(|name: &Ident| folded(name));
-        match &option.option {
-            ColumnOption::Null => {}
-            ColumnOption::NotNull => column.nullable = false,
-            ColumnOption::Default(expr) => {
-                default::compile_expr(expr, &column)?;
-                column.default = Some(expr.to_string());
-            }
-            ColumnOption::PrimaryKey(_) => key = Some(named()),
-            ColumnOption::Unique(_) => return Err(SqlError::unsupported("a UNIQUE constraint")),
-            ColumnOption::ForeignKey(_) => return Err(SqlError::unsupported("a FOREIGN KEY constraint")),
-            ColumnOption::Check(_) => return Err(SqlError::unsupported("a CHECK constraint")),
-            ColumnOption::Generated { .. } | ColumnOption::Identity(_) => {
-                return Err(SqlError::unsupported("a generated or identity column"));
-            }
-            other => return Err(SqlError::unsupported(format!("the column option {other}"))),
-        }
-    }
-    Ok((column, key))
-}
-
-fn check_serial(definition: &ColumnDef) -> SqlResult<()> {
-    let name = definition.data_type.to_string().to_lowercase();
-    if matches!(name.as_str(), "serial" | "bigserial" | "smallserial" | "serial4" | "serial8" | "serial2") {
-        return Err(SqlError::unsupported(format!("type {name}")));
-    }
-    Ok(())
-}
-
-fn storable(row: &TypeRow) -> SqlResult<()> {
-    match row.pg_type {
-        PgType::Unknown | PgType::Void => Err(SqlError::new(
-            SqlState::INVALID_TABLE_DEFINITION,
-            format!("a column cannot have pseudo-type {}", row.name),
-        )),
-        PgType::Regclass | PgType::Regtype | PgType::Char => {
-            Err(SqlError::unsupported(format!("a column of type {}", row.name)))
-        }
-        _ => Ok(()),
-    }
 }

@@ -11,17 +11,20 @@
 //! descriptor names yet: its rows are committed in batches, and become visible when the descriptor is.
 
 pub mod borders;
+pub mod column;
 pub mod create_table;
 pub mod default;
 pub mod drop_table;
+pub mod index;
 pub mod primary_key;
+pub mod sequence;
 pub mod truncate;
 
 use std::sync::Arc;
 
 use proto::Timestamp;
 
-use crate::catalog::{CatalogSnapshot, Table, store::Changes};
+use crate::catalog::{CatalogSnapshot, Sequence, Table, store::Changes};
 
 /// What a transaction has changed of the schema.
 #[derive(Clone, Debug)]
@@ -40,6 +43,7 @@ pub struct Pending {
     /// The commit must be earlier, or writers that were held off are not held off any more.
     pub commit_before: Option<Timestamp>,
     created: Vec<u32>,
+    created_sequences: Vec<u32>,
 }
 
 impl Pending {
@@ -55,6 +59,7 @@ impl Pending {
             discarded: Vec::new(),
             commit_before: None,
             created: Vec::new(),
+            created_sequences: Vec::new(),
         }
     }
     /// A new table.
@@ -83,6 +88,38 @@ impl Pending {
             self.changes.dropped.push(Arc::clone(table));
         }
         self.discard(table.storage_id);
+        for sequence in self.owned_sequences(table.id) {
+            self.drop_sequence(&sequence);
+        }
+    }
+    /// A new sequence.
+    pub fn create_sequence(&mut self, sequence: Sequence) {
+        self.created_sequences.push(sequence.id);
+        Arc::make_mut(&mut self.catalog).put_sequence(Arc::clone(&sequence));
+        self.changes.put_sequences.push(sequence);
+    }
+    /// A sequence's new descriptor.
+    pub fn put_sequence(&mut self, old: &Sequence, new: Sequence) {
+        if old.value_id != new.value_id {
+            self.changes.ended_values.push(old.value_id);
+        }
+        Arc::make_mut(&mut self.catalog).put_sequence(Arc::clone(&new));
+        self.changes.put_sequences.retain(|known| known.id != new.id);
+        self.changes.put_sequences.push(new);
+    }
+    /// A sequence is gone.
+    pub fn drop_sequence(&mut self, sequence: &Sequence) {
+        Arc::make_mut(&mut self.catalog).remove_sequence(sequence.id);
+        self.changes.put_sequences.retain(|known| known.id != sequence.id);
+        self.changes.ended_values.push(sequence.value_id);
+        if !self.created_sequences.contains(&sequence.id) {
+            self.changes.dropped_sequences.push(sequence.id);
+        }
+    }
+    /// The sequences that columns of a table own.
+    pub fn owned_sequences(&self, table: u32) -> Vec<Sequence> {
+        let owned = |sequence: &&Sequence| sequence.owner.is_some_and(|owner| owner.table == table);
+        self.catalog.sequences().filter(owned).cloned().collect()
     }
     fn discard(&mut self, storage_id: u32) {
         if self.unpublished.contains(&storage_id) {

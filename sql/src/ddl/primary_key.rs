@@ -14,7 +14,7 @@ use datafusion::sql::sqlparser::ast::PrimaryKeyConstraint;
 use kv::{CommitOptions, Floor, ScanOptions};
 use proto::Timestamp;
 
-use super::{Pending, create_table};
+use super::{Pending, create_table, index::not_created};
 use crate::{
     catalog::{LeasedCatalog, Table, TableDescriptor, store},
     codec::TableCodec,
@@ -137,10 +137,11 @@ async fn copy(gateway: &Gateway, old: &TableDescriptor, new: &TableDescriptor) -
             let row = from.decode(&key, &value)?;
             let row: Vec<Datum> = kept.iter().map(|at| row[*at].clone()).collect();
             check_keys(new, &row)?;
-            writer.push(target.codec.key(&row)?, target.codec.value(&row)?).await.map_err(|e| duplicated(e, new))?;
+            let (key, value) = (target.codec.key(&row)?, target.codec.value(&row)?);
+            writer.push(key, value, &row).await.map_err(not_created)?;
         }
     }
-    writer.finish().await.map_err(|e| duplicated(e, new))
+    writer.finish().await.map_err(not_created)
 }
 
 fn check_keys(table: &TableDescriptor, row: &[Datum]) -> SqlResult<()> {
@@ -156,17 +157,4 @@ fn check_keys(table: &TableDescriptor, row: &[Datum]) -> SqlResult<()> {
             .with_column(column))
         }
     }
-}
-
-/// PostgreSQL's words for a duplicate found while an index is built.
-fn duplicated(error: SqlError, table: &TableDescriptor) -> SqlError {
-    if error.sqlstate != SqlState::UNIQUE_VIOLATION {
-        return error;
-    }
-    let constraint = table.primary_key.as_deref().unwrap_or_default();
-    let detail = error.detail.clone().unwrap_or_default().replace(" already exists.", " is duplicated.");
-    SqlError::new(SqlState::UNIQUE_VIOLATION, format!("could not create unique index \"{constraint}\""))
-        .with_detail(detail)
-        .with_table(&table.schema, &table.name)
-        .with_constraint(constraint)
 }

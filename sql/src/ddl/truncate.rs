@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use datafusion::sql::sqlparser::ast::{Truncate, TruncateIdentityOption};
 
-use super::Pending;
+use super::{Pending, sequence};
 use crate::{
     catalog::store,
     error::{SqlError, SqlResult},
@@ -16,9 +16,6 @@ pub async fn truncate(client: &kv::Client, pending: &mut Pending, truncate: &Tru
     if truncate.partitions.is_some() {
         return Err(SqlError::syntax("syntax error in TRUNCATE"));
     }
-    if matches!(truncate.identity, Some(TruncateIdentityOption::Restart)) {
-        return Err(SqlError::unsupported("TRUNCATE … RESTART IDENTITY"));
-    }
     let mut tables = Vec::with_capacity(truncate.table_names.len());
     for target in &truncate.table_names {
         let name = RelationName::new(&target.name)?;
@@ -29,6 +26,9 @@ pub async fn truncate(client: &kv::Client, pending: &mut Pending, truncate: &Tru
         new.storage_id = store::allocate_ids(client, 1).await?;
         new.version += 1;
         pending.replace_storage(table.storage_id, Arc::new(new));
+        if matches!(truncate.identity, Some(TruncateIdentityOption::Restart)) {
+            sequence::restart_owned(client, pending, table.id).await?;
+        }
     }
     Ok(())
 }

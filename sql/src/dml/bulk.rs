@@ -5,7 +5,11 @@ use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use kv::{Client, CommitOptions, Floor};
 
 use super::Target;
-use crate::error::{SqlError, SqlResult};
+use crate::{
+    codec::Entry,
+    error::{SqlError, SqlResult},
+    types::Datum,
+};
 
 /// Bytes of a batch: far below what a proposal takes, and enough to make its fixed costs small.
 const BATCH_BYTES: usize = 512 << 10;
@@ -19,7 +23,8 @@ const BATCHES_IN_FLIGHT: usize = 3;
 pub struct BulkWriter {
     client: Client,
     target: Target,
-    batch: Vec<(Bytes, Bytes)>,
+    /// Key, value, and whether nobody else may have the key.
+    batch: Vec<(Bytes, Bytes, bool)>,
     bytes: usize,
     in_flight: FuturesUnordered<BoxFuture<'static, Result<(), kv::Error>>>,
 }
@@ -29,10 +34,30 @@ impl BulkWriter {
     pub fn new(client: Client, target: Target) -> Self {
         BulkWriter { client, target, batch: Vec::new(), bytes: 0, in_flight: FuturesUnordered::new() }
     }
-    /// Adds a row. 23505 for a key that came before, maybe some rows late.
-    pub async fn push(&mut self, key: Bytes, value: Bytes) -> SqlResult<()> {
+    /// Adds a row, which has this key and this value. 23505 for a key that came before, maybe some rows late.
+    pub async fn push(&mut self, key: Bytes, value: Bytes, row: &[Datum]) -> SqlResult<()> {
+        self.push_entries(&key, row)?;
+        let unique = self.target.table.primary_key.is_some();
+        self.add(key, value, unique);
+        self.send_full().await
+    }
+    /// Adds a row's entries alone.
+    pub async fn push_index(&mut self, key: &[u8], row: &[Datum]) -> SqlResult<()> {
+        self.push_entries(key, row)?;
+        self.send_full().await
+    }
+    fn push_entries(&mut self, key: &[u8], row: &[Datum]) -> SqlResult<()> {
+        let entries = self.target.indexes.iter().map(|index| index.entry(row, key));
+        for Entry { key, value, unique } in entries.collect::<SqlResult<Vec<_>>>()? {
+            self.add(key, value, unique);
+        }
+        Ok(())
+    }
+    fn add(&mut self, key: Bytes, value: Bytes, unique: bool) {
         self.bytes += key.len() + value.len();
-        self.batch.push((key, value));
+        self.batch.push((key, value, unique));
+    }
+    async fn send_full(&mut self) -> SqlResult<()> {
         if self.bytes >= BATCH_BYTES || self.batch.len() >= BATCH_ROWS {
             self.send().await?;
         }
@@ -57,10 +82,10 @@ impl BulkWriter {
         }
         let batch = std::mem::take(&mut self.batch);
         self.bytes = 0;
-        let (client, unique) = (self.client.clone(), self.target.table.primary_key.is_some());
+        let client = self.client.clone();
         self.in_flight.push(Box::pin(async move {
             let txn = client.begin().await?;
-            for (key, value) in batch {
+            for (key, value, unique) in batch {
                 if unique {
                     txn.insert(key, value)?;
                 } else {

@@ -50,7 +50,7 @@ pub async fn run(planned: &Planned, work: &Work<'_>, values: &RunValues<'_>) -> 
                 Some(conflict) => {
                     let met = super::conflict::meet(&target, conflict, txn, rows, certainty).await?;
                     let resolved = met.resolve(&source, &target, conflict)?;
-                    resolved.write(&target, txn, certainty).await?
+                    resolved.write(&target, conflict, txn, certainty, work.plant).await?
                 }
                 None => {
                     target.insert(txn, &rows, certainty).await?;
@@ -62,12 +62,12 @@ pub async fn run(planned: &Planned, work: &Work<'_>, values: &RunValues<'_>) -> 
         Change::Update { assigned, .. } => {
             let mode = target.update_lock(assigned.iter().copied());
             let (source, changes) = found_rows(planned, work, values, &target, assigned, mode).await?;
-            target.update(txn, &changes, certainty).await?;
+            target.update(txn, &changes, certainty, work.plant).await?;
             (source, changes.into_iter().map(|change| change.row).collect())
         }
         Change::Delete { .. } => {
             let (source, gone) = found_rows(planned, work, values, &target, &[], RowLockMode::Update).await?;
-            target.delete(txn, gone.iter().map(|change| change.old_key.clone()))?;
+            target.delete(txn, &gone, certainty).await?;
             (source, gone.into_iter().map(|change| change.row).collect())
         }
     };
@@ -154,10 +154,11 @@ async fn changed_rows(source: &mut Rows, target: &Target, assigned: &[usize]) ->
             if !seen.insert(old_key.clone()) {
                 continue;
             }
+            let old = if assigned.is_empty() { Vec::new() } else { target.kept(&row) };
             for (column, position) in batch.columns()[width..].iter().zip(assigned) {
                 row[*position] = fitted(datum_at(column, at)?, target, *position)?;
             }
-            changes.push(RowChange { old_key, row });
+            changes.push(RowChange { old_key, old, row });
         }
     }
     Ok(changes)

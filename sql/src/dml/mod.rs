@@ -5,7 +5,9 @@
 
 pub mod bulk;
 pub mod conflict;
+pub mod entries;
 pub mod general;
+pub mod identity;
 pub mod locking;
 pub mod returning;
 pub mod select_for;

@@ -5,10 +5,11 @@ use kv::{RowLockMode, Txn};
 
 use super::Certainty;
 use crate::{
-    catalog::{Table, TableDescriptor},
-    codec::TableCodec,
+    catalog::{Table, TableDescriptor, descriptor::PRIMARY_INDEX},
+    codec::{IndexCodec, TableCodec},
     error::{SqlError, SqlResult, SqlState},
     name::quoted,
+    planted::Plant,
     types::{Datum, FormatSettings, text},
 };
 
@@ -22,6 +23,8 @@ pub struct Target {
     pub table: Table,
     /// Its rows' form.
     pub codec: TableCodec,
+    /// Its secondary indexes, those that are not public yet too.
+    pub indexes: Vec<IndexCodec>,
 }
 
 /// A row that UPDATE changes.
@@ -29,6 +32,8 @@ pub struct Target {
 pub struct Change {
     /// The key it had.
     pub old_key: Bytes,
+    /// What it was; empty where the table has no secondary index.
+    pub old: Vec<Datum>,
     /// What it becomes.
     pub row: Vec<Datum>,
 }
@@ -36,7 +41,8 @@ pub struct Change {
 impl Target {
     /// For a table.
     pub fn new(table: Table) -> Self {
-        Target { codec: TableCodec::new(&table), table }
+        let indexes = table.indexes.iter().map(|index| IndexCodec::new(&table, index)).collect();
+        Target { codec: TableCodec::new(&table), indexes, table }
     }
 
     /// Puts new rows into the transaction. A key that exists is 23505, found at once or, if `certainty` leaves it to that, by the
@@ -48,6 +54,9 @@ impl Target {
             keys.push(self.codec.key(row)?);
         }
         self.check_new(txn, &keys, rows, certainty).await?;
+        if !self.indexes.is_empty() {
+            self.insert_entries(txn, keys.iter().zip(rows), certainty, &[]).await?;
+        }
         for (key, row) in keys.into_iter().zip(rows) {
             let value = self.codec.value(row)?;
             self.put_new(txn, key, value, row)?;
@@ -55,8 +64,13 @@ impl Target {
         Ok(())
     }
 
+    /// The row as it was, for [`Change::old`].
+    pub fn kept(&self, row: &[Datum]) -> Vec<Datum> {
+        if self.indexes.is_empty() { Vec::new() } else { row.to_vec() }
+    }
+
     /// Changes rows. Moves to another key are deletes first, then inserts, so that rows may trade places.
-    pub async fn update(&self, txn: &Txn, changes: &[Change], certainty: Certainty<'_>) -> SqlResult<()> {
+    pub async fn update(&self, txn: &Txn, changes: &[Change], certainty: Certainty<'_>, plant: Plant) -> SqlResult<()> {
         let mut moved = Vec::new();
         for change in changes {
             self.check_not_null(&change.row)?;
@@ -78,18 +92,21 @@ impl Target {
             let value = self.codec.value(row)?;
             self.put_new(txn, key, value, row)?;
         }
-        Ok(())
-    }
-
-    /// Removes rows.
-    pub fn delete(&self, txn: &Txn, keys: impl IntoIterator<Item = Bytes>) -> SqlResult<()> {
-        for key in keys {
-            txn.delete(key)?;
+        if !self.indexes.is_empty() {
+            self.move_entries(txn, changes, certainty, plant).await?;
         }
         Ok(())
     }
 
-    async fn check_new(
+    /// Removes rows; each change's row is the one that goes.
+    pub async fn delete(&self, txn: &Txn, gone: &[Change], certainty: Certainty<'_>) -> SqlResult<()> {
+        for change in gone {
+            txn.delete(change.old_key.clone())?;
+        }
+        self.delete_entries(txn, gone, certainty).await
+    }
+
+    pub(super) async fn check_new(
         &self,
         txn: &Txn,
         keys: &[Bytes],
@@ -106,15 +123,17 @@ impl Target {
         }
     }
 
-    /// The lock that an UPDATE of these columns takes: as in PostgreSQL a weaker one when the key stays.
+    /// The lock that an UPDATE of these columns takes: as in PostgreSQL a weaker one when no key changes.
     pub fn update_lock(&self, mut assigned: impl Iterator<Item = usize>) -> RowLockMode {
-        match assigned.any(|at| self.table.key.contains(&at)) {
+        let unique = self.table.indexes.iter().filter(|index| index.unique);
+        let in_unique = |at: &usize| unique.clone().any(|index| index.columns.iter().any(|column| column.at == *at));
+        match assigned.any(|at| self.table.key.contains(&at) || in_unique(&at)) {
             true => RowLockMode::Update,
             false => RowLockMode::NoKeyUpdate,
         }
     }
 
-    fn put_new(&self, txn: &Txn, key: Bytes, value: Bytes, row: &[Datum]) -> SqlResult<()> {
+    pub(super) fn put_new(&self, txn: &Txn, key: Bytes, value: Bytes, row: &[Datum]) -> SqlResult<()> {
         match txn.insert(key, value) {
             Err(kv::Error::AlreadyExists { .. }) => Err(self.duplicate(row)),
             other => Ok(other?),
@@ -135,8 +154,25 @@ impl Target {
         duplicate(&self.table, row)
     }
 
+    /// 23505 for a row whose values an index has.
+    pub fn duplicate_in(&self, index: &IndexCodec, row: &[Datum]) -> SqlError {
+        let positions = index.form().columns().iter().map(|(at, _)| *at);
+        let values: Vec<(usize, &Datum)> = positions.map(|at| (at, &row[at])).collect();
+        violated(&self.table, &index.descriptor.name, &values)
+    }
+
     /// What a commit says about a key of this table that exists.
     pub fn duplicate_key(&self, key: &Bytes) -> SqlError {
+        let id = proto::keyspace::split_prefix(key).map_or(PRIMARY_INDEX, |(_, _, index, _)| index);
+        if let Some(index) = self.indexes.iter().find(|index| index.descriptor.id == id) {
+            return match index.values(key) {
+                Ok(values) => {
+                    let positions = index.form().columns().iter().map(|(at, _)| *at);
+                    violated(&self.table, &index.descriptor.name, &positions.zip(&values).collect::<Vec<_>>())
+                }
+                Err(error) => error,
+            };
+        }
         let row = match self.codec.decode_key(key) {
             Ok(row) => row,
             Err(error) => return error,
@@ -187,9 +223,13 @@ fn failing_row(table: &TableDescriptor, row: &[Datum]) -> String {
 
 /// 23505 for a row of `table` whose key exists.
 pub fn duplicate(table: &TableDescriptor, row: &[Datum]) -> SqlError {
-    let constraint = table.primary_key.as_deref().unwrap_or_default();
-    let names: Vec<_> = table.key.iter().map(|at| quoted(&table.columns[*at].name)).collect();
-    let values: Vec<String> = table.key.iter().map(|at| shown(&row[*at], &table.columns[*at])).collect();
+    let values: Vec<(usize, &Datum)> = table.key.iter().map(|at| (*at, &row[*at])).collect();
+    violated(table, table.primary_key.as_deref().unwrap_or_default(), &values)
+}
+
+fn violated(table: &TableDescriptor, constraint: &str, values: &[(usize, &Datum)]) -> SqlError {
+    let names: Vec<_> = values.iter().map(|(at, _)| quoted(&table.columns[*at].name)).collect();
+    let values: Vec<String> = values.iter().map(|(at, value)| shown(value, &table.columns[*at])).collect();
     SqlError::new(
         SqlState::UNIQUE_VIOLATION,
         format!("duplicate key value violates unique constraint \"{constraint}\""),

@@ -4,10 +4,11 @@ use datafusion::sql::sqlparser::ast::{BinaryOperator, CastKind, Expr, FunctionAr
 
 use super::{Comparison, Scalar, arith, cast, common_number};
 use crate::{
-    catalog::TableDescriptor,
+    catalog::{CatalogSnapshot, Sequence, TableDescriptor},
+    ddl::column::next_value_of,
     error::{SqlError, SqlState},
     name::folded,
-    query::bind::type_names,
+    query::{bind::type_names, catalog::oids},
     types::{ColumnType, Datum, Decimal, FormatSettings, PgType},
 };
 
@@ -68,6 +69,8 @@ pub struct Compiler<'a> {
     table: Option<(&'a TableDescriptor, String)>,
     /// Parameters.
     pub params: ParamTypes,
+    /// Where nextval may be called: what is drawn for a row, in this order, stands in the place of the row.
+    draws: Option<(&'a CatalogSnapshot, Vec<Sequence>)>,
     depth: usize,
 }
 
@@ -80,12 +83,29 @@ fn typed(scalar: Scalar, column_type: impl Into<ColumnType>) -> Typed {
 impl<'a> Compiler<'a> {
     /// For expressions without columns.
     pub fn new(params: ParamTypes) -> Self {
-        Compiler { table: None, params, depth: 0 }
+        Compiler { table: None, params, draws: None, depth: 0 }
+    }
+    /// For expressions without columns that may draw from sequences.
+    pub fn drawing(catalog: &'a CatalogSnapshot, params: ParamTypes) -> Self {
+        Compiler { table: None, params, draws: Some((catalog, Vec::new())), depth: 0 }
+    }
+    /// What has been drawn since the last call.
+    pub fn take_draws(&mut self) -> Vec<Sequence> {
+        self.draws.as_mut().map(|(_, draws)| std::mem::take(draws)).unwrap_or_default()
+    }
+    /// The next value of a sequence, which belongs to the row.
+    pub fn draw(&mut self, sequence: u32) -> Compiled {
+        let Some((catalog, draws)) = &mut self.draws else { return Err(Refusal::Unknown) };
+        let Some(sequence) = catalog.sequence(sequence) else {
+            return Err(SqlError::undefined_table(&sequence.to_string()).into());
+        };
+        draws.push(Sequence::clone(sequence));
+        Ok(typed(Scalar::Column(draws.len() - 1), PgType::Int8))
     }
     /// For expressions over rows of `table`, which the statement calls `alias`.
     pub fn over(table: &'a TableDescriptor, alias: Option<String>, params: ParamTypes) -> Self {
         let alias = alias.unwrap_or_else(|| table.name.clone());
-        Compiler { table: Some((table, alias)), params, depth: 0 }
+        Compiler { table: Some((table, alias)), params, draws: None, depth: 0 }
     }
 
     /// An expression whose type is whatever it is.
@@ -327,6 +347,12 @@ impl<'a> Compiler<'a> {
     fn function(&mut self, function: &datafusion::sql::sqlparser::ast::Function) -> Compiled {
         let [part] = function.name.0.as_slice() else { return Err(Refusal::Unknown) };
         let name = part.as_ident().map(folded).ok_or(Refusal::Unknown)?;
+        if let (Some((catalog, _)), Some(sequence)) = (&self.draws, next_value_of(function)) {
+            let id = oids::relation(catalog, &sequence)?;
+            // What is no sequence is the general way's to say.
+            let id = catalog.sequence(id).ok_or(Refusal::Unknown)?.id;
+            return self.draw(id);
+        }
         let bare = match &function.args {
             FunctionArguments::None => true,
             FunctionArguments::List(list) => list.args.is_empty() && list.clauses.is_empty(),

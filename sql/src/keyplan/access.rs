@@ -5,6 +5,8 @@
 //!   a = 1 AND b IN (2, 3)        two points of the key (a, b)
 //!   a = 1 AND b >= 5 AND v > 0   a range of the key (a, b), and a filter
 //! ```
+//!
+//! Where the primary key has no points a secondary index may: every column of a unique one fixed, or the first ones of any.
 
 use std::sync::Arc;
 
@@ -81,6 +83,8 @@ pub enum Access {
 /// An access and what is checked of each row besides.
 #[derive(Clone, Debug)]
 pub struct Selection {
+    /// The secondary index whose keys these are, by its place in the table's; `None` for the table's own.
+    pub index: Option<usize>,
     /// Which keys.
     pub access: Access,
     /// The rest of the WHERE clause.
@@ -105,20 +109,86 @@ pub fn select(
     if let Some(selection) = selection {
         split(selection, &mut conjuncts);
     }
+    let primary = by_primary(compiler, table, &conjuncts);
+    let narrow = match &primary {
+        Ok(Selection { access: Access::Points(_), .. }) => true,
+        Ok(Selection { access: Access::Range { prefix, low, high }, .. }) => {
+            !prefix.is_empty() || (low.is_some() && high.is_some())
+        }
+        Err(_) => false,
+    };
+    if narrow || matches!(primary, Err(Refusal::Error(_))) || conjuncts.is_empty() {
+        return primary;
+    }
+    match by_index(compiler, table, &conjuncts) {
+        Ok(Some(found)) => Ok(found),
+        Ok(None) | Err(Refusal::Unknown) => primary,
+        Err(error) => Err(error),
+    }
+}
+
+fn by_primary(compiler: &mut Compiler<'_>, table: &TableDescriptor, conjuncts: &[&Expr]) -> Result<Selection, Refusal> {
     let mut bounds: Vec<ColumnBounds> = table.key.iter().map(|_| ColumnBounds::default()).collect();
     let mut filters: Vec<Scalar> = Vec::new();
     for conjunct in conjuncts {
-        if !bind(compiler, table, conjunct, &mut bounds)? {
-            let filter = compiler.expr(conjunct)?;
-            if filter.column_type.pg_type != PgType::Bool {
-                return Err(Refusal::Unknown);
-            }
-            filters.push(filter.scalar);
+        if !bind(compiler, table, &table.key, conjunct, &mut bounds)? {
+            filters.push(condition(compiler, conjunct)?);
         }
     }
     let access = access(bounds)?;
     let filter = filters.into_iter().reduce(|a, b| Scalar::And(Box::new(a), Box::new(b)));
-    Ok(Selection { access, filter })
+    Ok(Selection { index: None, access, filter })
+}
+
+fn condition(compiler: &mut Compiler<'_>, conjunct: &Expr) -> Result<Scalar, Refusal> {
+    let filter = compiler.expr(conjunct)?;
+    if filter.column_type.pg_type != PgType::Bool {
+        return Err(Refusal::Unknown);
+    }
+    Ok(filter.scalar)
+}
+
+/// The index that narrows most. All conditions are checked of the rows again.
+fn by_index(
+    compiler: &mut Compiler<'_>,
+    table: &TableDescriptor,
+    conjuncts: &[&Expr],
+) -> Result<Option<Selection>, Refusal> {
+    let mut best: Option<((bool, usize, usize), Selection)> = None;
+    for (place, index) in table.indexes.iter().enumerate().filter(|(_, index)| index.public) {
+        let key: Vec<usize> = index.columns.iter().map(|column| column.at).collect();
+        let mut bounds: Vec<ColumnBounds> = key.iter().map(|_| ColumnBounds::default()).collect();
+        let mut filters = Vec::with_capacity(conjuncts.len());
+        for conjunct in conjuncts {
+            bind(compiler, table, &key, conjunct, &mut bounds)?;
+            filters.push(condition(compiler, conjunct)?);
+        }
+        let Some((rank, access)) = index_access(bounds, index.unique) else { continue };
+        if best.as_ref().is_none_or(|(known, _)| *known < rank) {
+            let filter = filters.into_iter().reduce(|a, b| Scalar::And(Box::new(a), Box::new(b)));
+            best = Some((rank, Selection { index: Some(place), access, filter }));
+        }
+    }
+    Ok(best.map(|(_, selection)| selection))
+}
+
+/// What bounds of an index's columns say, and how well they narrow: a point, columns fixed, sides of a range. `None` when not well enough.
+fn index_access(bounds: Vec<ColumnBounds>, unique: bool) -> Option<((bool, usize, usize), Access)> {
+    let single = |column: &ColumnBounds| column.equal.as_ref().is_some_and(|values| values.len() == 1);
+    let width = bounds.len();
+    let fixed = bounds.iter().take_while(|column| single(column)).count();
+    let mut bounds = bounds.into_iter();
+    let prefix: Vec<KeyValue> =
+        bounds.by_ref().take(fixed).flat_map(|column| column.equal.unwrap_or_default()).collect();
+    if fixed == width && unique {
+        return Some(((true, fixed, 0), Access::Points([prefix].into())));
+    }
+    let next = bounds.next().unwrap_or_default();
+    let sides = usize::from(next.low.is_some()) + usize::from(next.high.is_some());
+    if fixed == 0 && sides < 2 {
+        return None;
+    }
+    Some(((false, fixed, sides), Access::Range { prefix, low: next.low, high: next.high }))
 }
 
 fn split<'a>(expr: &'a Expr, out: &mut Vec<&'a Expr>) {
@@ -136,13 +206,14 @@ fn split<'a>(expr: &'a Expr, out: &mut Vec<&'a Expr>) {
 fn bind(
     compiler: &mut Compiler<'_>,
     table: &TableDescriptor,
+    key: &[usize],
     conjunct: &Expr,
     bounds: &mut [ColumnBounds],
 ) -> Result<bool, Refusal> {
     match conjunct {
         Expr::InList { expr, list, negated: false } if list.len() <= MAX_POINTS => {
             let column = compiler.expr(expr)?;
-            let Some(at) = key_column(table, &column) else { return Err(Refusal::Unknown) };
+            let Some(at) = key_column(key, &column) else { return Err(Refusal::Unknown) };
             let mut values = Vec::with_capacity(list.len());
             for item in list {
                 let probe =
@@ -150,7 +221,7 @@ fn bind(
                 let Scalar::Compare(_, left, right) = compiler.expr(&probe)?.scalar else {
                     return Err(Refusal::Unknown);
                 };
-                let Some((value, _)) = key_value(table, at, *left, *right) else { return Err(Refusal::Unknown) };
+                let Some((value, _)) = key_value(table, key[at], *left, *right) else { return Err(Refusal::Unknown) };
                 values.push(value);
             }
             if bounds[at].equal.is_some() {
@@ -165,7 +236,7 @@ fn bind(
                 Scalar::And(a, b) => vec![*a, *b],
                 other => vec![other],
             };
-            let found: Option<Vec<_>> = parts.into_iter().map(|part| bound(table, part)).collect();
+            let found: Option<Vec<_>> = parts.into_iter().map(|part| bound(table, key, part)).collect();
             let Some(found) = found else { return Ok(false) };
             // Two bounds on one side: the second is a filter (and for BETWEEN both are).
             let taken = |(at, comparison, _): &(usize, Comparison, KeyValue)| {
@@ -195,19 +266,19 @@ fn bind(
     }
 }
 
-fn key_column(table: &TableDescriptor, expr: &Typed) -> Option<usize> {
+fn key_column(key: &[usize], expr: &Typed) -> Option<usize> {
     let Scalar::Column(column) = expr.scalar else { return None };
-    table.key.iter().position(|at| *at == column)
+    key.iter().position(|at| *at == column)
 }
 
 /// `key column comparison constant`, either way round.
-fn bound(table: &TableDescriptor, scalar: Scalar) -> Option<(usize, Comparison, KeyValue)> {
+fn bound(table: &TableDescriptor, key: &[usize], scalar: Scalar) -> Option<(usize, Comparison, KeyValue)> {
     let Scalar::Compare(comparison, left, right) = scalar else { return None };
     if comparison == Comparison::NotEqual {
         return None;
     }
     let at = [&left, &right].into_iter().find_map(|side| match stripped(side) {
-        Scalar::Column(column) => table.key.iter().position(|at| at == column),
+        Scalar::Column(column) => key.iter().position(|at| at == column),
         _ => None,
     })?;
     let widened = [&left, &right].into_iter().any(|side| {
@@ -217,7 +288,7 @@ fn bound(table: &TableDescriptor, scalar: Scalar) -> Option<(usize, Comparison, 
     if comparison != Comparison::Equal && widened {
         return None;
     }
-    let (value, mirrored) = key_value(table, at, *left, *right)?;
+    let (value, mirrored) = key_value(table, key[at], *left, *right)?;
     Some((at, if mirrored { comparison.mirrored() } else { comparison }, value))
 }
 
@@ -229,9 +300,8 @@ fn stripped(scalar: &Scalar) -> &Scalar {
     }
 }
 
-/// The constant that key column `at` is compared with, and whether it stood on the left.
-fn key_value(table: &TableDescriptor, at: usize, left: Scalar, right: Scalar) -> Option<(KeyValue, bool)> {
-    let position = table.key[at];
+/// The constant that the column at `position` is compared with, and whether it stood on the left.
+fn key_value(table: &TableDescriptor, position: usize, left: Scalar, right: Scalar) -> Option<(KeyValue, bool)> {
     let is_column = |scalar: &Scalar| matches!(stripped(scalar), Scalar::Column(column) if *column == position);
     let (column, constant, mirrored) = if is_column(&left) {
         (left, right, false)

@@ -1,18 +1,21 @@
 //! Statements to key plans. PURE.
 
 use datafusion::sql::sqlparser::ast::{
-    AssignmentTarget, Delete, Expr, FromTable, GroupByExpr, Insert, LimitClause, ObjectName, OrderByKind, Query,
-    Select, SelectItem, SetExpr, Statement, TableFactor, TableObject, TableWithJoins, Update,
+    AssignmentTarget, Delete, Expr, FromTable, GroupByExpr, Insert, LimitClause, ObjectName, OrderByKind,
+    OrderByOptions, Query, Select, SelectItem, SetExpr, Statement, TableFactor, TableObject, TableWithJoins, Update,
 };
 
-use super::{Access, InsertPlan, KeyPlan, ModifyPlan, ReadPlan, access};
+use super::{Access, InsertPlan, KeyPlan, ModifyPlan, ReadPlan, Selection, access};
 use crate::{
-    catalog::{CatalogSnapshot, Table},
-    dml::{Projection, Target, returning::mark},
+    catalog::{CatalogSnapshot, Table, descriptor::IndexColumn},
+    dml::{Projection, Target, identity, returning::mark},
     error::{SqlError, SqlResult, SqlState},
     eval::{Compiler, ParamTypes, Refusal, Scalar},
     name::{RelationName, folded},
-    statement::row_lock::{self, RowLockClause},
+    statement::{
+        row_lock::{self, RowLockClause},
+        sequence::Overriding,
+    },
     types::{Datum, PgType},
 };
 
@@ -75,7 +78,7 @@ fn read(query: &Query, catalog: &CatalogSnapshot, params: ParamTypes) -> Result<
     let projection = Projection::compile(&mut compiler, &table, &select.projection)?;
     let selection = access::select(&mut compiler, &table, select.selection.as_ref())?;
     let limit = limit(&mut compiler, query)?;
-    let order = order(&mut compiler, query, &table, &selection.access)?;
+    let order = order(&mut compiler, query, &table, &selection)?;
     let short = match &selection.access {
         Access::Points(points) if lock.is_some() => limit.is_none() && (points.len() == 1 || order == Order::Any),
         Access::Range { .. } if lock.is_some() => false,
@@ -85,7 +88,10 @@ fn read(query: &Query, catalog: &CatalogSnapshot, params: ParamTypes) -> Result<
         }
     };
     // Wide ranges are the business of scans that run in parallel and filter at the store.
-    if !short || (limit.is_some() && selection.filter.is_some()) {
+    if lock.is_some() && selection.index.is_some() {
+        return Err(Refusal::Unknown);
+    }
+    if !short || (limit.is_some() && selection.filter.is_some() && selection.index.is_none()) {
         return Err(Refusal::Unknown);
     }
     let mut wanted = vec![false; table.columns.len()];
@@ -148,18 +154,19 @@ enum Order {
 }
 
 /// ORDER BY, as far as the key gives it for nothing.
-fn order(compiler: &mut Compiler<'_>, query: &Query, table: &Table, access: &Access) -> Result<Order> {
+fn order(compiler: &mut Compiler<'_>, query: &Query, table: &Table, selection: &Selection) -> Result<Order> {
     let Some(order_by) = &query.order_by else { return Ok(Order::Any) };
     let OrderByKind::Expressions(expressions) = &order_by.kind else { return Err(Refusal::Unknown) };
     if order_by.interpolate.is_some() {
         return Err(Refusal::Unknown);
     }
-    let fixed = match access {
-        Access::Points(points) if points.len() == 1 => table.key.len(),
+    let key = ordered_by(table, selection);
+    let fixed = match &selection.access {
+        Access::Points(points) if points.len() == 1 => key.len(),
         Access::Points(_) => return Err(Refusal::Unknown),
         Access::Range { prefix, .. } => prefix.len(),
     };
-    let mut rest = table.key[fixed..].iter();
+    let mut rest = key[fixed..].iter();
     let mut order = Order::Any;
     for expression in expressions {
         // A name in ORDER BY is an output column's first; only plain columns of the table are the same both ways.
@@ -173,17 +180,36 @@ fn order(compiler: &mut Compiler<'_>, query: &Query, table: &Table, access: &Acc
         if aliased || expression.with_fill.is_some() {
             return Err(Refusal::Unknown);
         }
-        if table.key[..fixed].contains(&column) {
+        if key[..fixed].iter().any(|known| known.at == column) {
             continue;
         }
-        let options = &expression.options;
-        let direction = if options.asc == Some(false) { Order::Descending } else { Order::Ascending };
-        if rest.next() != Some(&column) || (order != Order::Any && order != direction) {
+        let Some(next) = rest.next().filter(|next| next.at == column) else { return Err(Refusal::Unknown) };
+        let direction = direction(&expression.options, next, table).ok_or(Refusal::Unknown)?;
+        if order != Order::Any && order != direction {
             return Err(Refusal::Unknown);
         }
         order = direction;
     }
     Ok(order)
+}
+
+/// In what order the keys of a selection come.
+fn ordered_by(table: &Table, selection: &Selection) -> Vec<IndexColumn> {
+    match selection.index {
+        Some(place) => table.indexes[place].columns.clone(),
+        None => table.key.iter().map(|at| IndexColumn { at: *at, descending: false, nulls_first: false }).collect(),
+    }
+}
+
+/// Which way a key's column is read so that it comes as wanted; `None` for neither.
+fn direction(wanted: &OrderByOptions, column: &IndexColumn, table: &Table) -> Option<Order> {
+    let descending = wanted.asc == Some(false);
+    let nulls_first = wanted.nulls_first.unwrap_or(descending);
+    let nulls = table.columns[column.at].nullable;
+    if descending == column.descending && (!nulls || nulls_first == column.nulls_first) {
+        return Some(Order::Ascending);
+    }
+    (descending != column.descending && (!nulls || nulls_first != column.nulls_first)).then_some(Order::Descending)
 }
 
 /// The columns INSERT names, as positions; all visible ones when it names none.
@@ -244,10 +270,17 @@ fn insert_values(insert: &Insert, catalog: &CatalogSnapshot, params: ParamTypes)
     }
     let table = insert_table(insert, catalog)?;
     let columns = insert_columns(&table, &insert.columns)?;
-    let mut compiler = Compiler::new(params);
+    let overriding = Overriding::of(insert);
+    let mut compiler = Compiler::drawing(catalog, params);
+    let mut draws = Vec::new();
     let rows = match &insert.source {
-        None => vec![(0..table.columns.len()).map(|at| default_scalar(&table, at)).collect::<SqlResult<_>>()?],
+        None => {
+            let row = insert_row(&mut compiler, &table, &[], &[], overriding)?;
+            draws.push(compiler.take_draws());
+            vec![row]
+        }
         Some(query) => {
+            identity::check_source(query, &table, &columns, overriding)?;
             let bare = query.with.is_none() && query.order_by.is_none() && query.limit_clause.is_none();
             let SetExpr::Values(values) = &*query.body else { return Err(Refusal::Unknown) };
             if !bare {
@@ -255,14 +288,18 @@ fn insert_values(insert: &Insert, catalog: &CatalogSnapshot, params: ParamTypes)
             }
             let mut rows = Vec::with_capacity(values.rows.len());
             for row in &values.rows {
-                rows.push(insert_row(&mut compiler, &table, &columns, row)?);
+                rows.push(insert_row(&mut compiler, &table, &columns, row, overriding)?);
+                draws.push(compiler.take_draws());
             }
             rows
         }
     };
     let params = compiler.params;
     let (returning, params) = returning(&table, alias(insert), insert.returning.as_deref(), params)?;
-    let plan = InsertPlan { target: Target::new(table), rows, returning };
+    if draws.iter().all(Vec::is_empty) {
+        draws.clear();
+    }
+    let plan = InsertPlan { target: Target::new(table), rows, draws, returning };
     Ok(Compiled { plan: KeyPlan::Insert(plan), params: params.finish() })
 }
 
@@ -283,7 +320,13 @@ pub fn returning(
     Ok((Some(projection), compiler.params))
 }
 
-fn insert_row(compiler: &mut Compiler<'_>, table: &Table, columns: &[usize], row: &[Expr]) -> Result<Vec<Scalar>> {
+fn insert_row(
+    compiler: &mut Compiler<'_>,
+    table: &Table,
+    columns: &[usize],
+    row: &[Expr],
+    overriding: Option<Overriding>,
+) -> Result<Vec<Scalar>> {
     if row.len() > columns.len() {
         return Err(SqlError::syntax("INSERT has more expressions than target columns").into());
     }
@@ -291,12 +334,24 @@ fn insert_row(compiler: &mut Compiler<'_>, table: &Table, columns: &[usize], row
     let mut values: Vec<Option<Scalar>> = vec![None; table.columns.len()];
     for (at, expr) in columns.iter().zip(row) {
         let column = &table.columns[*at];
-        if !is_default(expr) {
+        if !is_default(expr) && !identity::is_left_aside(column, overriding) {
             values[*at] = Some(compiler.assigned(expr, column.column_type, &column.name)?);
         }
     }
-    let value = |(at, value): (usize, Option<Scalar>)| value.map_or_else(|| default_scalar(table, at), Ok);
-    Ok(values.into_iter().enumerate().map(value).collect::<SqlResult<_>>()?)
+    let value = |(at, value): (usize, Option<Scalar>)| value.map_or_else(|| drawn_or_default(compiler, table, at), Ok);
+    values.into_iter().enumerate().map(value).collect()
+}
+
+/// A column's DEFAULT, drawn from its sequence if it has one.
+fn drawn_or_default(compiler: &mut Compiler<'_>, table: &Table, at: usize) -> Result<Scalar> {
+    let column = &table.columns[at];
+    match column.sequence {
+        Some(sequence) => {
+            let drawn = compiler.draw(sequence)?;
+            compiler.assign(drawn, column.column_type, &column.name)
+        }
+        None => Ok(default_scalar(table, at)?),
+    }
 }
 
 /// The keyword DEFAULT, which the parser takes for a column.
@@ -334,6 +389,10 @@ fn update_rows(update: &Update, catalog: &CatalogSnapshot, params: ParamTypes) -
     let mut assignments = Vec::with_capacity(update.assignments.len());
     for (at, expr) in assignment_targets(update, &table)? {
         let column = &table.columns[at];
+        identity::check_assigned(&table, at, expr)?;
+        if is_default(expr) && column.sequence.is_some() {
+            return Err(Refusal::Unknown);
+        }
         let scalar = if is_default(expr) {
             default_scalar(&table, at)?
         } else {
@@ -363,7 +422,7 @@ fn modify(
     items: Option<&[SelectItem]>,
 ) -> Result<Compiled> {
     let selection = access::select(&mut compiler, table, selection)?;
-    if !matches!(selection.access, Access::Points(_)) {
+    if selection.index.is_some() || !matches!(selection.access, Access::Points(_)) {
         return Err(Refusal::Unknown);
     }
     let returning = match items {

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   SELECT v FROM t WHERE k = $1             key ← $1; get; project
+//!   SELECT v FROM t WHERE email = $1         entry ← $1 in a unique index; get; row; get; project
 //!   UPDATE t SET v = v + $1 WHERE k = $2     key ← $2; get; assign; put
 //!   INSERT INTO t VALUES ($1, now())         row ← values, defaults; insert
 //! ```
@@ -11,10 +12,13 @@
 //! statement that looks the same. Not here: joins, aggregates, ORDER BY other than the key's, subqueries.
 
 pub mod access;
+pub mod by_index;
 pub mod compile;
 pub mod run;
 
 use crate::{
+    catalog::Sequence,
+    codec::IndexCodec,
     dml::{Projection, Target},
     eval::Scalar,
     statement::row_lock::RowLockClause,
@@ -41,6 +45,15 @@ impl KeyPlan {
             KeyPlan::Insert(plan) => &plan.target,
             KeyPlan::Modify(plan) => &plan.target,
         }
+    }
+    /// The secondary index it goes by.
+    pub fn index(&self) -> Option<&IndexCodec> {
+        let selection = match self {
+            KeyPlan::Read(plan) => &plan.selection,
+            KeyPlan::Modify(plan) => &plan.selection,
+            KeyPlan::Insert(_) => return None,
+        };
+        self.target().indexes.get(selection.index?)
     }
     /// The result's columns.
     pub fn projection(&self) -> Option<&Projection> {
@@ -90,6 +103,8 @@ pub struct InsertPlan {
     pub target: Target,
     /// For each row a value for each column; the hidden row id's is a NULL that is replaced.
     pub rows: Vec<Vec<Scalar>>,
+    /// For each row the sequences its values are drawn from, which its scalars read as columns; empty when no row draws.
+    pub draws: Vec<Vec<Sequence>>,
     /// RETURNING
     pub returning: Option<Projection>,
 }

@@ -9,8 +9,10 @@ use proto::KeyRange;
 use super::{
     Access, InsertPlan, KeyPlan, ModifyPlan, ReadPlan, Selection,
     access::{Bound, KeyDatum, KeyValue},
+    by_index::{self, IndexRead},
 };
 use crate::{
+    catalog::Sequence,
     codec::TableCodec,
     dml::{Isolation, Projection, Target, target::Change},
     error::{SqlError, SqlResult, SqlState},
@@ -36,6 +38,8 @@ pub enum Read {
     Rows(Rows),
     /// A range.
     Range(Box<RangeScan>),
+    /// Rows by a secondary index.
+    Index(Box<IndexRead>),
 }
 
 /// The keys of a statement's points, without those no row can have.
@@ -60,7 +64,7 @@ fn point_keys(points: &[Vec<KeyValue>], codec: &TableCodec, env: &Env<'_>) -> Sq
 /// The one key of a read that asks for one point: such a read needs no snapshot.
 pub fn single_key(plan: &ReadPlan, env: &Env<'_>) -> SqlResult<Option<Vec<Bytes>>> {
     match &plan.selection.access {
-        Access::Points(points) if points.len() == 1 && plan.limit.is_none() => {
+        Access::Points(points) if points.len() == 1 && plan.limit.is_none() && plan.selection.index.is_none() => {
             Ok(Some(point_keys(points, &plan.target.codec, env)?))
         }
         _ => Ok(None),
@@ -75,7 +79,8 @@ pub fn spans(plan: &KeyPlan, env: &Env<'_>) -> SqlResult<Option<Spans>> {
         KeyPlan::Modify(plan) => &plan.selection,
         KeyPlan::Insert(insert) => {
             let key = &insert.target.table.key;
-            if insert.target.table.row_id().is_some() {
+            // Row ids and values of sequences are not dealt out yet.
+            if insert.target.table.row_id().is_some() || !insert.draws.is_empty() {
                 return Ok(None);
             }
             let key_of = |row: &Vec<Scalar>| {
@@ -84,6 +89,9 @@ pub fn spans(plan: &KeyPlan, env: &Env<'_>) -> SqlResult<Option<Spans>> {
             return Ok(Some(Spans::Points(insert.rows.iter().map(key_of).collect::<SqlResult<_>>()?)));
         }
     };
+    if let Some(index) = plan.index() {
+        return by_index::spans(&selection.access, index.form(), env).map(Some);
+    }
     Ok(Some(match &selection.access {
         Access::Points(points) => Spans::Points(point_keys(points, codec, env)?),
         Access::Range { prefix, low, high } => {
@@ -128,6 +136,10 @@ pub async fn read(plan: &Arc<KeyPlan>, work: &Work<'_>) -> SqlResult<Read> {
     let env = work.env(&[]);
     let limit = limit(read, &env)?;
     let txn = work.reader.txn(read.target.table.storage_id);
+    if plan.index().is_some() {
+        let scan = by_index::IndexRead::new(plan, work, limit)?;
+        return Ok(Read::Index(Box::new(scan)));
+    }
     match &read.selection.access {
         Access::Points(points) => {
             let keys = point_keys(points, &read.target.codec, &env)?;
@@ -276,8 +288,9 @@ pub async fn write(plan: &KeyPlan, work: &Work<'_>) -> SqlResult<Rows> {
 async fn insert(plan: &InsertPlan, work: &Work<'_>) -> SqlResult<Rows> {
     let row_id = plan.target.table.row_id();
     let mut rows = Vec::with_capacity(plan.rows.len());
-    for scalars in &plan.rows {
-        let env = work.env(&[]);
+    let drawn = draw(plan, work).await?;
+    for (at, scalars) in plan.rows.iter().enumerate() {
+        let env = work.env(drawn.get(at).map_or(&[], Vec::as_slice));
         let mut row = scalars.iter().map(|scalar| scalar.eval(&env)).collect::<SqlResult<Vec<Datum>>>()?;
         if let Some(at) = row_id {
             row[at] = Datum::Int8(work.row_ids.next().await?);
@@ -287,6 +300,31 @@ async fn insert(plan: &InsertPlan, work: &Work<'_>) -> SqlResult<Rows> {
     let txn = work.reader.txn(plan.target.table.storage_id);
     plan.target.insert(txn, &rows, work.certainty(plan.target.table.storage_id)).await?;
     give_back(plan.returning.as_ref(), &rows, work)
+}
+
+/// What the rows draw from sequences: of each sequence all values at once.
+async fn draw(plan: &InsertPlan, work: &Work<'_>) -> SqlResult<Vec<Vec<Datum>>> {
+    let mut drawn: Vec<Vec<Datum>> = plan.draws.iter().map(|row| vec![Datum::Null; row.len()]).collect();
+    let mut sequences: Vec<&Sequence> = Vec::new();
+    for sequence in plan.draws.iter().flatten() {
+        if !sequences.iter().any(|known| known.id == sequence.id) {
+            sequences.push(sequence);
+        }
+    }
+    for sequence in sequences {
+        let places: Vec<(usize, usize)> = plan
+            .draws
+            .iter()
+            .enumerate()
+            .flat_map(|(at, row)| row.iter().enumerate().map(move |(place, sequence)| (at, place, sequence.id)))
+            .filter(|(_, _, id)| *id == sequence.id)
+            .map(|(at, place, _)| (at, place))
+            .collect();
+        for ((at, place), value) in places.iter().zip(work.sequences.next(sequence, places.len()).await?) {
+            drawn[*at][*place] = Datum::Int8(value);
+        }
+    }
+    Ok(drawn)
 }
 
 fn give_back(returning: Option<&Projection>, rows: &[Vec<Datum>], work: &Work<'_>) -> SqlResult<Rows> {
@@ -304,6 +342,7 @@ async fn modify(plan: &ModifyPlan, work: &Work<'_>) -> SqlResult<Rows> {
     let txn = work.reader.txn(target.table.storage_id);
     let mut changes = Vec::new();
     for (key, row) in chosen(plan, work, txn).await? {
+        let old = if plan.assignments.is_some() { target.kept(&row) } else { Vec::new() };
         let row = match &plan.assignments {
             None => row,
             Some(assignments) => {
@@ -317,12 +356,12 @@ async fn modify(plan: &ModifyPlan, work: &Work<'_>) -> SqlResult<Rows> {
                 new
             }
         };
-        changes.push(Change { old_key: key, row });
+        changes.push(Change { old_key: key, old, row });
     }
     if plan.assignments.is_some() {
-        target.update(txn, &changes, work.certainty(target.table.storage_id)).await?;
+        target.update(txn, &changes, work.certainty(target.table.storage_id), work.plant).await?;
     } else {
-        target.delete(txn, changes.iter().map(|change| change.old_key.clone()))?;
+        target.delete(txn, &changes, work.certainty(target.table.storage_id)).await?;
     }
     let rows: Vec<Vec<Datum>> = changes.into_iter().map(|change| change.row).collect();
     give_back(plan.returning.as_ref(), &rows, work)

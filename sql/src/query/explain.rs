@@ -13,24 +13,24 @@
 
 use std::{fmt, sync::Arc};
 
-use datafusion::{
-    physical_expr::PhysicalExpr,
-    physical_plan::{ExecutionPlan, displayable},
+use datafusion::physical_plan::{ExecutionPlan, displayable};
+use proto::{
+    KeyRange,
+    keyspace::{PREFIX_LEN, split_prefix},
 };
-use proto::{KeyRange, keyspace::PREFIX_LEN};
 
 use super::{
     bind::Change,
     plan::{QueryPlan, RunValues},
     scan::{
-        bounds::{KeyBounds, Spans},
+        bounds::{Compiled, Spans},
         exec::{RegionScan, intersect},
     },
 };
 use crate::{
     Reader,
-    catalog::{Table, TableDescriptor},
-    codec::key::{self, KeyColumn},
+    catalog::{Table, TableDescriptor, descriptor::IndexDescriptor},
+    codec::{KeyForm, key},
     error::SqlResult,
     eval::Env,
     keyplan::{self, KeyPlan},
@@ -62,10 +62,11 @@ pub async fn explain(plan: &QueryPlan, reader: Reader, values: &RunValues<'_>) -
     // A hole is a function without arguments; people know it as its placeholder.
     let holes = regex::Regex::new(r"(\$\w+)\(\)").expect("a fixed expression");
     lines.extend(tree.lines().map(|line| format!("{indent}{}", holes.replace_all(line, "$1"))));
-    for (table, spans) in scans {
-        lines.push(format!("Access path of {}: region scan", table.shown_name()));
+    for Scanned { table, index, form, spans } in scans {
+        let path = index.map_or_else(|| "region scan".to_owned(), |index| format!("index {index}, then its rows"));
+        lines.push(format!("Access path of {}: {path}", table.shown_name()));
         match spans {
-            Some(spans) => lines.extend(access_lines(&client, &table, &spans?).await?),
+            Some(spans) => lines.extend(access_lines(&client, &table, &form, &spans?).await?),
             None => lines.push("  Other keys for each row of the outer query".to_owned()),
         }
     }
@@ -82,24 +83,51 @@ pub async fn explain_key(plan: &KeyPlan, client: &kv::Client, env: &Env<'_>) -> 
         KeyPlan::Modify(_) => "Delete on",
     };
     let mut lines = vec![format!("Key plan: {verb} {}", table.shown_name())];
+    let form = match plan.index() {
+        None => KeyForm::primary(table),
+        Some(index) => {
+            lines.push(format!("  By index {}, then its rows", index.descriptor.name));
+            index.form().clone()
+        }
+    };
     match keyplan::run::spans(plan, env)? {
-        Some(spans) => lines.extend(access_lines(client, table, &spans).await?),
-        None => lines.push("  A new row id for each row".to_owned()),
+        Some(spans) => lines.extend(access_lines(client, table, &form, &spans).await?),
+        None => lines.push("  A new key for each row".to_owned()),
     }
     Ok(lines)
 }
 
-/// The scans of a plan; without spans where they change with an outer query's rows.
-fn collect(node: &Arc<dyn ExecutionPlan>, into: &mut Vec<(Table, Option<SqlResult<Spans>>)>) {
+/// A scan of a plan.
+struct Scanned {
+    table: Table,
+    /// The name of the secondary index it reads by.
+    index: Option<String>,
+    form: KeyForm,
+    /// `None` where they change with an outer query's rows.
+    spans: Option<SqlResult<Spans>>,
+}
+
+/// The scans of a plan.
+fn collect(node: &Arc<dyn ExecutionPlan>, into: &mut Vec<Scanned>) {
     if let Some(scan) = node.downcast_ref::<RegionScan>() {
         let spans = (!scan.bounds().is_outer()).then(|| scan.bounds().spans().map_err(super::failure::from_datafusion));
-        into.push((Arc::clone(scan.table()), spans));
+        into.push(Scanned {
+            table: Arc::clone(scan.table()),
+            index: scan.index().map(|index| index.name.clone()),
+            form: scan.bounds().form().clone(),
+            spans,
+        });
     }
     node.children().into_iter().for_each(|child| collect(child, into));
 }
 
 /// The keys of an access path and the regions that hold them, one line each.
-pub async fn access_lines(client: &kv::Client, table: &TableDescriptor, spans: &Spans) -> SqlResult<Vec<String>> {
+pub async fn access_lines(
+    client: &kv::Client,
+    table: &TableDescriptor,
+    form: &KeyForm,
+    spans: &Spans,
+) -> SqlResult<Vec<String>> {
     let (noun, ranges) = match spans {
         Spans::Points(keys) => {
             let point = |key: &bytes::Bytes| KeyRange::new(key.clone(), super::scan::bounds::prefix_end(key));
@@ -110,8 +138,8 @@ pub async fn access_lines(client: &kv::Client, table: &TableDescriptor, spans: &
     let mut lines = Vec::new();
     for range in ranges.iter().take(SHOWN_SPANS) {
         lines.push(match spans {
-            Spans::Points(_) => format!("  Point: {}", shown_key(table, &range.start)),
-            Spans::Ranges(_) => format!("  Range: {}", shown_range(table, range)),
+            Spans::Points(_) => format!("  Point: {}", shown_key(table, form, &range.start)),
+            Spans::Ranges(_) => format!("  Range: {}", shown_range(table, form, range)),
         });
     }
     if ranges.len() > SHOWN_SPANS {
@@ -133,31 +161,46 @@ pub async fn access_lines(client: &kv::Client, table: &TableDescriptor, spans: &
     Ok(lines)
 }
 
-fn shown_range(table: &TableDescriptor, range: &KeyRange) -> String {
-    if *range == table.rows() {
+fn shown_range(table: &TableDescriptor, form: &KeyForm, range: &KeyRange) -> String {
+    if *range == form.range() {
         return "all rows".to_owned();
     }
-    let end = if range.end.is_empty() { "end".to_owned() } else { shown_key(table, &range.end) };
-    format!("[{}, {end})", shown_key(table, &range.start))
+    let end = if range.end.is_empty() { "end".to_owned() } else { shown_key(table, form, &range.end) };
+    format!("[{}, {end})", shown_key(table, form, &range.start))
+}
+
+/// A border of a region that lies in a table: the values of its rows' keys, or of an index's.
+pub fn shown_border(table: &TableDescriptor, key: &[u8]) -> String {
+    shown_key(
+        table,
+        &index_of(table, key).map_or_else(|| KeyForm::primary(table), |i| KeyForm::secondary(table, i)),
+        key,
+    )
+}
+
+/// The secondary index that a key is of.
+pub fn index_of<'a>(table: &'a TableDescriptor, key: &[u8]) -> Option<&'a IndexDescriptor> {
+    let (_, _, id, _) = split_prefix(key)?;
+    table.indexes.iter().find(|index| index.id == id)
 }
 
 /// The values of a key's columns as far as the key goes. A bound that was moved behind a value shows the bytes that don't decode.
-pub fn shown_key(table: &TableDescriptor, key: &[u8]) -> String {
-    let rows = table.rows();
-    if key == rows.end {
+pub fn shown_key(table: &TableDescriptor, form: &KeyForm, key: &[u8]) -> String {
+    if key == form.range().end {
         return "end".to_owned();
     }
     let mut rest = key.get(PREFIX_LEN..).unwrap_or_default();
     let mut parts = Vec::new();
-    for at in &table.key {
+    for (at, column) in form.columns() {
         if rest.is_empty() {
             break;
         }
         let column_type = table.columns[*at].column_type;
-        match key::decode(&mut rest, KeyColumn::primary(column_type.pg_type)) {
+        let whole = rest;
+        match key::decode(&mut rest, *column) {
             Ok(datum) => parts.push(shown_datum(&datum, column_type)),
             Err(_) => {
-                parts.push(format!("0x{}", rest.iter().map(|byte| format!("{byte:02x}")).collect::<String>()));
+                parts.push(format!("0x{}", whole.iter().map(|byte| format!("{byte:02x}")).collect::<String>()));
                 break;
             }
         }
@@ -166,18 +209,18 @@ pub fn shown_key(table: &TableDescriptor, key: &[u8]) -> String {
 }
 
 fn shown_datum(datum: &Datum, column_type: crate::types::ColumnType) -> String {
+    if datum.is_null() {
+        return "NULL".to_owned();
+    }
     let mut out = String::new();
     text::format(datum, column_type, &FormatSettings::default(), &mut out);
     if column_type.pg_type.is_text() { format!("'{}'", out.replace('\'', "''")) } else { out }
 }
 
 /// The bounds of a scan with the expressions they come from: ` key: a = $1, b > 5`.
-pub fn fmt_bounds(
-    table: &TableDescriptor,
-    bounds: &KeyBounds<Arc<dyn PhysicalExpr>>,
-    f: &mut fmt::Formatter<'_>,
-) -> fmt::Result {
-    let name = |at: usize| table.columns[table.key[at]].name.as_str();
+pub fn fmt_bounds(table: &TableDescriptor, compiled: &Compiled, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let bounds = compiled.bounds();
+    let name = |at: usize| table.columns[compiled.form().position(at)].name.as_str();
     let mut parts = Vec::new();
     for (at, values) in bounds.fixed.iter().enumerate() {
         parts.push(match values.as_slice() {

@@ -31,7 +31,7 @@ pub mod scan;
 pub mod types;
 pub mod values;
 
-pub use bind::{Bound, Change, Conflict, LockedTable, OutputColumn, Returning, RowLocks, Unbound, bind};
+pub use bind::{Arbiters, Bound, Change, Conflict, LockedTable, OutputColumn, Returning, RowLocks, Unbound, bind};
 pub use cache::{PlanCache, Planned};
 pub use engine::{physical_plans, planner_runs};
 pub use plan::{QueryPlan, Rows, RunValues};

@@ -42,6 +42,7 @@ use super::{
 use crate::{
     Reader,
     error::{SqlError, SqlResult},
+    sequence::Sequences,
     types::{ColumnType, Datum, FormatSettings},
 };
 
@@ -65,6 +66,8 @@ pub struct RunValues<'a> {
     pub settings: &'a FormatSettings,
     /// What the run waits by, where it is asked to.
     pub clock: &'a Arc<dyn kv::Clock>,
+    /// What the session draws from.
+    pub sequences: &'a Arc<Sequences>,
 }
 
 /// A planned statement. Shared by all sessions of a gateway.
@@ -169,7 +172,7 @@ impl QueryPlan {
 
     /// Starts a run that reads through `reader`.
     pub async fn start(self: &Arc<Self>, reader: Reader, values: &RunValues<'_>) -> SqlResult<Rows> {
-        let source = Arc::new(Source::new(reader, Arc::clone(values.clock)));
+        let source = Arc::new(Source::new(reader, Arc::clone(values.clock), Arc::clone(values.sequences)));
         let run = Arc::new(Run { values: self.values(values)?, source });
         let instance = self.instance(values).await?;
         instance.slot.fill(run);
@@ -235,7 +238,7 @@ impl QueryPlan {
         values: &RunValues<'_>,
         show: impl FnOnce(&Arc<dyn ExecutionPlan>) -> T,
     ) -> SqlResult<T> {
-        let source = Arc::new(Source::new(reader, Arc::clone(values.clock)));
+        let source = Arc::new(Source::new(reader, Arc::clone(values.clock), Arc::clone(values.sequences)));
         let run = Arc::new(Run { values: self.values(values)?, source });
         let instance = self.instance(values).await?;
         instance.slot.fill(run);

@@ -15,15 +15,22 @@ use super::{
     transaction::State,
 };
 use crate::{
-    ddl::{Pending, create_table, drop_table, primary_key, truncate},
+    ddl::{Pending, create_table, drop_table, index, primary_key, sequence, truncate},
     dml::Isolation,
     error::{Severity, SqlError, SqlResult, SqlState},
     eval::{Compiler, ParamTypes, Refusal},
     name::{RelationName, folded},
     query::{RunValues, explain},
-    statement::Command,
+    statement::{Command, SequenceStatement, sequence::Action},
     types::{Datum, PgType},
 };
+
+/// A statement that changes the schema.
+#[derive(Clone, Copy)]
+pub(super) enum SchemaStatement<'a> {
+    Sql(&'a Statement),
+    Sequence(&'a SequenceStatement),
+}
 
 /// How often a schema change on its own is run again after a conflict with another one.
 const MAX_DDL_RETRIES: u32 = 50;
@@ -73,7 +80,7 @@ impl Session {
             Statement::Explain { statement, analyze, .. } => self.explain_statement(statement, *analyze).await,
             Statement::Fetch { name, direction, into: None, .. } => self.fetch_from(name, direction).await,
             Statement::Close { cursor } => self.close_cursor(cursor),
-            _ => self.schema_change(statement, single).await,
+            _ => self.schema_change(SchemaStatement::Sql(statement), single).await,
         }
     }
 
@@ -237,12 +244,16 @@ impl Session {
                 }
                 self.statements.clear();
                 self.portals.clear();
+                self.sequences.forget();
                 let changes = self.settings.reset_all();
                 self.changes.extend(changes);
                 Ok(Running::done("DISCARD ALL"))
             }
             DiscardObject::PLANS => Ok(Running::done("DISCARD PLANS")),
-            DiscardObject::SEQUENCES => Ok(Running::done("DISCARD SEQUENCES")),
+            DiscardObject::SEQUENCES => {
+                self.sequences.forget();
+                Ok(Running::done("DISCARD SEQUENCES"))
+            }
             DiscardObject::TEMP => Ok(Running::done("DISCARD TEMP")),
         }
     }
@@ -279,7 +290,7 @@ impl Session {
             params.push(scalar.eval(&env)?);
         }
         let plan = Arc::clone(&prepared.plan);
-        if let PlanKind::Command(_) | PlanKind::Copy(_) | PlanKind::Declare(_) | PlanKind::Split(_) = plan.kind {
+        if !matches!(plan.kind, PlanKind::Key(_) | PlanKind::General(_) | PlanKind::Empty | PlanKind::Maintenance(_)) {
             return Err(SqlError::unsupported("EXECUTE of a statement that is no query or change"));
         }
         let mut portal = Portal { prepared, plan, params, formats: Vec::new(), progress: Progress::New };
@@ -313,6 +324,7 @@ impl Session {
             database: &self.startup.database,
             settings: &settings,
             clock: &clock,
+            sequences: &self.sequences,
         };
         let lines = explain::explain(&planned.plan, reader, &values).await?;
         if single {
@@ -327,7 +339,7 @@ impl Session {
     }
 
     /// CREATE, DROP, TRUNCATE, ALTER. One on its own is committed here, and run again after a conflict.
-    async fn schema_change(&mut self, statement: &Statement, single: bool) -> SqlResult<Running> {
+    pub(super) async fn schema_change(&mut self, statement: SchemaStatement<'_>, single: bool) -> SqlResult<Running> {
         let mut retries = 0;
         loop {
             let result = match self.change_schema(statement, single).await {
@@ -353,7 +365,7 @@ impl Session {
         }
     }
 
-    async fn change_schema(&mut self, statement: &Statement, single: bool) -> SqlResult<&'static str> {
+    async fn change_schema(&mut self, statement: SchemaStatement<'_>, single: bool) -> SqlResult<&'static str> {
         self.no_savepoint()?;
         self.catalog.held().await?;
         let base = self.catalog.current();
@@ -365,27 +377,14 @@ impl Session {
             ));
         }
         let mut pending = open.pending.clone().unwrap_or_else(|| Pending::new(&base));
-        let client = self.gateway.client().clone();
         let tag = match statement {
-            Statement::CreateTable(create) => {
-                let notice = create_table::create(&client, &mut pending, create).await?;
+            SchemaStatement::Sql(statement) => self.change_by(&mut pending, statement, single).await?,
+            SchemaStatement::Sequence(statement) => {
+                let client = self.gateway.client().clone();
+                let notice = sequence::run(&client, &mut pending, statement).await?;
                 self.notices.extend(notice);
-                "CREATE TABLE"
+                if statement.action == Action::Create { "CREATE SEQUENCE" } else { "ALTER SEQUENCE" }
             }
-            Statement::Drop { object_type: ObjectType::Table, if_exists, names, .. } => {
-                let notices = drop_table::drop_tables(&mut pending, names, *if_exists)?;
-                self.notices.extend(notices);
-                "DROP TABLE"
-            }
-            Statement::Truncate(statement) => {
-                truncate::truncate(&client, &mut pending, statement).await?;
-                "TRUNCATE TABLE"
-            }
-            Statement::AlterTable(alter) => {
-                self.alter(&mut pending, alter, single).await?;
-                "ALTER TABLE"
-            }
-            other => return Err(plan::unsupported(other)),
         };
         let open = self.open(false)?;
         // Also when nothing is left of what the transaction had changed.
@@ -393,6 +392,52 @@ impl Session {
             open.pending = Some(pending);
         }
         Ok(tag)
+    }
+
+    async fn change_by(
+        &mut self,
+        pending: &mut Pending,
+        statement: &Statement,
+        single: bool,
+    ) -> SqlResult<&'static str> {
+        let gateway = Arc::clone(&self.gateway);
+        let client = gateway.client();
+        Ok(match statement {
+            Statement::CreateTable(create) => {
+                let notice = create_table::create(client, pending, create).await?;
+                self.notices.extend(notice);
+                "CREATE TABLE"
+            }
+            Statement::CreateIndex(create) => {
+                let notice = index::create(&gateway, pending, create, single).await?;
+                self.notices.extend(notice);
+                "CREATE INDEX"
+            }
+            Statement::Drop { object_type: ObjectType::Table, if_exists, names, .. } => {
+                let notices = drop_table::drop_tables(pending, names, *if_exists)?;
+                self.notices.extend(notices);
+                "DROP TABLE"
+            }
+            Statement::Drop { object_type: ObjectType::Index, if_exists, names, table: None, .. } => {
+                let notices = index::drop_indexes(&gateway, pending, names, *if_exists, single).await?;
+                self.notices.extend(notices);
+                "DROP INDEX"
+            }
+            Statement::Drop { object_type: ObjectType::Sequence, if_exists, names, cascade, .. } => {
+                let notices = sequence::drop_sequences(pending, names, *if_exists, *cascade)?;
+                self.notices.extend(notices);
+                "DROP SEQUENCE"
+            }
+            Statement::Truncate(statement) => {
+                truncate::truncate(client, pending, statement).await?;
+                "TRUNCATE TABLE"
+            }
+            Statement::AlterTable(alter) => {
+                self.alter(pending, alter, single).await?;
+                "ALTER TABLE"
+            }
+            other => return Err(plan::unsupported(other)),
+        })
     }
 
     async fn alter(&mut self, pending: &mut Pending, alter: &AlterTable, single: bool) -> SqlResult<()> {
@@ -406,21 +451,35 @@ impl Session {
             }
             Err(error) => return Err(error),
         };
-        let [AlterTableOperation::AddConstraint { constraint: TableConstraint::PrimaryKey(primary), .. }] =
-            alter.operations.as_slice()
-        else {
-            return Err(unsupported_change(&alter.operations));
-        };
         let gateway = Arc::clone(&self.gateway);
-        let catalog = Arc::clone(&self.catalog);
-        primary_key::add(&gateway, &catalog, pending, &table, primary, single).await
+        let [operation] = alter.operations.as_slice() else { return Err(unsupported_change(&alter.operations)) };
+        match operation {
+            AlterTableOperation::AddConstraint { constraint: TableConstraint::PrimaryKey(primary), .. } => {
+                let catalog = Arc::clone(&self.catalog);
+                primary_key::add(&gateway, &catalog, pending, &table, primary, single).await
+            }
+            AlterTableOperation::AddConstraint { constraint: TableConstraint::Unique(unique), .. } => {
+                index::add_unique(&gateway, pending, &table, unique, single).await
+            }
+            AlterTableOperation::DropConstraint { if_exists, name, .. } => {
+                let name = folded(name);
+                let notice = index::drop_constraint(&gateway, pending, &table, &name, *if_exists, single).await?;
+                self.notices.extend(notice);
+                Ok(())
+            }
+            _ => Err(unsupported_change(&alter.operations)),
+        }
     }
 }
 
-/// 0A000 that names the first change which is not ADD PRIMARY KEY.
+/// 0A000 that names the first change which is none that is known.
 fn unsupported_change(operations: &[AlterTableOperation]) -> SqlError {
     let is_other = |operation: &&AlterTableOperation| {
-        !matches!(operation, AlterTableOperation::AddConstraint { constraint: TableConstraint::PrimaryKey(_), .. })
+        let known = matches!(operation, AlterTableOperation::DropConstraint { .. });
+        let keys = |constraint: &TableConstraint| {
+            matches!(constraint, TableConstraint::PrimaryKey(_) | TableConstraint::Unique(_))
+        };
+        !(known || matches!(operation, AlterTableOperation::AddConstraint { constraint, .. } if keys(constraint)))
     };
     let Some(other) = operations.iter().find(is_other) else {
         return SqlError::unsupported("ALTER TABLE with several changes");

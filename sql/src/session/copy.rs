@@ -12,10 +12,11 @@ use super::{
     transaction::State,
 };
 use crate::{
-    catalog::store,
+    catalog::{Sequence, store},
     copy::{CopyOut, Input, columns_of},
     dml::{BulkWriter, Certainty, Target},
     error::{SqlError, SqlResult, SqlState},
+    eval::cast,
     name::RelationName,
     query::RunValues,
     statement::{CopyStatement, copy::CopySource},
@@ -30,6 +31,10 @@ pub(super) struct CopyIn {
     target: Target,
     input: Input,
     sink: Sink,
+    /// Columns that sequences fill.
+    drawn: Vec<(usize, Sequence)>,
+    /// Rows that were read and not given to the sink.
+    rows: Vec<Vec<Datum>>,
     announced: bool,
     count: u64,
     single: bool,
@@ -39,7 +44,7 @@ enum Sink {
     /// Into a storage id nobody else knows: committed in batches.
     Bulk(Box<BulkWriter>),
     /// Into the transaction's buffer, which is bounded.
-    Buffer(Vec<Vec<Datum>>),
+    Buffer,
 }
 
 impl CopyIn {
@@ -86,6 +91,7 @@ impl Session {
             database: &self.startup.database,
             settings: &settings,
             clock: &clock,
+            sequences: &self.sequences,
         };
         let rows = planned.plan.start(reader, &values).await?;
         let mut running = Running::with_tag(Tag::Fixed("COPY".to_owned()));
@@ -114,7 +120,8 @@ impl Session {
         };
         self.catalog.held().await?;
         let relation = RelationName::new(name)?;
-        let table = self.snapshot().resolve(relation.schema.as_deref(), &relation.name)?.clone();
+        let snapshot = self.snapshot();
+        let table = snapshot.resolve(relation.schema.as_deref(), &relation.name)?.clone();
         self.enter_tables(&[table.id])?;
         let start_ts = self.txn().await?.start_ts();
         let open = self.open(false)?;
@@ -133,9 +140,16 @@ impl Session {
             store::note_garbage(self.gateway.client(), table.storage_id).await?;
             Sink::Bulk(Box::new(BulkWriter::new(self.gateway.client().clone(), target.clone())))
         } else {
-            Sink::Buffer(Vec::new())
+            Sink::Buffer
         };
-        self.copy_in = Some(Box::new(CopyIn { target, input, sink, announced: false, count: 0, single }));
+        let sequence = |at: &usize| {
+            let id = table.columns[*at].sequence.unwrap_or(0);
+            let sequence = snapshot.sequence(id).ok_or_else(|| SqlError::undefined_table(&id.to_string()))?;
+            Ok((*at, Sequence::clone(sequence)))
+        };
+        let drawn = input.drawn().iter().map(sequence).collect::<SqlResult<Vec<_>>>()?;
+        let rows = Vec::new();
+        self.copy_in = Some(Box::new(CopyIn { target, input, sink, drawn, rows, announced: false, count: 0, single }));
         let mut running = Running::with_tag(Tag::Fixed("COPY".to_owned()));
         running.source = Source::CopyIn;
         running.single = single;
@@ -173,22 +187,40 @@ impl Session {
                 row[at] = Datum::Int8(self.gateway.row_ids().next().await?);
             }
             copy.count += 1;
-            match &mut copy.sink {
-                Sink::Bulk(writer) => {
-                    let key = copy.target.codec.key(&row).map_err(|error| copy.input.placed(error))?;
-                    let value = copy.target.codec.value(&row).map_err(|error| copy.input.placed(error))?;
-                    writer.push(key, value).await?;
-                }
-                Sink::Buffer(rows) => {
-                    rows.push(row);
-                    if rows.len() >= ROWS_AT_ONCE {
-                        let rows = std::mem::take(rows);
-                        self.copy_buffer(&copy.target, &rows, copy.single).await?;
-                    }
-                }
+            copy.rows.push(row);
+            // What goes wrong with a row in bulk is said with its line, if it need not wait for others.
+            let at_once = matches!(copy.sink, Sink::Bulk(_)) && copy.drawn.is_empty();
+            if at_once || copy.rows.len() >= ROWS_AT_ONCE {
+                self.copy_out_of_buffer(copy).await?;
             }
         }
         Ok(())
+    }
+
+    /// Gives the rows that were read to the sink.
+    async fn copy_out_of_buffer(&mut self, copy: &mut CopyIn) -> SqlResult<()> {
+        let mut rows = std::mem::take(&mut copy.rows);
+        if rows.is_empty() {
+            return Ok(());
+        }
+        for (at, sequence) in &copy.drawn {
+            let column_type = copy.target.table.columns[*at].column_type;
+            let values = self.sequences.next(sequence, rows.len()).await?;
+            for (row, value) in rows.iter_mut().zip(values) {
+                row[*at] = cast::cast(Datum::Int8(value), column_type, false, &self.settings.format)?;
+            }
+        }
+        match &mut copy.sink {
+            Sink::Bulk(writer) => {
+                for row in rows {
+                    let key = copy.target.codec.key(&row).map_err(|error| copy.input.placed(error))?;
+                    let value = copy.target.codec.value(&row).map_err(|error| copy.input.placed(error))?;
+                    writer.push(key, value, &row).await?;
+                }
+                Ok(())
+            }
+            Sink::Buffer => self.copy_buffer(&copy.target, &rows, copy.single).await,
+        }
     }
 
     async fn copy_buffer(&mut self, target: &Target, rows: &[Vec<Datum>], single: bool) -> SqlResult<()> {
@@ -222,12 +254,10 @@ impl Session {
     async fn copy_end(&mut self, copy: &mut CopyIn) -> SqlResult<()> {
         copy.input.finish();
         self.copy_rows(copy).await?;
+        self.copy_out_of_buffer(copy).await?;
         match &mut copy.sink {
             Sink::Bulk(writer) => writer.finish().await,
-            Sink::Buffer(rows) => {
-                let rows = std::mem::take(rows);
-                self.copy_buffer(&copy.target, &rows, copy.single).await
-            }
+            Sink::Buffer => Ok(()),
         }
     }
 

@@ -50,6 +50,7 @@ use crate::{
     catalog::LeasedCatalog,
     error::{SqlError, SqlResult},
     gateway::Gateway,
+    sequence::Sequences,
 };
 
 /// What the startup packet says.
@@ -105,6 +106,7 @@ pub struct Session {
     copy_in: Option<Box<CopyIn>>,
     notices: Vec<SqlError>,
     changes: Vec<(String, String)>,
+    sequences: Arc<Sequences>,
     cancel: CancelToken,
     deadline: Option<Instant>,
 }
@@ -113,6 +115,7 @@ impl Session {
     pub(crate) fn new(gateway: Arc<Gateway>, catalog: Arc<LeasedCatalog>, startup: Startup) -> SqlResult<Self> {
         let settings = Settings::new(&startup.user, &startup.parameters).map_err(SqlError::fatal)?;
         let transaction = Transaction { state: State::Idle, fence: catalog.fence() };
+        let sequences = Arc::new(Sequences::new(Arc::clone(gateway.pools())));
         Ok(Session {
             gateway,
             catalog,
@@ -125,6 +128,7 @@ impl Session {
             active: Active::Nothing,
             copy_in: None,
             notices: Vec::new(),
+            sequences,
             cancel: CancelToken::default(),
             deadline: None,
         })

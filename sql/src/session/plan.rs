@@ -13,7 +13,7 @@ use crate::{
     eval::Refusal,
     keyplan::{KeyPlan, compile},
     query::{self, PlanCache, normalise, plan::tables_read},
-    statement::{Command, CopyStatement, SplitStatement, locate::locate, parse_one},
+    statement::{Command, CopyStatement, SequenceStatement, SplitStatement, locate::locate, parse_one},
     types::{ColumnType, Datum, FormatSettings, PgType, Text, text},
 };
 
@@ -31,6 +31,8 @@ pub enum PlanKind {
     General(query::Planned),
     /// By the session itself: transactions, settings, DDL.
     Command(Arc<Statement>),
+    /// CREATE or ALTER SEQUENCE.
+    Sequence(Arc<SequenceStatement>),
     /// Regions are cut.
     Split(Arc<SplitStatement>),
     /// COPY.
@@ -240,6 +242,9 @@ impl StatementPlanner {
         let statement = match command {
             Command::Empty => return Ok(StatementPlan::plain(PlanKind::Empty)),
             Command::Copy(copy) => return Ok(StatementPlan::plain(PlanKind::Copy(Arc::clone(copy)))),
+            Command::Sequence(sequence) => {
+                return Ok(StatementPlan::plain(PlanKind::Sequence(Arc::clone(sequence))));
+            }
             Command::Split(split) => return Ok(StatementPlan::plain(PlanKind::Split(Arc::clone(split)))),
             Command::Maintenance(tag) => return Ok(StatementPlan::plain(PlanKind::Maintenance(tag))),
             Command::Sql(statement) => statement,

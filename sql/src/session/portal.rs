@@ -9,7 +9,7 @@ use super::{
 use crate::{
     copy::CopyOut,
     error::{SqlError, SqlResult, SqlState},
-    keyplan::run::RangeScan,
+    keyplan::{by_index::IndexRead, run::RangeScan},
     query::Rows,
     statement::Command,
     types::{Datum, Format, PgType},
@@ -68,6 +68,7 @@ impl Portal {
 pub(super) enum Source {
     Nothing,
     Range(Box<RangeScan>),
+    Index(Box<IndexRead>),
     Query(Rows),
     CopyOut(Box<CopyOut>),
     /// The client sends rows.

@@ -21,9 +21,10 @@ use crate::{
 const LOOK_AFTER: Duration = Duration::from_millis(5);
 /// Between later looks.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
-/// PD refuses what it can't do this moment (a region without leader, another change under way): it is asked again so often.
-const ATTEMPTS: u32 = 20;
-/// Between these.
+/// PD refuses what it can't do this moment (a region without leader, another change under way): it is asked again so often,
+/// for five seconds in all.
+const ATTEMPTS: u32 = 25;
+/// Between later ones; after a split it has not heard of what was split off for a moment.
 const ATTEMPT_PAUSE: Duration = Duration::from_millis(250);
 
 impl Session {
@@ -86,16 +87,18 @@ impl Session {
         }
     }
 
-    /// Of the primary key, which is the only index a table has.
+    /// Of a primary key; 0A000 for a secondary index.
     fn table_of_index(&mut self, name: &ObjectName, if_exists: bool) -> SqlResult<Option<Table>> {
         let name = RelationName::new(name)?;
         let snapshot = self.snapshot();
         let mut tables = snapshot.tables();
         let here = |table: &&Table| {
-            table.primary_key.as_ref() == Some(&name.name)
-                && name.schema.as_ref().is_none_or(|schema| *schema == table.schema)
+            table.has_index(&name.name) && name.schema.as_ref().is_none_or(|schema| *schema == table.schema)
         };
         match tables.find(here) {
+            Some(table) if table.primary_key.as_ref() != Some(&name.name) => {
+                Err(SqlError::unsupported("ALTER INDEX … SPLIT of a secondary index"))
+            }
             Some(table) => Ok(Some(Arc::clone(table))),
             None if if_exists => Ok(self.skipped(&name.name)),
             None => {
@@ -128,10 +131,11 @@ impl Session {
     async fn cut(&mut self, keys: Vec<Bytes>) -> SqlResult<()> {
         let config = self.gateway.config().clone();
         guarded(self, async move {
-            let mut trouble = String::new();
+            let (mut trouble, mut pause) = (String::new(), LOOK_AFTER);
             for _ in 0..ATTEMPTS {
                 if !trouble.is_empty() {
-                    config.clock.sleep(ATTEMPT_PAUSE).await;
+                    config.clock.sleep(pause).await;
+                    pause = ATTEMPT_PAUSE.min(pause * 2);
                     trouble.clear();
                 }
                 match config.pd.split_at(keys.clone()).await {

@@ -2,10 +2,12 @@
 
 use std::{collections::VecDeque, future::Future, sync::Arc, time::Duration};
 
+use arrow::record_batch::RecordBatch;
 use kv::{Instant, Txn};
 
 use super::{
     Session, Step,
+    command::SchemaStatement,
     plan::{PlanKind, StatementPlan},
     portal::{Portal, Progress, Running, Source, Tag},
     step::{RowBatch, RowShape},
@@ -96,6 +98,11 @@ impl Session {
             PlanKind::Command(statement) => {
                 let single = last && matches!(self.transaction.state, State::Idle);
                 let done = Box::pin(self.command(&statement, single)).await;
+                done.inspect_err(|_| self.fail(single))
+            }
+            PlanKind::Sequence(statement) => {
+                let single = last && matches!(self.transaction.state, State::Idle);
+                let done = Box::pin(self.schema_change(SchemaStatement::Sequence(&statement), single)).await;
                 done.inspect_err(|_| self.fail(single))
             }
             PlanKind::Split(split) => {
@@ -281,7 +288,18 @@ impl Session {
         let now_us = self.open(false)?.now_us;
         let settings = self.settings.format.clone();
         let row_ids = self.gateway.row_ids();
-        let work = Work { reader, params, now_us, settings: &settings, eager: !single, locking, row_ids };
+        let sequences = Arc::clone(&self.sequences);
+        let work = Work {
+            reader,
+            params,
+            now_us,
+            settings: &settings,
+            eager: !single,
+            locking,
+            row_ids,
+            sequences: &sequences,
+            plant: self.gateway.plant(),
+        };
         let shape = self.shape(plan);
         let running = match &plan.kind {
             PlanKind::Key(key_plan) if key_plan.writes() => {
@@ -292,6 +310,7 @@ impl Session {
             PlanKind::Key(key_plan) => match guarded(self, keyrun::read(key_plan, &work)).await? {
                 keyrun::Read::Rows(rows) => few(shape, rows, Tag::Select),
                 keyrun::Read::Range(range) => stream(shape, Source::Range(range)),
+                keyrun::Read::Index(index) => stream(shape, Source::Index(index)),
             },
             PlanKind::General(planned) => {
                 let clock = Arc::clone(&self.gateway.config().clock);
@@ -303,15 +322,12 @@ impl Session {
                     database: &self.startup.database,
                     settings: &settings,
                     clock: &clock,
+                    sequences: &sequences,
                 };
                 match planned.plan.change() {
                     None if planned.plan.locks().is_some() => {
                         let batches = guarded(self, select_for::run(planned, &work, &values)).await?;
-                        let mut running = Running::with_tag(Tag::Select);
-                        let ready = batches.into_iter().map(|batch| RowBatch::from_arrow(Arc::clone(&shape), batch));
-                        running.ready = ready.collect();
-                        running.shape = shape;
-                        running
+                        given(Running::with_tag(Tag::Select), shape, batches)
                     }
                     None => {
                         let start = planned.plan.start(work.reader.clone(), &values);
@@ -319,12 +335,7 @@ impl Session {
                     }
                     Some(change) => {
                         let changed = guarded(self, general::run(planned, &work, &values)).await?;
-                        let mut running = Running::done(general_tag(change, changed.count));
-                        running
-                            .ready
-                            .extend(changed.returned.map(|batch| RowBatch::from_arrow(Arc::clone(&shape), batch)));
-                        running.shape = shape;
-                        running
+                        given(Running::done(general_tag(change, changed.count)), shape, changed.returned)
                     }
                 }
             }
@@ -425,6 +436,17 @@ impl Session {
                     }
                 }
             }
+            Source::Index(index) => {
+                let rows = guarded(self, index.next()).await?;
+                self.checked()?;
+                match rows {
+                    None => running.source = Source::Nothing,
+                    Some(rows) => {
+                        let shape = Arc::clone(&running.shape);
+                        running.ready.push_back(RowBatch::from_datums(shape, rows.count, rows.datums));
+                    }
+                }
+            }
             Source::Query(query) => {
                 let batch = guarded(self, query.next_batch()).await?;
                 self.checked()?;
@@ -459,6 +481,13 @@ impl Session {
         }
         Ok(tag.map_or(Step::Empty, Step::Done))
     }
+}
+
+/// With rows that are there already.
+fn given(mut running: Running, shape: Arc<RowShape>, batches: impl IntoIterator<Item = RecordBatch>) -> Running {
+    running.ready.extend(batches.into_iter().map(|batch| RowBatch::from_arrow(Arc::clone(&shape), batch)));
+    running.shape = shape;
+    running
 }
 
 fn few(shape: Arc<RowShape>, rows: keyrun::Rows, tag: Tag) -> Running {

@@ -247,6 +247,7 @@ impl Session {
         match self.gateway.publish(version).await {
             Ok(()) => {
                 self.gateway.collect([pending.changes.garbage, pending.discarded].concat());
+                self.gateway.collect_indexes(pending.changes.dropped_indexes);
                 self.gateway.forget_garbage(pending.unpublished);
             }
             Err(error) => self.notices.push(

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   ALTER TABLE [IF EXISTS] t  SPLIT AT VALUES (1), (2, 'x')          beginnings of the primary key
-//!   ALTER INDEX [IF EXISTS] t_pkey SPLIT AT VALUES (1)                today the primary key is the only index
+//!   ALTER INDEX [IF EXISTS] t_pkey SPLIT AT VALUES (1)                a primary key's; no secondary index yet
 //!   ALTER TABLE t              SPLIT INTO 8 [REGIONS] [BETWEEN 0 AND 999999]
 //!   CREATE TABLE t (…) …       SPLIT …                                the same clauses
 //! ```

@@ -5,6 +5,7 @@ pub mod copy;
 pub mod locate;
 pub mod parse;
 pub mod row_lock;
+pub mod sequence;
 pub mod split;
 
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use datafusion::sql::sqlparser::ast;
 pub use borders::SplitStatement;
 pub use copy::CopyStatement;
 pub use parse::parse_one;
+pub use sequence::SequenceStatement;
 pub use split::split;
 
 /// A parsed statement.
@@ -27,6 +29,8 @@ pub enum Command {
     Copy(Arc<CopyStatement>),
     /// A statement that cuts regions, which is ours.
     Split(Arc<SplitStatement>),
+    /// CREATE or ALTER SEQUENCE, which we parse ourselves.
+    Sequence(Arc<SequenceStatement>),
     /// VACUUM, ANALYZE, CHECKPOINT …: there is nothing to do; the tag says that it is done.
     Maintenance(&'static str),
 }

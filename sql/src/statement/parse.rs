@@ -9,7 +9,7 @@ use datafusion::sql::sqlparser::{
     tokenizer::Tokenizer,
 };
 
-use super::{Command, borders, copy, row_lock, split::skip_blank};
+use super::{Command, borders, copy, row_lock, sequence, split::skip_blank};
 use crate::error::{SqlError, SqlResult, SqlState};
 
 /// Stack that a thread needs which runs sessions: parser, planner and expressions recurse as deep as a statement is nested, and
@@ -48,13 +48,24 @@ pub fn parse_one(sql: &str) -> SqlResult<Command> {
         "ABORT" => return statement(&format!("ROLLBACK{}", &body[word_len..]), sql),
         "CREATE" => {
             refuse_create(body)?;
+            if let Some(sequence) = sequence::parse(sql, body)? {
+                return Ok(Command::Sequence(Arc::new(sequence)));
+            }
             if let Some(split) = borders::parse(sql, body)? {
                 return Ok(Command::Split(Arc::new(split)));
             }
         }
         "ALTER" => {
+            if let Some(sequence) = sequence::parse(sql, body)? {
+                return Ok(Command::Sequence(Arc::new(sequence)));
+            }
             if let Some(split) = borders::parse(sql, body)? {
                 return Ok(Command::Split(Arc::new(split)));
+            }
+        }
+        "INSERT" => {
+            if let Some((overriding, rest)) = sequence::overriding(sql) {
+                return Ok(overridden(statement(&rest, sql)?, overriding));
             }
         }
         "MOVE" => return Err(SqlError::unsupported("MOVE")),
@@ -76,6 +87,14 @@ fn refuse_create(body: &str) -> SqlResult<()> {
     }
 }
 
+fn overridden(command: Command, overriding: sequence::Overriding) -> Command {
+    let Command::Sql(mut statement) = command else { return command };
+    if let ast::Statement::Insert(insert) = Arc::make_mut(&mut statement) {
+        overriding.keep(insert);
+    }
+    Command::Sql(statement)
+}
+
 /// `parsed` is what the parser reads, `sql` what the client wrote: positions are counted in it.
 fn statement(parsed: &str, sql: &str) -> SqlResult<Command> {
     check_length(parsed)?;
@@ -85,6 +104,9 @@ fn statement(parsed: &str, sql: &str) -> SqlResult<Command> {
     let mut locks = Vec::new();
     if row_lock::may_lock(parsed) {
         (tokens, locks) = row_lock::take(tokens)?;
+    }
+    if let Some(ordered) = sequence::ordered(parsed, &tokens) {
+        tokens = ordered;
     }
     let statements = Parser::new(&dialect)
         .with_recursion_limit(MAX_DEPTH)

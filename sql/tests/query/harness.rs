@@ -22,6 +22,7 @@ use sql::{
         explain, physical_plans, planner_runs,
         scan::store::RowScan,
     },
+    sequence::{Pools, Sequences},
     types::{ColumnType, Datum, FormatSettings, PgType, arrow::datum_at, text},
 };
 
@@ -34,6 +35,7 @@ pub struct Harness {
     local: Local,
     snapshot: Arc<CatalogSnapshot>,
     cache: PlanCache,
+    sequences: Arc<Sequences>,
     next_table: u32,
     next_row: i64,
     seen: (u64, u64),
@@ -49,8 +51,10 @@ impl Harness {
         borders.push(inside.into());
         borders.sort();
         let local = Local::start(&borders, Some(Arc::new(RowScan::default())));
+        let sequences = Arc::new(Sequences::new(Arc::new(Pools::new(local.client.clone()))));
         Harness {
             local,
+            sequences,
             snapshot: Arc::new(CatalogSnapshot::new(1, [])),
             cache: PlanCache::default(),
             next_table: 100,
@@ -81,8 +85,10 @@ impl Harness {
         }
         let (planned, values) = self.plan(sql, parameters)?;
         let txn = self.local.client.begin().await?;
-        let mut rows =
-            planned.plan.start(Reader::new(txn.clone()), &run_values(&planned, &values, &self.local.clock)).await?;
+        let mut rows = planned
+            .plan
+            .start(Reader::new(txn.clone()), &run_values(&planned, &values, &self.local, &self.sequences))
+            .await?;
         let mut out = String::new();
         match planned.plan.change() {
             Some(Change::Insert { table, .. }) => {
@@ -108,9 +114,12 @@ impl Harness {
     pub async fn explain(&mut self, sql: &str, parameters: &[String]) -> SqlResult<String> {
         let (planned, values) = self.plan(sql, parameters)?;
         let txn = self.local.client.begin().await?;
-        let lines =
-            explain::explain(&planned.plan, Reader::new(txn), &run_values(&planned, &values, &self.local.clock))
-                .await?;
+        let lines = explain::explain(
+            &planned.plan,
+            Reader::new(txn),
+            &run_values(&planned, &values, &self.local, &self.sequences),
+        )
+        .await?;
         Ok(lines.join("\n"))
     }
 
@@ -135,6 +144,7 @@ impl Harness {
             primary_key: None,
             next_column_id: 1,
             writes_fenced_until: 0,
+            indexes: Vec::new(),
         };
         for column in &create.columns {
             let option = |wanted: fn(&ColumnOption) -> bool| column.options.iter().any(|o| wanted(&o.option));
@@ -176,14 +186,28 @@ impl Harness {
 
 fn push_column(table: &mut TableDescriptor, name: String, column_type: ColumnType, default: Option<String>) {
     let id = table.next_column_id;
-    table.columns.push(ColumnDescriptor { id, name, column_type, nullable: true, default, hidden: false });
+    table.columns.push(ColumnDescriptor { default, ..ColumnDescriptor::new(id, name, column_type) });
     table.next_column_id += 1;
 }
 
-fn run_values<'a>(planned: &'a Planned, parameters: &'a [Datum], clock: &'a Arc<dyn kv::Clock>) -> RunValues<'a> {
+fn run_values<'a>(
+    planned: &'a Planned,
+    parameters: &'a [Datum],
+    local: &'a Local,
+    sequences: &'a Arc<Sequences>,
+) -> RunValues<'a> {
     static SETTINGS: LazyLock<FormatSettings> = LazyLock::new(FormatSettings::default);
     let lifted = &planned.lifted;
-    RunValues { parameters, lifted, transaction_time: NOW, user: USER, database: USER, settings: &SETTINGS, clock }
+    RunValues {
+        parameters,
+        lifted,
+        transaction_time: NOW,
+        user: USER,
+        database: USER,
+        settings: &SETTINGS,
+        clock: &local.clock,
+        sequences,
+    }
 }
 
 fn parse(sql: &str) -> SqlResult<Statement> {

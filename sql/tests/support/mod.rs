@@ -13,12 +13,18 @@ pub fn local() -> kv::local::Local {
 
 /// A gateway that has started.
 pub async fn gateway(local: &kv::local::Local) -> Arc<Gateway> {
-    let gateway = Gateway::new(GatewayConfig {
+    planted_gateway(local, sql::planted::Plant::default()).await
+}
+
+/// A gateway with a bug.
+pub async fn planted_gateway(local: &kv::local::Local, plant: sql::planted::Plant) -> Arc<Gateway> {
+    let config = GatewayConfig {
         client: local.client.clone(),
         pd: local.pd.clone(),
         clock: local.clock.clone(),
         spawn: local.spawn.clone(),
-    });
+    };
+    let gateway = Gateway::with_plant(config, plant);
     gateway.start().await.expect("the gateway starts");
     gateway
 }

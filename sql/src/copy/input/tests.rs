@@ -15,7 +15,7 @@ use crate::{
 
 fn column(id: u32, name: &str, column_type: ColumnType, nullable: bool, default: Option<&str>) -> ColumnDescriptor {
     let default = default.map(str::to_owned);
-    ColumnDescriptor { id, name: name.into(), column_type, nullable, default, hidden: false }
+    ColumnDescriptor { nullable, default, ..ColumnDescriptor::new(id, name, column_type) }
 }
 
 fn target(columns: Vec<ColumnDescriptor>, hidden: bool) -> Target {
@@ -38,6 +38,7 @@ fn target(columns: Vec<ColumnDescriptor>, hidden: bool) -> Target {
         primary_key: (!hidden).then(|| "t_pkey".into()),
         next_column_id: id + 1,
         writes_fenced_until: 0,
+        indexes: Vec::new(),
     }))
 }
 

@@ -3,7 +3,7 @@
 //! SET and WHERE of DO UPDATE are bound as the select list of `SELECT … FROM t, t AS excluded`: they see the row that is there under
 //! the table's name (or alias), and the one that was to be inserted as `excluded`. A name without a table is ambiguous.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use arrow::datatypes::DataType;
 use datafusion::{
@@ -17,7 +17,7 @@ use datafusion::{
 
 use super::{Binder, dml, folded};
 use crate::{
-    catalog::{Table, TableDescriptor},
+    catalog::{Table, TableDescriptor, descriptor::IndexDescriptor},
     error::{SqlError, SqlResult, SqlState},
     query::failure::from_datafusion,
 };
@@ -27,11 +27,20 @@ const EXCLUDED: &str = "excluded";
 
 /// What to do with a row whose key exists.
 #[derive(Clone, Debug)]
-pub enum Conflict {
-    /// Leave it out.
-    Nothing,
-    /// Change the one that is there.
-    Update(ConflictUpdate),
+pub struct Conflict {
+    /// By what rows meet.
+    pub arbiters: Arbiters,
+    /// DO UPDATE; without it the new row is left out.
+    pub update: Option<ConflictUpdate>,
+}
+
+/// The unique constraints by which new rows meet those that are there; others are errors.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Arbiters {
+    /// The primary key is one.
+    pub key: bool,
+    /// Ids of unique indexes.
+    pub indexes: Vec<u32>,
 }
 
 /// DO UPDATE.
@@ -50,40 +59,54 @@ pub fn bind(binder: &Binder<'_>, on: OnInsert, table: &Table, alias: Option<&Ide
     let OnInsert::OnConflict(OnConflict { conflict_target, action }) = on else {
         return Err(SqlError::syntax("syntax error at or near \"DUPLICATE\""));
     };
-    if let Some(target) = &conflict_target {
-        check_target(target, table)?;
-    }
+    let arbiters = match &conflict_target {
+        Some(target) => arbiters_of(target, table)?,
+        None => all_arbiters(table),
+    };
     match action {
-        OnConflictAction::DoNothing => Ok(Conflict::Nothing),
+        OnConflictAction::DoNothing => Ok(Conflict { arbiters, update: None }),
         OnConflictAction::DoUpdate(_) if conflict_target.is_none() => {
             Err(SqlError::syntax("ON CONFLICT DO UPDATE requires inference specification or constraint name")
                 .with_hint("For example, ON CONFLICT (column_name)."))
         }
-        OnConflictAction::DoUpdate(update) => update_of(binder, update, table, alias).map(Conflict::Update),
+        OnConflictAction::DoUpdate(update) => {
+            let update = update_of(binder, update, table, alias)?;
+            Ok(Conflict { arbiters, update: Some(update) })
+        }
     }
 }
 
-/// The target must be the primary key: nothing else is unique.
-fn check_target(target: &ConflictTarget, table: &TableDescriptor) -> SqlResult<()> {
-    let key: Vec<&str> = match table.primary_key {
-        Some(_) => table.key.iter().map(|at| table.columns[*at].name.as_str()).collect(),
-        None => Vec::new(),
-    };
+/// Without a target everything that is unique counts.
+fn all_arbiters(table: &TableDescriptor) -> Arbiters {
+    let unique = table.indexes.iter().filter(|index| index.unique);
+    Arbiters { key: table.primary_key.is_some(), indexes: unique.map(|index| index.id).collect() }
+}
+
+/// The constraints a target means. A unique index that is still being filled has been written since it was made and may miss older
+/// rows: it is not meant.
+fn arbiters_of(target: &ConflictTarget, table: &TableDescriptor) -> SqlResult<Arbiters> {
+    let unique = table.public_indexes().filter(|index| index.unique);
     match target {
         ConflictTarget::Columns(names) => {
-            let names: Vec<String> = names.iter().map(folded).collect();
-            if let Some(name) = names.iter().find(|name| table.position(name).is_none()) {
-                return Err(SqlError::new(SqlState::UNDEFINED_COLUMN, format!("column \"{name}\" does not exist")));
-            }
-            let matches = !key.is_empty()
-                && key.iter().all(|column| names.iter().any(|name| name == column))
-                && names.iter().all(|name| key.contains(&name.as_str()));
-            if matches { Ok(()) } else { Err(no_constraint()) }
+            let position = |name: &Ident| {
+                let name = folded(name);
+                table.position(&name).ok_or_else(|| {
+                    SqlError::new(SqlState::UNDEFINED_COLUMN, format!("column \"{name}\" does not exist"))
+                })
+            };
+            let wanted = names.iter().map(position).collect::<SqlResult<BTreeSet<usize>>>()?;
+            let same = |index: &&IndexDescriptor| index.columns.iter().map(|c| c.at).collect::<BTreeSet<_>>() == wanted;
+            let key = table.primary_key.is_some() && table.key.iter().copied().collect::<BTreeSet<_>>() == wanted;
+            let indexes: Vec<u32> = unique.filter(same).map(|index| index.id).collect();
+            if key || !indexes.is_empty() { Ok(Arbiters { key, indexes }) } else { Err(no_constraint()) }
         }
         ConflictTarget::OnConstraint(name) => {
             let name = name.0.last().and_then(|part| part.as_ident()).map(folded).unwrap_or_default();
             if table.primary_key.as_deref() == Some(&name) {
-                return Ok(());
+                return Ok(Arbiters { key: true, indexes: Vec::new() });
+            }
+            if let Some(index) = unique.filter(|index| index.constraint).find(|index| index.name == name) {
+                return Ok(Arbiters { key: false, indexes: vec![index.id] });
             }
             let message = format!("constraint \"{name}\" for table \"{}\" does not exist", table.name);
             Err(SqlError::new(SqlState::UNDEFINED_OBJECT, message))

@@ -34,8 +34,10 @@ use super::{
 };
 use crate::{
     catalog::{Table, TableDescriptor, descriptor::PUBLIC_SCHEMA},
+    dml::identity,
     error::{SqlError, SqlResult, SqlState},
     query::{failure::from_datafusion, functions::cast, run::HoleSource, types, values::ValueRows},
+    statement::sequence::Overriding,
     types::{PgType, arrow as mapping},
 };
 
@@ -79,7 +81,7 @@ impl Change {
     /// DO UPDATE of ON CONFLICT.
     pub fn conflict_update(&self) -> Option<&ConflictUpdate> {
         match self {
-            Change::Insert { conflict: Some(Conflict::Update(update)), .. } => Some(update),
+            Change::Insert { conflict: Some(conflict), .. } => conflict.update.as_ref(),
             _ => None,
         }
     }
@@ -129,8 +131,12 @@ pub fn insert(binder: &Binder<'_>, insert: Insert) -> SqlResult<Source> {
     let table = binder.table(name)?;
     let alias = insert.table_alias.as_ref().map(|alias| alias.alias.clone());
     let targets = insert_targets(&table, &insert.columns)?;
+    let overriding = Overriding::of(&insert);
     let source = match insert.source {
-        Some(query) => binder.insert_source(*query, &table, &targets)?,
+        Some(query) => {
+            identity::check_source(&query, &table, &targets, overriding)?;
+            binder.insert_source(*query, &table, &targets)?
+        }
         None => LogicalPlanBuilder::empty(true).build().map_err(from_datafusion)?,
     };
     let given = source.schema().fields().len();
@@ -144,11 +150,11 @@ pub fn insert(binder: &Binder<'_>, insert: Insert) -> SqlResult<Source> {
     let mut exprs = Vec::with_capacity(table.columns.len());
     for (at, column) in table.visible() {
         let value = match targets[..given].iter().position(|target| *target == at) {
-            Some(position) => {
+            Some(position) if !identity::is_left_aside(column, overriding) => {
                 let (qualifier, field) = schema.qualified_field(position);
                 binder.assigned(Expr::Column(Column::from((qualifier, field))), &table, at, &schema)?
             }
-            None => binder.default(&table, at)?,
+            _ => binder.default(&table, at)?,
         };
         exprs.push(value.alias(&column.name));
     }
@@ -200,6 +206,7 @@ pub fn update(binder: &Binder<'_>, update: Update) -> SqlResult<Source> {
         if assigned.contains(&at) {
             return Err(SqlError::syntax(format!("multiple assignments to same column \"{column}\"")));
         }
+        identity::check_assigned(&table, at, &assignment.value)?;
         assigned.push(at);
         values.push(assignment.value);
     }
@@ -248,6 +255,19 @@ fn target_of(relation: &TableFactor) -> SqlResult<(ObjectName, Option<TableAlias
 
 pub(super) fn is_default(value: &Ast) -> bool {
     matches!(value, Ast::Identifier(ident) if ident.quote_style.is_none() && ident.value.eq_ignore_ascii_case("default"))
+}
+
+/// Rows as SELECTs without FROM: functions that wait can't stand in VALUES.
+fn selected(rows: Vec<Vec<Expr>>) -> SqlResult<LogicalPlan> {
+    let select = |cells: Vec<Expr>| {
+        let named = cells.into_iter().enumerate().map(|(at, cell)| cell.alias(format!("column{}", at + 1)));
+        LogicalPlanBuilder::empty(true).project(named.collect::<Vec<_>>())?.build()
+    };
+    let mut plans =
+        rows.into_iter().map(select).collect::<datafusion::common::Result<Vec<_>>>().map_err(from_datafusion)?;
+    let first = plans.remove(0);
+    let union = |plan: LogicalPlan, next: LogicalPlan| LogicalPlanBuilder::from(plan).union(next)?.build();
+    plans.into_iter().try_fold(first, union).map_err(from_datafusion)
 }
 
 fn take(value: &mut Ast) -> Ast {
@@ -413,6 +433,9 @@ impl Binder<'_> {
             }
             planned.push(cells);
         }
+        if planned.iter().flatten().any(Expr::is_volatile) {
+            return selected(planned);
+        }
         let schema = crate::query::scan::schema_of(table, &targets[..width]);
         let schema = DFSchema::try_from(schema).map_err(from_datafusion)?;
         Ok(ValueRows::plan(Arc::new(schema), planned))
@@ -422,9 +445,10 @@ impl Binder<'_> {
     pub(super) fn typed(&self, value: Ast, table: &Table, at: usize) -> SqlResult<Ast> {
         let column = &table.columns[at];
         let value = match value {
-            value if is_default(&value) => match &column.default {
-                Some(text) => default_expr(text)?,
-                None => Ast::value(Value::Null),
+            value if is_default(&value) => match (&column.default, column.sequence) {
+                (_, Some(sequence)) => self.next_value(sequence),
+                (Some(text), None) => default_expr(text)?,
+                (None, None) => Ast::value(Value::Null),
             },
             value @ Ast::Value(_) if self.is_unknown(&value) => value,
             value => return Ok(value),
@@ -445,15 +469,25 @@ impl Binder<'_> {
         }
     }
 
+    /// A call of nextval.
+    fn next_value(&self, sequence: u32) -> Ast {
+        let id = Ast::value(Value::Number(sequence.to_string(), false));
+        super::rewrite::call("nextval", vec![super::rewrite::cast_to(id, "oid")])
+    }
+
     /// DEFAULT of a column.
     pub(super) fn default(&self, table: &Table, at: usize) -> SqlResult<Expr> {
         let column = &table.columns[at];
         let empty = DFSchema::empty();
-        let Some(text) = &column.default else {
-            let null = datafusion::common::ScalarValue::try_from(&mapping::data_type(column.column_type));
-            return Ok(Expr::Literal(null.map_err(from_datafusion)?, None));
+        let ast = match (&column.default, column.sequence) {
+            (_, Some(sequence)) => self.next_value(sequence),
+            (Some(text), None) => default_expr(text)?,
+            (None, None) => {
+                let null = datafusion::common::ScalarValue::try_from(&mapping::data_type(column.column_type));
+                return Ok(Expr::Literal(null.map_err(from_datafusion)?, None));
+            }
         };
-        let mut ast = super::rewrite::cast_to(default_expr(text)?, column.column_type.pg_type.row().name);
+        let mut ast = super::rewrite::cast_to(ast, column.column_type.pg_type.row().name);
         super::rewrite::rewrite_expr(&mut ast, self.snapshot)?;
         let provider = Provider::new(Arc::clone(self.snapshot), Vec::new());
         let planner = SqlToRel::new_with_options(&provider, parser_options());

@@ -39,7 +39,7 @@ use datafusion::{
     },
 };
 
-pub use conflict::{Conflict, ConflictUpdate};
+pub use conflict::{Arbiters, Conflict, ConflictUpdate};
 pub use dml::{Change, Returning};
 pub use literals::Literals;
 pub use row_locks::{LockedTable, RowLocks};

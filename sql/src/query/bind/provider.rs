@@ -16,11 +16,12 @@ use datafusion::{
 use super::{operators::PgOperators, type_names::PgTypes};
 use crate::{
     catalog::CatalogSnapshot,
+    error::SqlError,
     query::{
         catalog::{self, functions as catalog_functions},
         engine,
         failure::undefined_table,
-        functions::{registry, session},
+        functions::{registry, sequences, session},
         scan::RegionTable,
     },
 };
@@ -54,6 +55,12 @@ impl ContextProvider for Provider {
                 let hidden = self.targets.contains(&table.id);
                 Ok(provider_as_source(Arc::new(RegionTable::new(Arc::clone(table), hidden))))
             }
+            None if self.snapshot.resolve_sequence(Some(schema), name.table()).is_ok() => {
+                Err(crate::query::failure::external(
+                    SqlError::unsupported("a sequence in FROM")
+                        .with_hint("pg_sequences shows sequences, currval() and lastval() a session's values."),
+                ))
+            }
             None => Err(crate::query::failure::external(undefined_table(&name))),
         }
     }
@@ -81,6 +88,7 @@ impl ContextProvider for Provider {
         let name = registry::unqualified(name);
         session::function(name)
             .or_else(|| catalog_functions::function(name, &self.snapshot))
+            .or_else(|| sequences::function(name, &self.snapshot))
             .or_else(|| registry::functions().scalar(name))
     }
 

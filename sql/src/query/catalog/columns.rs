@@ -5,7 +5,7 @@ use super::{
     table::{ColumnSpec, SystemTable, int2, int4, oid, text, truth},
 };
 use crate::{
-    catalog::{CatalogSnapshot, ColumnDescriptor, TableDescriptor},
+    catalog::{CatalogSnapshot, ColumnDescriptor, Identity, TableDescriptor},
     types::{
         PgType::{self, Bool, Char, Int2, Int4, Name, Oid, Text},
         TYPES, TypeRow,
@@ -106,13 +106,21 @@ fn push_attribute(rows: &mut SystemTable, relation: u32, number: u32, column: &C
         ("attnotnull", truth(!column.nullable)),
         ("atthasdef", truth(column.default.is_some())),
         ("atthasmissing", truth(false)),
-        ("attidentity", text("")),
+        ("attidentity", text(identity(column))),
         ("attgenerated", text("")),
         ("attisdropped", truth(false)),
         ("attislocal", truth(true)),
         ("attinhcount", int4(0)),
         ("attcollation", oid(collation_of(row.pg_type))),
     ]);
+}
+
+fn identity(column: &ColumnDescriptor) -> &'static str {
+    match column.identity {
+        None => "",
+        Some(Identity::Always) => "a",
+        Some(Identity::ByDefault) => "d",
+    }
 }
 
 fn by_value(row: &TypeRow) -> bool {
@@ -137,6 +145,11 @@ fn pg_attribute(snapshot: &CatalogSnapshot) -> SystemTable {
         if table.primary_key.is_some() {
             for (number, column) in key_columns(table) {
                 push_attribute(&mut rows, oids::primary_index(table), number, column);
+            }
+        }
+        for index in &table.indexes {
+            for (number, column) in (1..).zip(&index.columns) {
+                push_attribute(&mut rows, index.id, number, &table.columns[column.at]);
             }
         }
     }

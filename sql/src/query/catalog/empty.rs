@@ -1,23 +1,11 @@
 //! System tables of things FlareDB does not have: PostgreSQL's columns (those that psql and drivers name), no rows.
 
 use super::table::{ColumnSpec, SystemTable};
-use crate::types::PgType::{Bool, Char, Float4, Int2, Int4, Int8, Name, Oid, Text};
+use crate::types::PgType::{Bool, Char, Float4, Int2, Int4, Name, Oid, Text};
 
 /// Name and columns of each.
-const TABLES: [(&str, &[ColumnSpec]); 33] = [
+const TABLES: [(&str, &[ColumnSpec]); 29] = [
     ("pg_inherits", &[("inhrelid", Oid), ("inhparent", Oid), ("inhseqno", Int4), ("inhdetachpending", Bool)]),
-    (
-        "pg_depend",
-        &[
-            ("classid", Oid),
-            ("objid", Oid),
-            ("objsubid", Int4),
-            ("refclassid", Oid),
-            ("refobjid", Oid),
-            ("refobjsubid", Int4),
-            ("deptype", Char),
-        ],
-    ),
     ("pg_description", &[("objoid", Oid), ("classoid", Oid), ("objsubid", Int4), ("description", Text)]),
     ("pg_shdescription", &[("objoid", Oid), ("classoid", Oid), ("description", Text)]),
     (
@@ -122,26 +110,8 @@ const TABLES: [(&str, &[ColumnSpec]); 33] = [
         "pg_partitioned_table",
         &[("partrelid", Oid), ("partstrat", Char), ("partnatts", Int2), ("partdefid", Oid), ("partattrs", Text)],
     ),
-    (
-        "pg_sequence",
-        &[
-            ("seqrelid", Oid),
-            ("seqtypid", Oid),
-            ("seqstart", Int8),
-            ("seqincrement", Int8),
-            ("seqmax", Int8),
-            ("seqmin", Int8),
-            ("seqcache", Int8),
-            ("seqcycle", Bool),
-        ],
-    ),
-    ("pg_sequences", &[("schemaname", Name), ("sequencename", Name), ("sequenceowner", Name)]),
     ("pg_views", &[("schemaname", Name), ("viewname", Name), ("viewowner", Name), ("definition", Text)]),
     ("pg_matviews", &[("schemaname", Name), ("matviewname", Name), ("matviewowner", Name), ("definition", Text)]),
-    (
-        "pg_indexes",
-        &[("schemaname", Name), ("tablename", Name), ("indexname", Name), ("tablespace", Name), ("indexdef", Text)],
-    ),
     ("pg_enum", &[("oid", Oid), ("enumtypid", Oid), ("enumsortorder", Float4), ("enumlabel", Name)]),
     (
         "pg_range",

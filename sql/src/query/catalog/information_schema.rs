@@ -2,7 +2,7 @@
 
 use super::table::{ColumnSpec, SystemTable, int4, text};
 use crate::{
-    catalog::CatalogSnapshot,
+    catalog::{CatalogSnapshot, Identity, Table},
     types::{
         ColumnType, Datum,
         PgType::{self, Int4, Text},
@@ -27,7 +27,7 @@ const TABLES: [ColumnSpec; 12] = [
     ("commit_action", Text),
 ];
 
-const COLUMNS: [ColumnSpec; 18] = [
+const COLUMNS: [ColumnSpec; 20] = [
     ("table_catalog", Text),
     ("table_schema", Text),
     ("table_name", Text),
@@ -45,6 +45,8 @@ const COLUMNS: [ColumnSpec; 18] = [
     ("udt_catalog", Text),
     ("udt_schema", Text),
     ("udt_name", Text),
+    ("is_identity", Text),
+    ("identity_generation", Text),
     ("is_updatable", Text),
 ];
 
@@ -133,6 +135,15 @@ fn columns(snapshot: &CatalogSnapshot) -> SystemTable {
                 ("udt_catalog", text(DATABASE)),
                 ("udt_schema", text("pg_catalog")),
                 ("udt_name", text(pg_type.row().name)),
+                ("is_identity", text(if column.identity.is_some() { "YES" } else { "NO" })),
+                (
+                    "identity_generation",
+                    match column.identity {
+                        None => Datum::Null,
+                        Some(Identity::Always) => text("ALWAYS"),
+                        Some(Identity::ByDefault) => text("BY DEFAULT"),
+                    },
+                ),
                 ("is_updatable", text("YES")),
             ]);
         }
@@ -186,21 +197,31 @@ fn schemata() -> SystemTable {
     rows
 }
 
+/// The primary key and the UNIQUE constraints of a table: name, type, positions of the columns.
+fn keys(table: &Table) -> Vec<(&str, &'static str, Vec<usize>)> {
+    let key = table.primary_key.iter().map(|name| (name.as_str(), "PRIMARY KEY", table.key.clone()));
+    let unique = table.indexes.iter().filter(|index| index.constraint);
+    let unique =
+        unique.map(|index| (index.name.as_str(), "UNIQUE", index.columns.iter().map(|column| column.at).collect()));
+    key.chain(unique).collect()
+}
+
 fn table_constraints(snapshot: &CatalogSnapshot) -> SystemTable {
     let mut rows = SystemTable::new(&TABLE_CONSTRAINTS);
     for table in snapshot.tables() {
-        let Some(key) = &table.primary_key else { continue };
-        rows.push(&[
-            ("constraint_catalog", text(DATABASE)),
-            ("constraint_schema", text(&table.schema)),
-            ("constraint_name", text(key)),
-            ("table_catalog", text(DATABASE)),
-            ("table_schema", text(&table.schema)),
-            ("table_name", text(&table.name)),
-            ("constraint_type", text("PRIMARY KEY")),
-            ("is_deferrable", text("NO")),
-            ("initially_deferred", text("NO")),
-        ]);
+        for (name, kind, _) in keys(table) {
+            rows.push(&[
+                ("constraint_catalog", text(DATABASE)),
+                ("constraint_schema", text(&table.schema)),
+                ("constraint_name", text(name)),
+                ("table_catalog", text(DATABASE)),
+                ("table_schema", text(&table.schema)),
+                ("table_name", text(&table.name)),
+                ("constraint_type", text(kind)),
+                ("is_deferrable", text("NO")),
+                ("initially_deferred", text("NO")),
+            ]);
+        }
     }
     rows
 }
@@ -208,18 +229,19 @@ fn table_constraints(snapshot: &CatalogSnapshot) -> SystemTable {
 fn key_column_usage(snapshot: &CatalogSnapshot) -> SystemTable {
     let mut rows = SystemTable::new(&KEY_COLUMN_USAGE);
     for table in snapshot.tables() {
-        let Some(key) = &table.primary_key else { continue };
-        for (number, at) in (1..).zip(&table.key) {
-            rows.push(&[
-                ("constraint_catalog", text(DATABASE)),
-                ("constraint_schema", text(&table.schema)),
-                ("constraint_name", text(key)),
-                ("table_catalog", text(DATABASE)),
-                ("table_schema", text(&table.schema)),
-                ("table_name", text(&table.name)),
-                ("column_name", text(&table.columns[*at].name)),
-                ("ordinal_position", int4(number)),
-            ]);
+        for (name, _, columns) in keys(table) {
+            for (number, at) in (1..).zip(columns) {
+                rows.push(&[
+                    ("constraint_catalog", text(DATABASE)),
+                    ("constraint_schema", text(&table.schema)),
+                    ("constraint_name", text(name)),
+                    ("table_catalog", text(DATABASE)),
+                    ("table_schema", text(&table.schema)),
+                    ("table_name", text(&table.name)),
+                    ("column_name", text(&table.columns[at].name)),
+                    ("ordinal_position", int4(number)),
+                ]);
+            }
         }
     }
     rows

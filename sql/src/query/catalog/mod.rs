@@ -11,6 +11,7 @@ pub mod information_schema;
 pub mod objects;
 pub mod oids;
 pub mod relations;
+pub mod sequences;
 pub mod table;
 
 use std::sync::Arc;
@@ -34,6 +35,7 @@ pub fn virtual_table(snapshot: &CatalogSnapshot, schema: Option<&str>, name: &st
         None | Some(PG_CATALOG) => relations::build(snapshot, name)
             .or_else(|| columns::build(snapshot, name))
             .or_else(|| objects::build(snapshot, name))
+            .or_else(|| sequences::build(snapshot, name))
             .or_else(|| empty::build(name)),
         Some(INFORMATION_SCHEMA) => information_schema::build(snapshot, name),
         Some(cluster::FLAREDB) => return cluster::table(snapshot, name),

@@ -1,7 +1,10 @@
 //! Oids of objects that have no descriptor: schemas, databases, owners, access methods. They are PostgreSQL's own.
 
 use crate::{
-    catalog::{CatalogSnapshot, TableDescriptor, descriptor::PUBLIC_SCHEMA},
+    catalog::{
+        CatalogSnapshot, Table, TableDescriptor,
+        descriptor::{IndexDescriptor, PUBLIC_SCHEMA},
+    },
     error::{SqlError, SqlResult, SqlState},
 };
 
@@ -38,6 +41,11 @@ pub fn primary_index(table: &TableDescriptor) -> u32 {
 /// A table's primary key constraint.
 pub fn primary_constraint(table: &TableDescriptor) -> u32 {
     table.id + 2 * PRIMARY_KEY_OFFSET
+}
+
+/// A UNIQUE constraint's.
+pub fn unique_constraint(index: &IndexDescriptor) -> u32 {
+    index.id + PRIMARY_KEY_OFFSET
 }
 
 /// A column's default.
@@ -110,8 +118,14 @@ pub fn relation(snapshot: &CatalogSnapshot, text: &str) -> SqlResult<u32> {
     if let Some(table) = snapshot.table(schema.unwrap_or(PUBLIC_SCHEMA), name) {
         return Ok(table.id);
     }
-    let index = snapshot.tables().find(|table| table.primary_key.as_deref() == Some(name));
-    index.map(|table| primary_index(table)).ok_or_else(|| SqlError::undefined_table(text))
+    if let Ok(sequence) = snapshot.resolve_sequence(schema, name) {
+        return Ok(sequence.id);
+    }
+    let of = |table: &Table| {
+        let index = table.indexes.iter().find(|index| index.name == name).map(|index| index.id);
+        index.or_else(|| (table.primary_key.as_deref() == Some(name)).then(|| primary_index(table)))
+    };
+    snapshot.tables().find_map(of).ok_or_else(|| SqlError::undefined_table(text))
 }
 
 /// Splits `a."B c".d` at its dots; unquoted parts are folded.

@@ -1,11 +1,11 @@
 //! What is in schemas: pg_class, pg_tables, pg_index, pg_constraint.
 
 use super::{
-    oids,
+    functions, oids,
     table::{ColumnSpec, SystemTable, int2, int4, oid, text, truth},
 };
 use crate::{
-    catalog::{CatalogSnapshot, TableDescriptor},
+    catalog::{CatalogSnapshot, TableDescriptor, descriptor::IndexColumn},
     types::{
         Datum,
         PgType::{Bool, Char, Float4, Int2, Int4, Name, Oid, Text},
@@ -102,12 +102,16 @@ const PG_TABLES: [ColumnSpec; 8] = [
     ("rowsecurity", Bool),
 ];
 
+const PG_INDEXES: [ColumnSpec; 5] =
+    [("schemaname", Name), ("tablename", Name), ("indexname", Name), ("tablespace", Name), ("indexdef", Text)];
+
 /// One of the tables of this file.
 pub fn build(snapshot: &CatalogSnapshot, name: &str) -> Option<SystemTable> {
     Some(match name {
         "pg_class" => pg_class(snapshot),
         "pg_index" => pg_index(snapshot),
         "pg_constraint" => pg_constraint(snapshot),
+        "pg_indexes" => pg_indexes(snapshot),
         "pg_tables" => pg_tables(snapshot),
         _ => return None,
     })
@@ -117,7 +121,7 @@ fn namespace_of(table: &TableDescriptor) -> u32 {
     oids::namespace(&table.schema).unwrap_or(oids::PUBLIC_NAMESPACE)
 }
 
-/// Tables, and the indexes of primary keys.
+/// Tables, indexes, sequences.
 fn pg_class(snapshot: &CatalogSnapshot) -> SystemTable {
     let mut rows = SystemTable::new(&PG_CLASS);
     let mut push = |id: u32, name: &str, namespace: u32, kind: &str, am: u32, columns: usize, indexed: bool| {
@@ -157,43 +161,92 @@ fn pg_class(snapshot: &CatalogSnapshot) -> SystemTable {
     for table in snapshot.tables() {
         let columns = table.visible().count();
         let namespace = namespace_of(table);
-        push(table.id, &table.name, namespace, "r", oids::HEAP, columns, table.primary_key.is_some());
+        let indexed = table.primary_key.is_some() || !table.indexes.is_empty();
+        push(table.id, &table.name, namespace, "r", oids::HEAP, columns, indexed);
         if let Some(key) = &table.primary_key {
             push(oids::primary_index(table), key, namespace, "i", oids::BTREE, table.key.len(), false);
         }
+        for index in &table.indexes {
+            push(index.id, &index.name, namespace, "i", oids::BTREE, index.columns.len(), false);
+        }
+    }
+    for sequence in snapshot.sequences() {
+        let namespace = oids::namespace(&sequence.schema).unwrap_or(oids::PUBLIC_NAMESPACE);
+        // last_value, log_cnt, is_called, as PostgreSQL counts them.
+        push(sequence.id, &sequence.name, namespace, "S", 0, 3, false);
     }
     rows
 }
 
 /// Column numbers as an int2vector is written.
-fn numbers(table: &TableDescriptor) -> String {
-    let ids: Vec<String> = table.key.iter().map(|at| table.columns[*at].id.to_string()).collect();
+fn numbers(table: &TableDescriptor, positions: impl Iterator<Item = usize>) -> String {
+    let ids: Vec<String> = positions.map(|at| table.columns[at].id.to_string()).collect();
     ids.join(" ")
+}
+
+/// What pg_index says about an index, the primary key's or another.
+struct IndexRow {
+    id: u32,
+    primary: bool,
+    unique: bool,
+    nulls_distinct: bool,
+    valid: bool,
+    positions: Vec<usize>,
+    options: Vec<u8>,
+}
+
+/// 1 for DESC, 2 for NULLS FIRST, as in PostgreSQL.
+fn option_bits(column: &IndexColumn) -> u8 {
+    u8::from(column.descending) + 2 * u8::from(column.nulls_first)
+}
+
+fn index_rows(table: &TableDescriptor) -> Vec<IndexRow> {
+    let primary = table.primary_key.iter().map(|_| IndexRow {
+        id: oids::primary_index(table),
+        primary: true,
+        unique: true,
+        nulls_distinct: true,
+        valid: true,
+        positions: table.key.clone(),
+        options: vec![0; table.key.len()],
+    });
+    let secondary = table.indexes.iter().map(|index| IndexRow {
+        id: index.id,
+        primary: false,
+        unique: index.unique,
+        nulls_distinct: index.nulls_distinct,
+        valid: index.public,
+        positions: index.columns.iter().map(|column| column.at).collect(),
+        options: index.columns.iter().map(option_bits).collect(),
+    });
+    primary.chain(secondary).collect()
 }
 
 fn pg_index(snapshot: &CatalogSnapshot) -> SystemTable {
     let mut rows = SystemTable::new(&PG_INDEX);
-    for table in snapshot.tables().filter(|table| table.primary_key.is_some()) {
-        let zeros = vec!["0"; table.key.len()].join(" ");
+    for (table, index) in snapshot.tables().flat_map(|table| index_rows(table).into_iter().map(move |row| (table, row)))
+    {
+        let width = index.positions.len();
+        let options: Vec<String> = index.options.iter().map(ToString::to_string).collect();
         rows.push(&[
-            ("indexrelid", oid(oids::primary_index(table))),
+            ("indexrelid", oid(index.id)),
             ("indrelid", oid(table.id)),
-            ("indnatts", int2(table.key.len() as i16)),
-            ("indnkeyatts", int2(table.key.len() as i16)),
-            ("indisunique", truth(true)),
-            ("indnullsnotdistinct", truth(false)),
-            ("indisprimary", truth(true)),
+            ("indnatts", int2(width as i16)),
+            ("indnkeyatts", int2(width as i16)),
+            ("indisunique", truth(index.unique)),
+            ("indnullsnotdistinct", truth(!index.nulls_distinct)),
+            ("indisprimary", truth(index.primary)),
             ("indisexclusion", truth(false)),
             ("indimmediate", truth(true)),
             ("indisclustered", truth(false)),
-            ("indisvalid", truth(true)),
+            ("indisvalid", truth(index.valid)),
             ("indcheckxmin", truth(false)),
             ("indisready", truth(true)),
             ("indislive", truth(true)),
             ("indisreplident", truth(false)),
-            ("indkey", text(numbers(table))),
-            ("indcollation", text(&zeros)),
-            ("indoption", text(&zeros)),
+            ("indkey", text(numbers(table, index.positions.into_iter()))),
+            ("indcollation", text(vec!["0"; width].join(" "))),
+            ("indoption", text(options.join(" "))),
         ]);
     }
     rows
@@ -201,26 +254,52 @@ fn pg_index(snapshot: &CatalogSnapshot) -> SystemTable {
 
 fn pg_constraint(snapshot: &CatalogSnapshot) -> SystemTable {
     let mut rows = SystemTable::new(&PG_CONSTRAINT);
-    for table in snapshot.tables() {
-        let Some(name) = &table.primary_key else { continue };
+    let mut push = |table: &TableDescriptor, id: u32, name: &str, kind: &str, index: u32, columns: String| {
         rows.push(&[
-            ("oid", oid(oids::primary_constraint(table))),
+            ("oid", oid(id)),
             ("conname", text(name)),
             ("connamespace", oid(namespace_of(table))),
-            ("contype", text("p")),
+            ("contype", text(kind)),
             ("condeferrable", truth(false)),
             ("condeferred", truth(false)),
             ("convalidated", truth(true)),
             ("conrelid", oid(table.id)),
             ("contypid", oid(0)),
-            ("conindid", oid(oids::primary_index(table))),
+            ("conindid", oid(index)),
             ("conparentid", oid(0)),
             ("confrelid", oid(0)),
             ("coninhcount", int4(0)),
             ("conislocal", truth(true)),
             ("connoinherit", truth(true)),
-            ("conkey", text(format!("{{{}}}", numbers(table).replace(' ', ",")))),
+            ("conkey", text(format!("{{{}}}", columns.replace(' ', ",")))),
         ]);
+    };
+    for table in snapshot.tables() {
+        if let Some(name) = &table.primary_key {
+            let columns = numbers(table, table.key.iter().copied());
+            push(table, oids::primary_constraint(table), name, "p", oids::primary_index(table), columns);
+        }
+        for index in table.indexes.iter().filter(|index| index.constraint) {
+            let columns = numbers(table, index.columns.iter().map(|column| column.at));
+            push(table, oids::unique_constraint(index), &index.name, "u", index.id, columns);
+        }
+    }
+    rows
+}
+
+fn pg_indexes(snapshot: &CatalogSnapshot) -> SystemTable {
+    let mut rows = SystemTable::new(&PG_INDEXES);
+    for table in snapshot.tables() {
+        let primary = table.primary_key.iter().map(|name| (name, functions::primary_index_definition(table)));
+        let secondary = table.indexes.iter().map(|index| (&index.name, functions::index_definition(table, index)));
+        for (name, definition) in primary.chain(secondary) {
+            rows.push(&[
+                ("schemaname", text(&table.schema)),
+                ("tablename", text(&table.name)),
+                ("indexname", text(name)),
+                ("indexdef", text(definition)),
+            ]);
+        }
     }
     rows
 }
@@ -232,7 +311,7 @@ fn pg_tables(snapshot: &CatalogSnapshot) -> SystemTable {
             ("schemaname", text(&table.schema)),
             ("tablename", text(&table.name)),
             ("tableowner", text("postgres")),
-            ("hasindexes", truth(table.primary_key.is_some())),
+            ("hasindexes", truth(table.primary_key.is_some() || !table.indexes.is_empty())),
             ("hasrules", truth(false)),
             ("hastriggers", truth(false)),
             ("rowsecurity", truth(false)),

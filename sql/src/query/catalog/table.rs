@@ -83,6 +83,10 @@ pub fn truth(value: bool) -> Datum {
 pub fn int2(value: i16) -> Datum {
     Datum::Int2(value)
 }
+/// bigint
+pub fn int8(value: i64) -> Datum {
+    Datum::Int8(value)
+}
 /// integer
 pub fn int4(value: i32) -> Datum {
     Datum::Int4(value)

@@ -13,7 +13,7 @@ use crate::{
     error::SqlError,
     query::{
         catalog::table::{SystemTable, text, truth},
-        explain::shown_key,
+        explain::{index_of, shown_border},
     },
     types::Datum,
 };
@@ -81,7 +81,7 @@ pub(super) fn table_at<'a>(tables: &'a [Table], key: &[u8]) -> Option<&'a Table>
 
 pub(super) fn pretty(tables: &[Table], key: &[u8]) -> Datum {
     match table_at(tables, key) {
-        Some(table) if key.len() > keyspace::PREFIX_LEN => text(shown_key(table, key)),
+        Some(table) if key.len() > keyspace::PREFIX_LEN => text(shown_border(table, key)),
         Some(table) => text(format!("start of {}", table.shown_name())),
         None => Datum::Null,
     }
@@ -98,8 +98,10 @@ fn region(rows: &mut SystemTable, status: &RegionStatus, tables: &[Table], busy:
     let mut here: Vec<_> = tables.iter().filter(inside).collect();
     here.sort_by_key(|t| t.storage_id);
     let names: Vec<_> = here.into_iter().map(|t| t.shown_name()).collect();
-    // The primary key is index 0, and the only one there is.
-    let index = table.filter(|_| range.start_key.len() >= keyspace::PREFIX_LEN).and_then(|t| t.primary_key.clone());
+    let index = table.filter(|_| range.start_key.len() >= keyspace::PREFIX_LEN).and_then(|t| {
+        let secondary = index_of(t, &range.start_key).map(|index| index.name.clone());
+        secondary.or_else(|| t.primary_key.clone())
+    });
     rows.push(&[
         ("region_id", number(region.id)),
         ("start_key", text(hex(&range.start_key))),

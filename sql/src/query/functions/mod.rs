@@ -7,6 +7,7 @@ pub mod fields;
 pub mod registry;
 pub mod rounding;
 pub mod scalar;
+pub mod sequences;
 pub mod session;
 pub mod sleep;
 pub mod standard;

@@ -27,9 +27,10 @@ use datafusion::{
 };
 use proto::KeyRange;
 
+use super::access::Chosen;
 use crate::{
     catalog::TableDescriptor,
-    codec::TableCodec,
+    codec::{KeyForm, key::KeyColumn},
     error::{SqlError, SqlResult},
     query::{failure::external, run::HoleFunction},
     types::{Datum, PgType, arrow as mapping},
@@ -59,11 +60,6 @@ pub struct KeyBounds<E> {
 }
 
 impl<E> KeyBounds<E> {
-    /// Every column of the key is fixed: the rows are points.
-    pub fn is_points(&self, table: &TableDescriptor) -> bool {
-        self.fixed.len() == table.key.len()
-    }
-
     /// No condition bounds the key: the whole table is read.
     pub fn is_empty(&self) -> bool {
         self.fixed.is_empty() && self.lower.is_none() && self.upper.is_none()
@@ -80,20 +76,17 @@ impl<E> KeyBounds<E> {
     }
 }
 
-/// The condition compares a column of the key with something that has no columns.
-pub fn mentions_key(filter: &Expr, table: &TableDescriptor) -> bool {
-    table.key.iter().any(|at| {
-        let name = &table.columns[*at].name;
-        alternatives(filter, name).is_some() || ranges(filter, name).is_some()
-    })
+/// The condition compares the column with something that has no columns.
+pub fn bounds_column(filter: &Expr, column: &str) -> bool {
+    alternatives(filter, column).is_some() || ranges(filter, column).is_some()
 }
 
-/// Finds the bounds in `filters`, which all hold.
-pub fn analyse(filters: &[Expr], table: &TableDescriptor) -> KeyBounds<Expr> {
+/// Finds the bounds of a key in `filters`, which all hold.
+pub fn analyse(filters: &[Expr], table: &TableDescriptor, form: &KeyForm) -> KeyBounds<Expr> {
     let conjuncts: Vec<&Expr> = filters.iter().flat_map(datafusion::logical_expr::utils::split_conjunction).collect();
     let mut bounds = KeyBounds { fixed: Vec::new(), lower: None, upper: None };
     let mut spans = 1;
-    for at in &table.key {
+    for (at, _) in form.columns() {
         let name = &table.columns[*at].name;
         let fixed = conjuncts
             .iter()
@@ -192,9 +185,8 @@ fn is_constant(expr: &Expr) -> bool {
 #[derive(Clone, Debug)]
 pub struct Compiled {
     bounds: KeyBounds<Arc<dyn PhysicalExpr>>,
-    codec: Arc<TableCodec>,
-    key_types: Vec<PgType>,
-    rows: KeyRange,
+    form: Arc<KeyForm>,
+    points: bool,
 }
 
 /// The keys to read.
@@ -207,15 +199,19 @@ pub enum Spans {
 }
 
 impl Compiled {
-    /// Compiles the values of `bounds`.
-    pub fn new(bounds: &KeyBounds<Expr>, table: &TableDescriptor, state: &dyn Session) -> Result<Self> {
+    /// Compiles the values of chosen bounds.
+    pub fn new(chosen: &Chosen, state: &dyn Session) -> Result<Self> {
         let schema = DFSchema::empty();
         Ok(Compiled {
-            bounds: bounds.map(|value| state.create_physical_expr(value.clone(), &schema))?,
-            codec: Arc::new(TableCodec::new(table)),
-            key_types: table.key.iter().map(|at| table.columns[*at].column_type.pg_type).collect(),
-            rows: table.rows(),
+            bounds: chosen.bounds.map(|value| state.create_physical_expr(value.clone(), &schema))?,
+            form: Arc::new(chosen.form.clone()),
+            points: chosen.is_points(),
         })
+    }
+
+    /// The keys that are bounded.
+    pub fn form(&self) -> &KeyForm {
+        &self.form
     }
 
     /// The bounds, for EXPLAIN.
@@ -243,37 +239,40 @@ impl Compiled {
 
     fn compute(&self) -> SqlResult<Spans> {
         let mut prefixes: Vec<Vec<Datum>> = vec![Vec::new()];
-        for (values, pg_type) in self.bounds.fixed.iter().zip(&self.key_types) {
+        for (values, (_, column)) in self.bounds.fixed.iter().zip(self.form.columns()) {
             let mut next = Vec::with_capacity(prefixes.len() * values.len());
             for value in values {
-                let Fitted::Value(datum) = fit(evaluate(value)?, *pg_type)? else { continue };
+                let Fitted::Value(datum) = fit(evaluate(value)?, column.pg_type)? else { continue };
                 for prefix in &prefixes {
                     next.push(prefix.iter().cloned().chain([datum.clone()]).collect());
                 }
             }
             prefixes = next;
         }
-        let keys = prefixes.iter().map(|prefix| self.codec.key_of(prefix)).collect::<SqlResult<BTreeSet<Bytes>>>()?;
-        if self.bounds.fixed.len() == self.key_types.len() {
+        let keys = prefixes.iter().map(|prefix| self.form.key_of(prefix)).collect::<SqlResult<BTreeSet<Bytes>>>()?;
+        if self.points {
             return Ok(Spans::Points(keys.into_iter().collect()));
         }
         if self.bounds.is_empty() {
-            return Ok(Spans::Ranges(vec![self.rows.clone()]));
+            return Ok(Spans::Ranges(vec![self.form.range()]));
         }
-        let pg_type = self.key_types[self.bounds.fixed.len()];
+        let Some((_, column)) = self.form.columns().get(self.bounds.fixed.len()) else {
+            let whole = |key: Bytes| KeyRange::new(key.clone(), prefix_end(&key));
+            return Ok(Spans::Ranges(keys.into_iter().map(whole).collect()));
+        };
         let side = |bound: &Option<Bound<Arc<dyn PhysicalExpr>>>| -> SqlResult<Option<(Fitted, bool)>> {
             let Some(bound) = bound else { return Ok(None) };
-            Ok(Some((fit(evaluate(&bound.value)?, pg_type)?, bound.inclusive)))
+            Ok(Some((fit(evaluate(&bound.value)?, column.pg_type)?, bound.inclusive)))
         };
         let (lower, upper) = (side(&self.bounds.lower)?, side(&self.bounds.upper)?);
-        let ranges = keys.into_iter().filter_map(|prefix| range(&prefix, &lower, &upper, pg_type)).collect();
+        let ranges = keys.into_iter().filter_map(|prefix| range(&prefix, &lower, &upper, *column)).collect();
         Ok(Spans::Ranges(ranges))
     }
 }
 
 /// A value beside the range of the column's type.
 #[derive(Clone, Debug, PartialEq)]
-enum Fitted {
+pub enum Fitted {
     /// A value of the column's type.
     Value(Datum),
     /// Above all values of the type.
@@ -284,29 +283,41 @@ enum Fitted {
     Nothing,
 }
 
-/// The key range of a prefix and the bounds behind it; `None` when it is empty.
-fn range(
+/// The key range of a prefix and the bounds of the column behind it, each with whether it belongs to the range; `None` when it is
+/// empty. With a bound no NULL is in it.
+pub fn range(
     prefix: &Bytes,
     lower: &Option<(Fitted, bool)>,
     upper: &Option<(Fitted, bool)>,
-    pg_type: PgType,
+    column: KeyColumn,
 ) -> Option<KeyRange> {
     let with = |datum: &Datum| {
         let mut key = BytesMut::from(&prefix[..]);
-        crate::codec::key::encode(datum, crate::codec::key::KeyColumn::primary(pg_type), &mut key);
+        crate::codec::key::encode(datum, column, &mut key);
         key.freeze()
     };
-    let start = match lower {
-        None | Some((Fitted::Below, _)) => prefix.clone(),
+    let bounded = lower.is_some() || upper.is_some();
+    let values = if column.nullable && bounded { column.values_behind(prefix) } else { prefix.clone() };
+    // Where the greatest come first the bounds change sides.
+    let (first, last) = if column.descending { (upper, lower) } else { (lower, upper) };
+    let open = |fitted: &Fitted, at_start: bool| match fitted {
+        Fitted::Below => at_start != column.descending,
+        Fitted::Above => at_start == column.descending,
+        _ => false,
+    };
+    let start = match first {
+        None => values.clone(),
         Some((Fitted::Value(value), true)) => with(value),
         Some((Fitted::Value(value), false)) => prefix_end(&with(value)),
-        Some((Fitted::Above | Fitted::Nothing, _)) => return None,
+        Some((other, _)) if open(other, true) => values.clone(),
+        Some(_) => return None,
     };
-    let end = match upper {
-        None | Some((Fitted::Above, _)) => prefix_end(prefix),
+    let end = match last {
+        None => prefix_end(&values),
         Some((Fitted::Value(value), true)) => prefix_end(&with(value)),
         Some((Fitted::Value(value), false)) => with(value),
-        Some((Fitted::Below | Fitted::Nothing, _)) => return None,
+        Some((other, _)) if open(other, false) => prefix_end(&values),
+        Some(_) => return None,
     };
     (end.is_empty() || start < end).then(|| KeyRange::new(start, end))
 }
@@ -388,10 +399,38 @@ mod tests {
         assert_eq!(fit(Datum::Null, PgType::Int4).unwrap(), Fitted::Nothing);
         let prefix = Bytes::from_static(b"p");
         let above = Some((Fitted::Above, true));
-        assert_eq!(range(&prefix, &above, &None, PgType::Int4), None);
-        assert_eq!(
-            range(&prefix, &None, &above, PgType::Int4),
-            Some(KeyRange::new(prefix.clone(), prefix_end(&prefix)))
-        );
+        let column = KeyColumn::primary(PgType::Int4);
+        assert_eq!(range(&prefix, &above, &None, column), None);
+        let whole = KeyRange::new(prefix.clone(), prefix_end(&prefix));
+        assert_eq!(range(&prefix, &None, &above, column), Some(whole.clone()));
+        let falling = KeyColumn { descending: true, ..column };
+        assert_eq!(range(&prefix, &above, &None, falling), None);
+        assert_eq!(range(&prefix, &None, &above, falling), Some(whole));
+    }
+
+    #[test]
+    fn ranges_hold_the_values_between_their_bounds_and_no_null() {
+        let prefix = Bytes::from_static(b"p");
+        let key = |datum: &Datum, column: KeyColumn| {
+            let mut key = BytesMut::from(&prefix[..]);
+            crate::codec::key::encode(datum, column, &mut key);
+            key.freeze()
+        };
+        for flags in 0..4 {
+            let (descending, nulls_first) = (flags & 1 == 1, flags & 2 == 2);
+            let column = KeyColumn { pg_type: PgType::Int4, nullable: true, descending, nulls_first };
+            let bound = |value: i32, inclusive: bool| Some((Fitted::Value(Datum::Int4(value)), inclusive));
+            let holds = |lower: &Option<(Fitted, bool)>, upper: &Option<(Fitted, bool)>| {
+                let range = range(&prefix, lower, upper, column).unwrap();
+                let inside: Vec<i32> =
+                    (0..6).filter(|value| range.contains(&key(&Datum::Int4(*value), column))).collect();
+                assert_eq!(range.contains(&key(&Datum::Null, column)), lower.is_none() && upper.is_none());
+                inside
+            };
+            assert_eq!(holds(&bound(2, true), &bound(4, false)), [2, 3]);
+            assert_eq!(holds(&bound(2, false), &None), [3, 4, 5]);
+            assert_eq!(holds(&None, &bound(2, true)), [0, 1, 2]);
+            assert_eq!(holds(&None, &None), [0, 1, 2, 3, 4, 5]);
+        }
     }
 }

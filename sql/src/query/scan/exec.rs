@@ -15,7 +15,6 @@ use datafusion::{
     catalog::Session,
     common::{Result, tree_node::TreeNodeRecursion},
     execution::{SendableRecordBatchStream, TaskContext},
-    logical_expr::Expr,
     physical_expr::{EquivalenceProperties, PhysicalExpr, PhysicalSortExpr, expressions::Column},
     physical_plan::{
         DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties, ReplaceChildrenOptions,
@@ -29,15 +28,18 @@ use proto::KeyRange;
 use tokio::sync::OnceCell;
 
 use super::{
-    bounds::{Compiled, KeyBounds, Spans},
+    access::Chosen,
+    bounds::{Compiled, Spans},
     rows::RowShape,
     store::ScanSpec,
 };
 use crate::{
     Reader,
-    catalog::Table,
+    catalog::{Table, descriptor::IndexDescriptor},
+    codec::IndexCodec,
     error::SqlError,
     query::{engine, failure::external, run::Slot},
+    sequence::Sequences,
     types::PgType,
 };
 
@@ -48,14 +50,19 @@ const POINTS_PER_BATCH: usize = 256;
 pub struct Source {
     reader: Reader,
     clock: Arc<dyn kv::Clock>,
+    sequences: Arc<Sequences>,
     /// The spans of each scan, cut for its partitions: computed once, or partitions could disagree after a split.
     spans: DashMap<u64, Arc<OnceCell<Arc<Spans>>>>,
 }
 
 impl Source {
     /// For one run of a plan.
-    pub fn new(reader: Reader, clock: Arc<dyn kv::Clock>) -> Self {
-        Source { reader, clock, spans: DashMap::new() }
+    pub fn new(reader: Reader, clock: Arc<dyn kv::Clock>, sequences: Arc<Sequences>) -> Self {
+        Source { reader, clock, sequences, spans: DashMap::new() }
+    }
+    /// What the session draws from.
+    pub fn sequences(&self) -> &Arc<Sequences> {
+        &self.sequences
     }
     /// The gateway's clock.
     pub fn clock(&self) -> &Arc<dyn kv::Clock> {
@@ -82,6 +89,7 @@ pub struct RegionScan {
     table: Table,
     columns: Vec<usize>,
     bounds: Compiled,
+    index: Option<Arc<IndexCodec>>,
     limit: Option<usize>,
     spec: Bytes,
     shape: Arc<RowShape>,
@@ -94,23 +102,27 @@ impl RegionScan {
     pub fn new(
         table: Table,
         columns: Vec<usize>,
-        bounds: &KeyBounds<Expr>,
+        chosen: Chosen,
         limit: Option<usize>,
         state: &dyn Session,
     ) -> Result<Self> {
         let shape = Arc::new(RowShape::new(&table, columns.clone()));
-        let partitions = if bounds.is_points(&table) { 1 } else { engine::TARGET_PARTITIONS };
+        let partitions = if chosen.is_points() { 1 } else { engine::TARGET_PARTITIONS };
         let slot = state.config_options().extensions.get::<Slot>().cloned().unwrap_or_default();
         Ok(RegionScan {
             id: NEXT_SCAN.fetch_add(1, Ordering::Relaxed),
-            bounds: Compiled::new(bounds, &table, state)?,
+            bounds: Compiled::new(&chosen, state)?,
             spec: ScanSpec::encode(&table, &columns),
             properties: Arc::new(PlanProperties::new(
-                key_order(&table, &columns, shape.schema()),
+                match &chosen.index {
+                    None => key_order(&table, &columns, shape.schema()),
+                    Some(_) => EquivalenceProperties::new(Arc::clone(shape.schema())),
+                },
                 Partitioning::UnknownPartitioning(partitions),
                 EmissionType::Incremental,
                 Boundedness::Bounded,
             )),
+            index: chosen.index.map(Arc::new),
             table,
             columns,
             limit,
@@ -126,6 +138,10 @@ impl RegionScan {
     /// Which of its keys.
     pub fn bounds(&self) -> &Compiled {
         &self.bounds
+    }
+    /// The secondary index it reads by.
+    pub fn index(&self) -> Option<&IndexDescriptor> {
+        self.index.as_ref().map(|index| &index.descriptor)
     }
     /// Rows that are enough.
     pub fn limit(&self) -> Option<usize> {
@@ -158,7 +174,10 @@ impl DisplayAs for RegionScan {
     fn fmt_as(&self, _format: DisplayFormatType, f: &mut fmt::Formatter) -> fmt::Result {
         let names: Vec<&str> = self.columns.iter().map(|at| self.table.columns[*at].name.as_str()).collect();
         write!(f, "RegionScan: {} [{}]", self.table.shown_name(), names.join(", "))?;
-        crate::query::explain::fmt_bounds(&self.table, self.bounds.bounds(), f)?;
+        if let Some(index) = self.index() {
+            write!(f, " by {}", index.name)?;
+        }
+        crate::query::explain::fmt_bounds(&self.table, &self.bounds, f)?;
         match self.limit {
             Some(limit) => write!(f, " limit={limit}"),
             None => Ok(()),
@@ -215,6 +234,7 @@ impl ExecutionPlan for RegionScan {
             table: Arc::clone(&self.table),
             columns: self.columns.clone(),
             bounds: self.bounds.clone(),
+            index: self.index.clone(),
             limit: self.limit,
             spec: self.spec.clone(),
             shape: Arc::clone(&self.shape),
@@ -230,6 +250,7 @@ impl ExecutionPlan for RegionScan {
             partitions: self.properties.partitioning.partition_count(),
             storage_id: self.table.storage_id,
             bounds: self.bounds.clone(),
+            index: self.index.clone(),
             shape: Arc::clone(&self.shape),
             spec: self.spec.clone(),
             limit: self.limit,
@@ -248,6 +269,7 @@ struct Share {
     partitions: usize,
     storage_id: u32,
     bounds: Compiled,
+    index: Option<Arc<IndexCodec>>,
     shape: Arc<RowShape>,
     spec: Bytes,
     limit: Option<usize>,
@@ -256,7 +278,16 @@ struct Share {
 
 impl Share {
     async fn batches(self) -> Result<stream::BoxStream<'static, Result<RecordBatch>>> {
-        Ok(match self.spans().await?.as_ref() {
+        let spans = self.spans().await?;
+        if let Some(index) = self.index.clone() {
+            let own = match spans.as_ref() {
+                Spans::Points(keys) => Spans::Points(keys.clone()),
+                Spans::Ranges(ranges) => Spans::Ranges(own_share(ranges, self.partition, self.partitions)),
+            };
+            let (txn, limit) = (self.txn().clone(), self.limit);
+            return Ok(super::by_index::batches(txn, index, own, limit, Arc::clone(&self.shape)).boxed());
+        }
+        Ok(match spans.as_ref() {
             Spans::Points(keys) => self.points(keys.clone()).boxed(),
             Spans::Ranges(ranges) => {
                 let own = own_share(ranges, self.partition, self.partitions);

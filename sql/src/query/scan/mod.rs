@@ -9,13 +9,15 @@
 //! ```
 //!
 //! [`RegionTable`] is the table at planning time, [`exec::RegionScan`] the leaf of the physical plan, [`bounds`] the
-//! access path that both the scan and the key plans use, [`store::RowScan`] the half that runs where the rows are. A range in which the
+//! access path that both the scan and the key plans use, [`access`] the choice between the primary key and the indexes, [`store::RowScan`] the half that runs where the rows are. A range in which the
 //! transaction has written itself is scanned plainly and decoded here, so that it sees its own writes.
 //!
 //! Conditions are never left to the bounds alone: DataFusion filters again above. Not here: filters, top-n and
-//! aggregates in the store, secondary indexes.
+//! aggregates in the store.
 
+pub mod access;
 pub mod bounds;
+pub mod by_index;
 pub mod exec;
 pub mod rows;
 pub mod store;
@@ -89,7 +91,7 @@ impl TableProvider for RegionTable {
 
     fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
         let useful = |filter: &&Expr| {
-            if bounds::mentions_key(filter, &self.table) {
+            if access::mentions_key(filter, &self.table) {
                 TableProviderFilterPushDown::Inexact
             } else {
                 TableProviderFilterPushDown::Unsupported
@@ -109,8 +111,8 @@ impl TableProvider for RegionTable {
             Some(projection) => projection.iter().map(|at| self.columns[*at]).collect(),
             None => self.columns.clone(),
         };
-        let bounds = bounds::analyse(filters, &self.table);
-        let scan = exec::RegionScan::new(Arc::clone(&self.table), columns, &bounds, limit, state)?;
+        let chosen = access::choose(filters, &self.table);
+        let scan = exec::RegionScan::new(Arc::clone(&self.table), columns, chosen, limit, state)?;
         Ok(Arc::new(scan))
     }
 }

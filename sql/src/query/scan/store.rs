@@ -90,12 +90,8 @@ impl ScanSpec {
             let pg_type =
                 PgType::from_oid(column.type_oid).ok_or(format!("type {} is not known here", column.type_oid))?;
             Ok(ColumnDescriptor {
-                id: column.id,
-                name: column.name,
-                column_type: ColumnType { pg_type, type_mod: column.type_mod },
                 nullable: column.nullable,
-                default: None,
-                hidden: false,
+                ..ColumnDescriptor::new(column.id, column.name, ColumnType { pg_type, type_mod: column.type_mod })
             })
         };
         let columns: Vec<ColumnDescriptor> = self.columns.into_iter().map(column).collect::<Result<_, String>>()?;
@@ -116,6 +112,7 @@ impl ScanSpec {
             primary_key: None,
             next_column_id: 0,
             writes_fenced_until: 0,
+            indexes: Vec::new(),
         };
         Ok(RowShape::new(&table, wanted))
     }
@@ -179,12 +176,8 @@ mod tests {
 
     fn table() -> TableDescriptor {
         let column = |id: u32, name: &str, pg_type: PgType| ColumnDescriptor {
-            id,
-            name: name.into(),
-            column_type: pg_type.plain(),
             nullable: id > 1,
-            default: None,
-            hidden: false,
+            ..ColumnDescriptor::new(id, name, pg_type.plain())
         };
         TableDescriptor {
             id: 100,
@@ -197,6 +190,7 @@ mod tests {
             primary_key: Some("t_pkey".into()),
             next_column_id: 3,
             writes_fenced_until: 0,
+            indexes: Vec::new(),
         }
     }
 

@@ -107,6 +107,8 @@ pub const BUGS: &[Bug] = &[
     Bug::Sql(sql::planted::Planted::KeepDoomed),
     #[cfg(all(feature = "planted-bugs", feature = "sql"))]
     Bug::Sql(sql::planted::Planted::RepeatUnknown),
+    #[cfg(all(feature = "planted-bugs", feature = "sql"))]
+    Bug::Sql(sql::planted::Planted::ForgetEntry),
 ];
 
 /// How a cluster is built.

@@ -1,4 +1,4 @@
-//! Registers as rows, each in a table of its own, written in every way SQL has.
+//! Registers as rows, each in a table of its own, written in every way SQL has. Half of them are read by a secondary index too.
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -21,20 +21,28 @@ struct Statements {
     range: &'static str,
 }
 
+/// For each register its table, whether its value is unique, and what a range that is read says: of the key, or of the index.
 macro_rules! statements {
-    ($($table:literal),*) => {
+    ($(($table:literal, $unique:literal, $range:literal)),*) => {
         [$(Statements {
-            create: concat!("CREATE TABLE IF NOT EXISTS ", $table, " (id bigint PRIMARY KEY, v bigint NOT NULL)"),
+            create: concat!(
+                "CREATE TABLE IF NOT EXISTS ", $table, " (id bigint PRIMARY KEY, v bigint NOT NULL", $unique, ")"
+            ),
             insert: concat!("INSERT INTO ", $table, " (id, v) VALUES ($1, $2)"),
             update: concat!("UPDATE ", $table, " SET v = $2 WHERE id = $1"),
             delete: concat!("DELETE FROM ", $table, " WHERE id = $1"),
             select: concat!("SELECT v FROM ", $table, " WHERE id = $1"),
-            range: concat!("SELECT v FROM ", $table, " WHERE id >= $1 AND id <= $1"),
+            range: concat!("SELECT v FROM ", $table, " WHERE ", $range),
         }),*]
     };
 }
 
-const TABLES: [Statements; KEYS] = statements!("register_0", "register_1", "register_2", "register_3");
+const TABLES: [Statements; KEYS] = statements!(
+    ("register_0", "", "id >= $1 AND id <= $1"),
+    ("register_1", " UNIQUE", "v >= $1 AND v < 1000000000000"),
+    ("register_2", "", "id >= $1 AND id <= $1"),
+    ("register_3", " UNIQUE", "v >= $1 AND v < 1000000000000")
+);
 
 impl Connection {
     /// Writes in one of four ways; `false`: there was no row to update.

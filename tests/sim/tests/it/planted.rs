@@ -173,4 +173,9 @@ mod gateways {
     fn repeating_a_statement_of_unknown_outcome_is_found() {
         must_be_found(Kind::SqlBank, 60, Bug::Sql(Sql::RepeatUnknown));
     }
+
+    #[test]
+    fn forgetting_an_index_entry_is_found() {
+        must_be_found(Kind::SqlRegister, 5, Bug::Sql(Sql::ForgetEntry));
+    }
 }

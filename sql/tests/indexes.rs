@@ -1,0 +1,188 @@
+//! Every row has its entry in every index of its table, and no entry is without its row: after random statements of
+//! several sessions, and after CREATE INDEX under writers.
+
+mod support;
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use kv::ScanOptions;
+use proptest::{
+    prelude::*,
+    test_runner::{RngAlgorithm, TestRng, TestRunner},
+};
+use sql::{
+    Session, SqlResult,
+    catalog::store,
+    codec::{IndexCodec, TableCodec},
+};
+use support::{connect, gateway, local};
+
+/// Runs of random statements.
+const RUNS: u32 = 10;
+/// Statements of one run.
+const STATEMENTS: usize = 120;
+const SESSIONS: usize = 3;
+
+const TABLE: &str = "CREATE TABLE r (k int PRIMARY KEY, a int UNIQUE, b int, c text)";
+const INDEXES: [&str; 2] =
+    ["CREATE INDEX r_b ON r (b DESC, c)", "CREATE UNIQUE INDEX r_c ON r (c, a) NULLS NOT DISTINCT"];
+
+async fn run(session: &mut Session, sql: &str) -> SqlResult<()> {
+    session.simple(sql).await?;
+    while session.next().await?.is_some() {}
+    Ok(())
+}
+
+async fn pairs(txn: &kv::Txn, range: proto::KeyRange) -> BTreeMap<Bytes, Bytes> {
+    let mut scan = txn.scan(ScanOptions { range, ..Default::default() });
+    let mut found = BTreeMap::new();
+    while let Some(page) = scan.next_page().await.expect("a page") {
+        found.extend(page.rows);
+    }
+    found
+}
+
+/// What is wrong with the indexes.
+async fn disagreement(local: &kv::local::Local) -> Option<String> {
+    let txn = local.client.begin().await.expect("a snapshot");
+    let catalog = store::load(&txn).await.expect("the catalog");
+    for table in catalog.tables() {
+        let codec = TableCodec::new(table);
+        let rows = pairs(&txn, table.rows()).await;
+        for index in &table.indexes {
+            let index = IndexCodec::new(table, index);
+            let entry = |(key, value): (&Bytes, &Bytes)| {
+                let row = codec.decode(key, value).expect("a row");
+                let entry = index.entry(&row, key).expect("an entry");
+                (entry.key, entry.value)
+            };
+            let expected: BTreeMap<Bytes, Bytes> = rows.iter().map(entry).collect();
+            let found = pairs(&txn, index.form().range()).await;
+            if expected.len() != rows.len() {
+                return Some(format!("two rows share an entry of {}", index.descriptor.name));
+            }
+            if found != expected {
+                let name = &index.descriptor.name;
+                return Some(format!("{name} has {} entries for {} rows, or others", found.len(), rows.len()));
+            }
+        }
+    }
+    None
+}
+
+/// A statement of one of the sessions.
+fn statement() -> impl Strategy<Value = (usize, String)> {
+    let text = (0u8..9, 0i32..12, 0i32..12, 0i32..6, 0u8..5).prop_map(|(kind, k, a, b, c)| {
+        let c = if c == 0 { "NULL".to_owned() } else { format!("'{}'", "x".repeat(c.into())) };
+        let a = if a == 0 { "NULL".to_owned() } else { a.to_string() };
+        match kind {
+            0 | 1 => format!("INSERT INTO r VALUES ({k}, {a}, {b}, {c})"),
+            2 => format!("INSERT INTO r VALUES ({k}, {a}, {b}, {c}) ON CONFLICT (a) DO UPDATE SET k = {b}, c = {c}"),
+            3 => format!("INSERT INTO r VALUES ({k}, {a}, {b}, {c}), ({b}, {k}, {k}, {c}) ON CONFLICT DO NOTHING"),
+            4 => format!("UPDATE r SET a = {a}, c = {c} WHERE k = {k}"),
+            5 => format!("UPDATE r SET b = b + 1, k = k + {b} WHERE b = {b}"),
+            6 => format!("UPDATE r SET c = {c} WHERE a = {a}"),
+            7 => format!("DELETE FROM r WHERE a = {a} OR k = {k}"),
+            _ => format!("DELETE FROM r WHERE k = {k}"),
+        }
+    });
+    let other = prop::sample::select(vec![
+        "BEGIN",
+        "BEGIN",
+        "COMMIT",
+        "COMMIT",
+        "ROLLBACK",
+        "SAVEPOINT s",
+        "ROLLBACK TO s",
+        "DROP INDEX IF EXISTS r_b",
+        INDEXES[0],
+        "TRUNCATE r",
+    ]);
+    let any = prop_oneof![6 => text, 2 => other.prop_map(str::to_owned)];
+    (0..SESSIONS, any)
+}
+
+async fn agrees_after(statements: &[(usize, String)], plant: sql::planted::Plant) -> Option<String> {
+    let local = local();
+    let gateway = support::planted_gateway(&local, plant).await;
+    let mut sessions: Vec<Session> = (0..SESSIONS).map(|_| connect(&gateway)).collect();
+    for sql in std::iter::once(TABLE).chain(INDEXES) {
+        run(&mut sessions[0], sql).await.expect(sql);
+    }
+    for session in &mut sessions {
+        // They take turns here: who waits for another one waits for nothing.
+        run(session, "SET lock_timeout = '1ms'").await.expect("a setting");
+    }
+    for (session, sql) in statements {
+        // Refusals are part of it: conflicts, duplicates, statements in failed transactions.
+        let _ = run(&mut sessions[*session], sql).await;
+    }
+    for session in &mut sessions {
+        let _ = run(session, "COMMIT").await;
+    }
+    disagreement(&local).await
+}
+
+fn runner() -> TestRunner {
+    let config = ProptestConfig { cases: RUNS, max_shrink_iters: 60, failure_persistence: None, ..Default::default() };
+    TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha))
+}
+
+/// What random statements find: nothing, or what is wrong.
+fn searched(plant: sql::planted::Plant) -> Result<(), String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let statements = prop::collection::vec(statement(), STATEMENTS);
+    let found = runner().run(&statements, |statements| match runtime.block_on(agrees_after(&statements, plant)) {
+        None => Ok(()),
+        Some(wrong) => Err(TestCaseError::fail(wrong)),
+    });
+    found.map_err(|error| error.to_string())
+}
+
+#[test]
+fn indexes_agree_with_their_tables() {
+    searched(sql::planted::Plant::default()).expect("they agree");
+}
+
+#[cfg(feature = "planted-bugs")]
+#[test]
+fn a_forgotten_entry_is_found() {
+    let plant = sql::planted::Plant::of(sql::planted::Planted::ForgetEntry);
+    searched(plant).expect_err("it is found");
+}
+
+#[tokio::test]
+async fn an_index_is_built_under_writers() {
+    let local = local();
+    let gateway = gateway(&local).await;
+    let mut maker = connect(&gateway);
+    run(&mut maker, "CREATE TABLE w (k int PRIMARY KEY, v int, n int)").await.expect("a table");
+    run(&mut maker, "INSERT INTO w SELECT g, g, 0 FROM generate_series(1, 2500) AS g").await.expect("rows");
+    let done = std::cell::Cell::new(false);
+    let write = async |offset: i32| {
+        let mut session = connect(&gateway);
+        let mut written = 0;
+        while !done.get() {
+            let k = (written * 37 + offset) % 3000;
+            let sql = match written % 4 {
+                0 => format!("UPDATE w SET v = v + 10000, n = n + 1 WHERE k = {k}"),
+                1 => format!("DELETE FROM w WHERE k = {}", k + 1),
+                2 => format!("INSERT INTO w VALUES ({}, {}, 1)", k + 1, 100_000 + written * 10 + offset),
+                _ => format!("UPDATE w SET k = k + 10000 WHERE k = {k}"),
+            };
+            let _ = run(&mut session, &sql).await;
+            written += 1;
+            tokio::task::yield_now().await;
+        }
+        written
+    };
+    let make = async {
+        run(&mut maker, "CREATE INDEX w_n ON w (n)").await.expect("an index");
+        run(&mut maker, "CREATE UNIQUE INDEX w_v ON w (v)").await.expect("a unique index");
+        done.set(true);
+    };
+    let ((), one, two) = futures::join!(make, write(1), write(2));
+    assert!(one + two > 0);
+    assert_eq!(disagreement(&local).await, None);
+}
