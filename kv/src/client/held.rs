@@ -97,6 +97,11 @@ impl HeldRows {
         taken
     }
 
+    /// All but these (sorted) are somebody else's business from now on.
+    pub(crate) fn retain(&mut self, keys: &[Bytes]) {
+        self.rows.retain(|key, _| keys.binary_search(key).is_ok());
+    }
+
     /// Stores that keep locks of it.
     pub(crate) fn stores(&self) -> BTreeSet<StoreId> {
         self.rows.values().map(|row| row.store).collect()
@@ -136,6 +141,14 @@ mod tests {
         assert_eq!((held.seen(&key("a"), RowLockMode::Update), held.version(&key("b"))), (Some(Timestamp(5)), None));
         assert_eq!(held.take_since(0), BTreeMap::from([(STORE, vec![key("a")])]));
         assert!(held.is_empty());
+    }
+
+    #[test]
+    fn what_is_retained_is_given_up_alone() {
+        let mut held = HeldRows::default();
+        held.ask(&[key("a"), key("b")], RowLockMode::Share, STORE);
+        held.retain(&[key("b")]);
+        assert_eq!(held.take_since(0), BTreeMap::from([(STORE, vec![key("b")])]));
     }
 
     #[test]

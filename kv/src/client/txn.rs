@@ -300,7 +300,7 @@ impl Txn {
             };
         }
         // Dropped before its end, or failed: what is locked is given up all the same.
-        let ending = Ending { txn: self, locks };
+        let mut ending = Ending { txn: self, locks };
         let (mutations, proven) = ending.sort(mutations);
         let newest = ending.locks.newest();
         let client = &self.inner.client;
@@ -313,7 +313,12 @@ impl Txn {
                     .map(|()| self.inner.start_ts),
             };
         }
-        self.commit_writes(mutations, proven, newest, options).await
+        let committed = self.commit_writes(mutations, proven.clone(), newest, options).await;
+        if committed.is_ok() {
+            // Where something was written the store has given the lock up by itself, or is about to.
+            ending.locks.retain(&proven);
+        }
+        committed
     }
 
     async fn commit_writes(
@@ -354,8 +359,7 @@ impl Txn {
     }
 }
 
-/// The row locks of a transaction that ends: given up when this is dropped. A store that has committed or rolled back a
-/// row has given up its lock already.
+/// The row locks of a transaction that ends: given up when this is dropped.
 struct Ending<'a> {
     txn: &'a Txn,
     locks: HeldRows,

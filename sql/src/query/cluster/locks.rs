@@ -8,9 +8,45 @@ use proto::{
 use super::rows::{number, pretty, table_at};
 use crate::{
     catalog::Table,
-    query::catalog::table::{SystemTable, text, truth},
-    types::Datum,
+    query::catalog::table::{ColumnSpec, SystemTable, text, truth},
+    types::{
+        Datum,
+        PgType::{Bool, Int2, Int4, Int8, Oid, Text, TimestampTz},
+    },
 };
+
+/// Of `flaredb.locks`.
+pub(super) const COLUMNS: &[ColumnSpec] = &[
+    ("transaction", Text),
+    ("store_id", Int8),
+    ("table_schema", Text),
+    ("table_name", Text),
+    ("row", Text),
+    ("mode", Text),
+    ("granted", Bool),
+    ("waits_for", Text),
+    ("statement", Text),
+];
+
+/// Of `pg_locks`; what PostgreSQL says of tables, pages and virtual transactions is NULL.
+pub(super) const PG_COLUMNS: &[ColumnSpec] = &[
+    ("locktype", Text),
+    ("database", Oid),
+    ("relation", Oid),
+    ("page", Int4),
+    ("tuple", Int2),
+    ("virtualxid", Text),
+    ("transactionid", Oid),
+    ("classid", Oid),
+    ("objid", Oid),
+    ("objsubid", Int2),
+    ("virtualtransaction", Text),
+    ("pid", Int4),
+    ("mode", Text),
+    ("granted", Bool),
+    ("fastpath", Bool),
+    ("waitstart", TimestampTz),
+];
 
 fn mode(lock: &RowLockStatus) -> &'static str {
     match lock.mode() {

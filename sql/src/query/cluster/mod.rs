@@ -35,7 +35,7 @@ pub(crate) enum View {
     PgLocks,
 }
 
-use PgType::{Bool, Int2, Int4, Int8, Oid, Text, TimestampTz};
+use PgType::{Bool, Int8, Text};
 
 impl View {
     fn named(name: &str) -> Option<View> {
@@ -121,35 +121,8 @@ impl View {
                 ("age_ms", Int8),
                 ("ran_ms", Int8),
             ],
-            View::Locks => &[
-                ("transaction", Text),
-                ("store_id", Int8),
-                ("table_schema", Text),
-                ("table_name", Text),
-                ("row", Text),
-                ("mode", Text),
-                ("granted", Bool),
-                ("waits_for", Text),
-                ("statement", Text),
-            ],
-            View::PgLocks => &[
-                ("locktype", Text),
-                ("database", Oid),
-                ("relation", Oid),
-                ("page", Int4),
-                ("tuple", Int2),
-                ("virtualxid", Text),
-                ("transactionid", Oid),
-                ("classid", Oid),
-                ("objid", Oid),
-                ("objsubid", Int2),
-                ("virtualtransaction", Text),
-                ("pid", Int4),
-                ("mode", Text),
-                ("granted", Bool),
-                ("fastpath", Bool),
-                ("waitstart", TimestampTz),
-            ],
+            View::Locks => locks::COLUMNS,
+            View::PgLocks => locks::PG_COLUMNS,
         }
     }
 }
