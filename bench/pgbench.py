@@ -8,9 +8,6 @@ import subprocess
 import tempfile
 import time
 
-# Conflicting transactions are repeated by the client: row locks that wait are not there yet.
-MAX_TRIES = 1000
-
 COMMIT = """\\set bid random(1, 1)
 UPDATE bench_commit SET n = n + 1 WHERE id = :bid;
 """
@@ -20,7 +17,6 @@ COMMITS = 2000
 @dataclasses.dataclass
 class Result:
     tps: float
-    retries: float  # per transaction
     cpu_us: float  # of all server processes, per transaction
 
 
@@ -48,7 +44,7 @@ def initialise(system, scale):
 
 def run(system, workload, mode, clients, seconds):
     before = system.cpu_seconds()
-    options = ["-n", "-b", workload, "-M", mode, "-c", str(clients), "-j", "2", "-T", str(seconds), f"--max-tries={MAX_TRIES}"]
+    options = ["-n", "-b", workload, "-M", mode, "-c", str(clients), "-j", "2", "-T", str(seconds)]
     out = _run(system, *options)
     cpu = system.cpu_seconds() - before
     transactions = _number(r"number of transactions actually processed: (\d+)", out)
@@ -57,7 +53,6 @@ def run(system, workload, mode, clients, seconds):
         raise SystemExit(f"{system.name}: {failed:.0f} transactions failed in {workload}")
     return Result(
         tps=_number(r"tps = ([\d.]+) \(without initial connection time\)", out),
-        retries=_number(r"total number of retries: (\d+)", out, 0) / transactions,
         cpu_us=cpu * 1e6 / transactions,
     )
 

@@ -88,7 +88,8 @@ class Changers:
     def __init__(self, cluster, stores):
         self.cluster, self.stores, self.stop = cluster, stores, threading.Event()
         self.lock, self.busy = threading.Lock(), set()
-        self.done, self.failed = collections.Counter(), []
+        # Failed: operators. Refused: PD had begun something of its own between the look and the command.
+        self.done, self.failed, self.refused = collections.Counter(), [], []
         # How ids look in keys: from a border between two regions.
         border = next(r["start"] for r in tables.regions_of(cluster, TABLE)[1:])
         self.prefix = border[:-16]
@@ -116,7 +117,8 @@ class Changers:
                 self.busy -= regions
                 self.done[kind] += said is not None
                 if said is None:
-                    self.failed.append((kind, " ".join(map(str, verb)), reason))
+                    kept = self.refused if "PD refused" in reason else self.failed
+                    kept.append(f"{kind}: region {' '.join(map(str, verb))}: {reason}")
 
     def pick(self, chance):
         """Something to do to regions that nobody else changes: what, to which, how it is said."""
@@ -169,9 +171,9 @@ def churn(cluster, bars, minutes):
 def report(cluster, bars, bank, changers):
     done, failed = sum(changers.done.values()), len(changers.failed)
     counts = ", ".join(f"{n} {kind}s" for kind, n in sorted(changers.done.items()))
-    bars.holds("99 of 100 changes succeed", done and done / (done + failed) >= 0.99, f"{counts}; {failed} failed")
-    for kind, verb, reason in changers.failed[:20]:
-        bars.say(f"       {kind} failed: region {verb}: {reason}")
+    bars.holds("99 of 100 operators succeed", done and done / (done + failed) >= 0.99, f"{counts}; {failed} failed, {len(changers.refused)} refused")
+    for what in changers.failed[:20] + changers.refused[:3]:
+        bars.say(f"       {what}")
     text = f"{bank.transfers} transfers, {bank.repeats} repeated after a conflict, {bank.audits} sums"
     bars.holds("the bank's sum stays", bank.audits > 0 and not bank.wrong, f"{text} {bank.wrong[:3] or ''}")
     bars.holds("no client error", not bank.errors, str(dict(bank.errors)) if bank.errors else "")

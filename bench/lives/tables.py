@@ -1,9 +1,13 @@
 """Tables cut into regions."""
 
+import time
+
 import psycopg
 
 # SPLIT makes so many at a time.
 REGIONS_A_STATEMENT = 400
+# Statements that may be refused for the moment.
+AGAIN_MAX = 30
 
 
 def connect(cluster, node):
@@ -28,10 +32,21 @@ def borders(rows, regions):
 
 
 def cut(session, name, keys):
-    """Cuts at the ids, as many at a time as one statement takes."""
+    """Cuts at the ids, as many at a time as one statement takes. How often one had to be said again."""
+    again = 0
     for begin in range(0, len(keys), REGIONS_A_STATEMENT):
         values = ", ".join(f"({key})" for key in keys[begin : begin + REGIONS_A_STATEMENT])
-        session.execute(f"ALTER TABLE {name} SPLIT AT VALUES {values}")
+        while True:
+            try:
+                session.execute(f"ALTER TABLE {name} SPLIT AT VALUES {values}")
+                break
+            # Not just now (57P03), or not all of it (55000).
+            except (psycopg.errors.CannotConnectNow, psycopg.errors.ObjectNotInPrerequisiteState):
+                again += 1
+                if again > AGAIN_MAX:
+                    raise
+                time.sleep(1)
+    return again
 
 
 def regions_of(cluster, table):

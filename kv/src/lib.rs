@@ -17,6 +17,9 @@
 //! once if nobody has committed one of the same keys since that snapshot (snapshot isolation: lost updates
 //! are refused, write skew is allowed).
 //!
+//! - **Row locks** make others wait instead: in the memory of the leader, granted in the order they are asked for, with the
+//!   row's newest version, which the commit compares with what is there then ([`row_locks`]). With a fresh snapshot for every
+//!   statement that is READ COMMITTED. Who waits for whom is told where PD is, and circles are broken ([`deadlock`]).
 //! - **All keys in one region**: one round. The leader checks, chooses the commit timestamp and replicates the versions
 //!   (1PC). What keeps such a timestamp above every snapshot read there is in `concurrency`.
 //! - **Several regions**: locks with the new values everywhere. Up to 256 keys that is the commit (async commit, [`txn`]):
@@ -28,11 +31,11 @@
 //! - **A lost answer** is asked for again: every request recognises its own traces. If the outcome of a commit can't be
 //!   learnt before the deadline it is reported as unknown, never as a failure ([`client::committer`]).
 //!
-//! Pure, in the sense of the design (no clock, no lock, no `async`): [`codec`], [`mvcc`], [`txn`], [`latch`],
+//! Pure, in the sense of the design (no clock, no lock, no `async`): [`codec`], [`mvcc`], [`txn`], [`latch`], [`row_locks`], [`deadlock`],
 //! [`client::region_map`], [`client::committer`]. Around them [`Service`] and [`Client`] do the waiting and sending.
 //!
 //! What it does not do: it knows no rows and no tables; it never dials a socket; it keeps all old versions (their
-//! collection is an issue of its own); it has neither row locks that wait nor serializable transactions yet.
+//! collection is an issue of its own); it has no serializable transactions yet.
 
 pub mod client;
 pub mod codec;

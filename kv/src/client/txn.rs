@@ -325,8 +325,11 @@ impl Txn {
     ) -> Result<Timestamp, Error> {
         let (client, start_ts) = (self.inner.client.clone(), self.inner.start_ts);
         let renewed = self.inner.renewed.load(Ordering::Relaxed);
+        // A timestamp that a leader chooses is at most one above those that PD has issued, so that whoever begins afterwards
+        // reads what was committed. Above a version that is younger than this transaction that takes a new one from PD.
+        let followed = newest > start_ts;
         let floor = match options.floor {
-            Floor::StartTs if !renewed => start_ts,
+            Floor::StartTs if !renewed && !followed => start_ts,
             // The commit comes behind every snapshot it has read from, too.
             Floor::Pd | Floor::StartTs => client.timestamp().await?,
         };

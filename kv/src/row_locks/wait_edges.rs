@@ -1,7 +1,7 @@
-//! Who waits for whom, as the deadlock detector is told. PURE.
+//! Who waits for whom, as the deadlock detector is told, and who has what, as people are. PURE.
 
 use bytes::Bytes;
-use proto::Timestamp;
+use proto::{Timestamp, wire::RowLockStatus};
 
 use super::{RowLocks, conflicts};
 
@@ -19,6 +19,28 @@ pub struct Wait {
 }
 
 impl RowLocks {
+    /// The first `limit` of all that is held or waited for.
+    pub fn list(&self, limit: usize) -> Vec<RowLockStatus> {
+        let waits = self.waits();
+        let parts = self.rows.iter().flat_map(|(key, row)| {
+            let held = row.holders.iter().map(|part| (part, true));
+            held.chain(row.queue.iter().map(|part| (part, false))).map(move |(part, granted)| (key, part, granted))
+        });
+        let status = |(key, part, granted): (&Bytes, &super::Part, bool)| RowLockStatus {
+            key: key.clone(),
+            owner: part.owner.0,
+            mode: part.mode as i32,
+            granted,
+            waits_for: waits
+                .iter()
+                .filter(|wait| !granted && wait.waiter == part.owner && wait.key == *key)
+                .map(|wait| wait.holder.0)
+                .collect(),
+            label: self.owners.get(&part.owner).map(|owner| owner.label.clone()).unwrap_or_default(),
+        };
+        parts.take(limit).map(status).collect()
+    }
+
     /// Everybody who waits, with as few edges as tell all: behind a claim that is at least as strong as one's own stand
     /// all those that one waits for.
     pub fn waits(&self) -> Vec<Wait> {

@@ -36,6 +36,8 @@ use super::{
 
 /// Rows of one request whatever the caller says.
 const MAX_LOCK_KEYS: usize = 4096;
+/// Locks that a store lists at most: they go into one message.
+const MAX_LISTED: usize = 10_000;
 /// How long a request waits at most before the caller is asked to come again.
 const SLICE: Duration = Duration::from_millis(500);
 /// How long a transaction may be silent and keep its locks, whatever the caller says.
@@ -151,10 +153,14 @@ impl Call<'_> {
     }
 
     pub(super) async fn row_locks(&self, request: RowLocksRequest) -> Result<Reply, RegionError> {
-        let answer = |held| Ok(reply(Body::RowLocks(RowLocksResponse { held })));
+        let answer = |held| Ok(reply(Body::RowLocks(RowLocksResponse { held, locks: Vec::new() })));
         let owner = Timestamp(request.start_ts);
         match request.action() {
             RowLocksAction::Release => self.inner.rows.release(owner, &request.keys),
+            RowLocksAction::List => {
+                let locks = self.inner.rows.list(MAX_LISTED);
+                return Ok(reply(Body::RowLocks(RowLocksResponse { held: false, locks })));
+            }
             RowLocksAction::Keep => {
                 let ttl = Duration::from_millis(request.ttl_ms).min(MAX_TTL);
                 self.inner.rows.keep(&request.transactions, self.inner.clock.now() + ttl);

@@ -162,6 +162,10 @@ impl Rows {
         keys.iter().all(|key| state.locks.holds(key, owner, place, now))
     }
 
+    pub(super) fn list(&self, limit: usize) -> Vec<wire::RowLockStatus> {
+        self.state.lock().locks.list(limit)
+    }
+
     pub(super) fn waits(&self) -> Vec<Wait> {
         self.state.lock().locks.waits()
     }

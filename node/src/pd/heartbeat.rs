@@ -1,7 +1,7 @@
 //! What this store reports to PD, and when.
 //!
 //! A beat a second says that the store is there, and which of its regions have moved on. A change of what it leads is
-//! reported within a fifth of that, or as soon as a step has ended; to a new PD, which knows nothing yet, everything it
+//! reported within a fifth of that, or within milliseconds when a step has ended; to a new PD, which knows nothing yet, everything it
 //! leads at once. The answers bring steps for [`Steps`]; between reports the store listens for more.
 
 use std::{
@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use futures::future::select;
+use futures::future::{Either, select};
 use kv::{Clock, Pd};
 use proto::{
     ClusterId, Epoch, LogIndex, PD_REGION, PeerId, RegionId, Term,
@@ -30,6 +30,11 @@ use crate::{AddressBook, Membership, load::LoadMeter, measure::Sizes, steps::Ste
 
 /// How often the store looks for changes worth a report.
 const POLL: Duration = Duration::from_millis(200);
+/// A step has ended: what it made of the region, a leader of what was split off above all, shows within milliseconds. So
+/// soon the store looks again,
+const SOON: Duration = Duration::from_millis(5);
+/// and so often.
+const SOON_ROUNDS: u32 = 4;
 /// A report at least this often: PD calls a store disconnected after five.
 const BEAT: Duration = Duration::from_secs(1);
 /// Everything is reported at least this often, so that a picture with a gap mends.
@@ -191,7 +196,7 @@ impl Heartbeat {
     pub async fn run(self: Arc<Self>) {
         let (mut region_one, mut ended) = (self.store.watch(PD_REGION), self.steps.ended());
         let (mut reporter, mut trouble) = (Reporter::default(), String::new());
-        let (mut look, mut stopping, mut measuring) = (Look::default(), false, true);
+        let (mut look, mut stopping, mut measuring, mut soon) = (Look::default(), false, true, 0);
         loop {
             let changes = self.store.changes();
             if look.changes != changes {
@@ -229,7 +234,11 @@ impl Heartbeat {
             }
             // A new PD may be there, or a step has ended.
             let news = select(Box::pin(region_one.changed()), Box::pin(ended.changed()));
-            let _ = select(news, self.clock.sleep(POLL)).await;
+            let pause = if soon > 0 { SOON } else { POLL };
+            soon = match select(news, self.clock.sleep(pause)).await {
+                Either::Left((Either::Right(_), _)) => SOON_ROUNDS,
+                _ => soon.saturating_sub(1),
+            };
         }
     }
 

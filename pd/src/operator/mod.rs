@@ -173,6 +173,10 @@ impl Plan {
             _ => None,
         })
     }
+    /// Whether it changes a peer on that store.
+    pub fn is_about(&self, store: StoreId) -> bool {
+        self.arrivals().chain(self.departures()).any(|s| s == store)
+    }
     /// Who shall lead in the end, if that changes.
     pub fn new_leader(&self) -> Option<StoreId> {
         self.steps.iter().rev().find_map(|step| match step {
@@ -206,6 +210,8 @@ pub struct Operator {
     pub plan: Plan,
     /// Where the region's peers were when it was admitted, sorted.
     pub(crate) stores: Vec<StoreId>,
+    /// Where a step of an operator that it took the region from may still bring a learner, or take one away.
+    pub(crate) loose: Vec<StoreId>,
     /// The first step that is not done.
     pub(crate) at: usize,
     /// When it was admitted, PD's monotonic clock.

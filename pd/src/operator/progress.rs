@@ -92,10 +92,12 @@ fn astray(op: &Operator, at: usize, view: &RegionView) -> Option<String> {
     if view.region.epoch.version != op.plan.epoch.version && !splits && !merges {
         return Some("the region's borders have changed".into());
     }
+    let own = |stores: Vec<StoreId>| stores.into_iter().filter(|s| !op.loose.contains(s)).collect::<Vec<_>>();
     let mut now: Vec<_> = view.region.peers.iter().map(|p| p.store).collect();
     now.sort_unstable();
+    let now = own(now);
     // The step under way may have come half as far: a learner that is there and has not caught up.
-    if now != stores_at(op, at) && now != stores_at(op, at + 1) {
+    if now != own(stores_at(op, at)) && now != own(stores_at(op, at + 1)) {
         let list: Vec<_> = now.iter().map(ToString::to_string).collect();
         return Some(format!("somebody else changed its peers, they are on {} now", list.join(" ")));
     }

@@ -93,8 +93,10 @@ impl Operators {
     }
 
     /// Takes a plan whose ids are given.
-    pub fn admit(&mut self, now: Now, plan: Plan, cluster: &Cluster) -> Result<OperatorId, Refused> {
+    pub fn admit(&mut self, now: Now, mut plan: Plan, cluster: &Cluster) -> Result<OperatorId, Refused> {
         let replaced = self.objection(now, &plan, cluster)?;
+        let under_way = replaced.iter().filter_map(|old| self.running.get(old));
+        let loose = take_over(&mut plan, under_way.filter(|old| old.sent.is_some()));
         self.next += 1;
         let id = OperatorId(self.next);
         for old in replaced {
@@ -110,6 +112,7 @@ impl Operators {
             id,
             plan,
             stores,
+            loose,
             at: 0,
             since_ms: now.monotonic_ms,
             step_since_ms: now.monotonic_ms,
@@ -137,7 +140,9 @@ impl Operators {
                     op.sent = None;
                     op.refusals = 0;
                     op.trouble.clear();
+                    lead_elsewhere_first(op, now, cluster);
                 }
+                Standing::At(_) if lead_elsewhere_first(op, now, cluster) => {}
                 Standing::At(at) => {
                     let step = &op.plan.steps[at];
                     if now.monotonic_ms.saturating_sub(op.step_since_ms) >= progress::limit_ms(step) {
@@ -254,6 +259,52 @@ impl Operators {
     pub fn ended(&self, id: OperatorId) -> Option<&Finished> {
         self.finished.iter().rev().find(|f| f.operator.id == id)
     }
+}
+
+/// Steps of others that have left can't be called back: a learner they bring is taken for the plan's own where it wants
+/// one; where it does not, what becomes of that store's peer is no concern of it. Those stores.
+fn take_over<'a>(plan: &mut Plan, others: impl Iterator<Item = &'a Operator>) -> Vec<StoreId> {
+    let mut loose = Vec::new();
+    for other in others.filter(|other| other.plan.region == plan.region) {
+        loose.extend(&other.loose);
+        match &other.plan.steps[other.at] {
+            Step::AddLearner { store, peer: theirs } => {
+                loose.push(*store);
+                for step in &mut plan.steps {
+                    if let Step::AddLearner { store: to, peer } = step
+                        && to == store
+                    {
+                        *peer = *theirs;
+                    }
+                }
+            }
+            Step::Remove { store } => loose.push(*store),
+            _ => {}
+        }
+    }
+    loose.retain(|store| !plan.is_about(*store));
+    loose
+}
+
+/// Hand-overs that are put into one operator at most.
+const DETOURS_MAX: usize = 3;
+
+/// Leaderships move also by elections, and by steps of others that had left: who leads now is to be demoted next. Whether
+/// a hand-over comes before that now.
+fn lead_elsewhere_first(op: &mut Operator, now: Now, cluster: &Cluster) -> bool {
+    let Some(Step::Joint { demote, .. }) = op.plan.steps.get(op.at) else { return false };
+    let Some(view) = cluster.region(op.plan.region).filter(|v| !v.is_joint()) else { return false };
+    let handed_over = op.plan.steps.iter().filter(|s| matches!(s, Step::TransferLeader { .. })).count();
+    if !view.leader.is_some_and(|l| demote.contains(&l.store)) || handed_over >= DETOURS_MAX {
+        return false;
+    }
+    let live = |store| cluster.is_live(now, store);
+    let fits = |p: &&proto::Peer| !demote.contains(&p.store) && view.is_caught_up(p) && safety::is_live(view, p, &live);
+    let Some(to) = view.voters().find(fits).map(|p| p.store) else { return false };
+    op.plan.steps.insert(op.at, Step::TransferLeader { to });
+    (op.step_since_ms, op.sent, op.refusals) = (now.monotonic_ms, None, 0);
+    op.trouble.clear();
+    true
 }
 
 fn is_due(op: &Operator, now: Now, view: &RegionView) -> bool {

@@ -9,7 +9,7 @@ use crate::{
     cluster::RegionView,
     operator::{Kind, Plan},
     placement::{self, crowding, plan as make},
-    survey::{Site, Survey, weight},
+    survey::{EMPTY_REGION_BYTES, Site, Survey, weight},
 };
 
 const RULE: &str = "balance-region";
@@ -37,6 +37,10 @@ fn one(survey: &Survey<'_>, views: &[&RegionView], taken: &[proto::RegionId]) ->
                 break;
             }
             let gap = from.weight - to.weight;
+            // Not even an empty one fits: no need to look at all of them.
+            if gap < 2 * EMPTY_REGION_BYTES {
+                break;
+            }
             let fits = |v: &&&RegionView| {
                 !taken.contains(&v.id()) && weight(v) * 2 <= gap && may_move(survey, v, from.store, to.store)
             };

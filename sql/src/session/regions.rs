@@ -21,9 +21,10 @@ use crate::{
 const LOOK_AFTER: Duration = Duration::from_millis(5);
 /// Between later looks.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
-/// PD refuses what it can't do this moment (a region without leader, another change under way): it is asked again so often.
-const ATTEMPTS: u32 = 20;
-/// Between these.
+/// PD refuses what it can't do this moment (a region without leader, another change under way): it is asked again so often,
+/// for five seconds in all.
+const ATTEMPTS: u32 = 25;
+/// Between later ones; after a split it has not heard of what was split off for a moment.
 const ATTEMPT_PAUSE: Duration = Duration::from_millis(250);
 
 impl Session {
@@ -130,10 +131,11 @@ impl Session {
     async fn cut(&mut self, keys: Vec<Bytes>) -> SqlResult<()> {
         let config = self.gateway.config().clone();
         guarded(self, async move {
-            let mut trouble = String::new();
+            let (mut trouble, mut pause) = (String::new(), LOOK_AFTER);
             for _ in 0..ATTEMPTS {
                 if !trouble.is_empty() {
-                    config.clock.sleep(ATTEMPT_PAUSE).await;
+                    config.clock.sleep(pause).await;
+                    pause = ATTEMPT_PAUSE.min(pause * 2);
                     trouble.clear();
                 }
                 match config.pd.split_at(keys.clone()).await {

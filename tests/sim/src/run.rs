@@ -22,7 +22,7 @@ use crate::{
     coverage::Coverage,
     faults::{self, Fault, Victim},
     runtime::{NodeIndex, Owner, World},
-    workload::{Seat, Workload, bank::Bank, register::Register, space::Doors},
+    workload::{Seat, Workload, bank::Bank, guard::Guard, register::Register, space::Doors},
 };
 
 /// Nodes of a simulated cluster: the smallest that survives the loss of one.
@@ -66,6 +66,8 @@ pub enum Kind {
     Schema,
     /// [`Kind::Register`] through the public KV service.
     Space,
+    /// Nodes, transactions that keep each other off by row locks.
+    Guard,
 }
 
 /// All that this build has.
@@ -81,6 +83,7 @@ pub const KINDS: &[Kind] = &[
     #[cfg(feature = "sql")]
     Kind::Schema,
     Kind::Space,
+    Kind::Guard,
 ];
 
 impl Kind {
@@ -88,7 +91,7 @@ impl Kind {
     fn torment(self) -> (Vec<Fault>, Duration) {
         match self {
             Kind::Stores => ([faults::USUAL, &[Fault::HeirDies]].concat(), TORMENT),
-            Kind::Register | Kind::Bank | Kind::Space => (faults::USUAL.to_vec(), TORMENT),
+            Kind::Register | Kind::Bank | Kind::Space | Kind::Guard => (faults::USUAL.to_vec(), TORMENT),
             Kind::Moving => ([faults::USUAL, &[Fault::Exile]].concat(), TORMENT * 2),
             #[cfg(feature = "sql")]
             Kind::SqlRegister | Kind::SqlBank | Kind::Schema => {
@@ -134,6 +137,7 @@ pub fn run(seed: u64, kind: Kind, settings: &Settings) -> Report {
         Kind::Stores => perform(kind, world.clone(), stores(&world), Arc::new(Register::default())),
         Kind::Register => perform(kind, world.clone(), nodes(&world), Arc::new(Register::default())),
         Kind::Bank => perform(kind, world.clone(), nodes(&world), Arc::new(Bank::default())),
+        Kind::Guard => perform(kind, world.clone(), nodes(&world), Arc::new(Guard::default())),
         Kind::Space => {
             let doors = Nodes::cluster(world.clone(), NODES, settings.clone(), Doors::default());
             perform(kind, world.clone(), doors, Arc::new(Register::default()))

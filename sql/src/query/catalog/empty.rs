@@ -4,7 +4,7 @@ use super::table::{ColumnSpec, SystemTable};
 use crate::types::PgType::{Bool, Char, Float4, Int2, Int4, Name, Oid, Text};
 
 /// Name and columns of each.
-const TABLES: [(&str, &[ColumnSpec]); 30] = [
+const TABLES: [(&str, &[ColumnSpec]); 29] = [
     ("pg_inherits", &[("inhrelid", Oid), ("inhparent", Oid), ("inhseqno", Int4), ("inhdetachpending", Bool)]),
     ("pg_description", &[("objoid", Oid), ("classoid", Oid), ("objsubid", Int4), ("description", Text)]),
     ("pg_shdescription", &[("objoid", Oid), ("classoid", Oid), ("description", Text)]),
@@ -135,7 +135,6 @@ const TABLES: [(&str, &[ColumnSpec]); 30] = [
     ("pg_opclass", &[("oid", Oid), ("opcmethod", Oid), ("opcname", Name), ("opcintype", Oid), ("opcdefault", Bool)]),
     ("pg_aggregate", &[("aggfnoid", Oid), ("aggkind", Char)]),
     ("pg_cast", &[("oid", Oid), ("castsource", Oid), ("casttarget", Oid), ("castfunc", Oid), ("castcontext", Char)]),
-    ("pg_locks", &[("locktype", Text), ("relation", Oid), ("pid", Int4), ("mode", Text), ("granted", Bool)]),
 ];
 
 /// The empty table of that name.

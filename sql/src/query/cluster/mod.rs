@@ -5,11 +5,13 @@
 //!   flaredb.region_peers   a row a replica: store, role, how far behind
 //!   flaredb.stores         a row a store
 //!   flaredb.operators      what PD is doing, and has done lately
+//!   flaredb.locks          a row for each row lock that is held or waited for (pg_locks has the same, in PostgreSQL's words)
 //! ```
 //!
 //! Unlike the system tables of `catalog` they are not part of a catalog snapshot: their rows are fetched by the leaf of the
 //! physical plan, so a cached plan shows the present.
 
+mod locks;
 mod provider;
 mod rows;
 
@@ -29,9 +31,11 @@ pub(crate) enum View {
     RegionPeers,
     Stores,
     Operators,
+    Locks,
+    PgLocks,
 }
 
-use PgType::{Bool, Int8, Text};
+use PgType::{Bool, Int2, Int4, Int8, Oid, Text, TimestampTz};
 
 impl View {
     fn named(name: &str) -> Option<View> {
@@ -40,6 +44,7 @@ impl View {
             "region_peers" => View::RegionPeers,
             "stores" => View::Stores,
             "operators" => View::Operators,
+            "locks" => View::Locks,
             _ => return None,
         })
     }
@@ -50,6 +55,8 @@ impl View {
             View::RegionPeers => "region_peers",
             View::Stores => "stores",
             View::Operators => "operators",
+            View::Locks => "locks",
+            View::PgLocks => "pg_locks",
         }
     }
 
@@ -114,8 +121,42 @@ impl View {
                 ("age_ms", Int8),
                 ("ran_ms", Int8),
             ],
+            View::Locks => &[
+                ("transaction", Text),
+                ("store_id", Int8),
+                ("table_schema", Text),
+                ("table_name", Text),
+                ("row", Text),
+                ("mode", Text),
+                ("granted", Bool),
+                ("waits_for", Text),
+                ("statement", Text),
+            ],
+            View::PgLocks => &[
+                ("locktype", Text),
+                ("database", Oid),
+                ("relation", Oid),
+                ("page", Int4),
+                ("tuple", Int2),
+                ("virtualxid", Text),
+                ("transactionid", Oid),
+                ("classid", Oid),
+                ("objid", Oid),
+                ("objsubid", Int2),
+                ("virtualtransaction", Text),
+                ("pid", Int4),
+                ("mode", Text),
+                ("granted", Bool),
+                ("fastpath", Bool),
+                ("waitstart", TimestampTz),
+            ],
         }
     }
+}
+
+/// `pg_catalog.pg_locks`.
+pub fn pg_locks(snapshot: &CatalogSnapshot) -> Arc<dyn TableProvider> {
+    Arc::new(provider::ClusterTable::new(View::PgLocks, snapshot))
 }
 
 /// The table of that name in the schema `flaredb`.

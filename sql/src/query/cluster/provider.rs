@@ -81,8 +81,8 @@ struct Fetch {
 impl Fetch {
     async fn batch(self) -> Result<RecordBatch> {
         let source = Arc::clone(&self.slot.run()?.source);
-        let pd = source.reader().main().client().pd();
-        let rows = rows::fetch(self.view, &**pd, &self.tables).await.map_err(external)?;
+        let client = source.reader().main().client();
+        let rows = rows::fetch(self.view, client, &self.tables).await.map_err(external)?;
         Ok(rows.batch()?.project(&self.columns)?)
     }
 }

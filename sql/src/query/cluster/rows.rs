@@ -7,7 +7,7 @@ use proto::{
     wire::{OperatorState, PeerRole, RegionStatus, StoreState},
 };
 
-use super::View;
+use super::{View, locks};
 use crate::{
     catalog::Table,
     error::SqlError,
@@ -21,7 +21,7 @@ use crate::{
 /// Regions of one request to PD.
 const PAGE: u32 = 1_000;
 
-fn number(value: u64) -> Datum {
+pub(super) fn number(value: u64) -> Datum {
     Datum::Int8(i64::try_from(value).unwrap_or(i64::MAX))
 }
 
@@ -30,7 +30,8 @@ fn optional(value: Option<u64>) -> Datum {
 }
 
 /// The rows of a view, now.
-pub(super) async fn fetch(view: View, pd: &dyn kv::Pd, tables: &[Table]) -> Result<SystemTable, SqlError> {
+pub(super) async fn fetch(view: View, client: &kv::Client, tables: &[Table]) -> Result<SystemTable, SqlError> {
+    let pd = &**client.pd();
     let mut rows = SystemTable::new(view.columns());
     match view {
         View::Regions => {
@@ -43,6 +44,10 @@ pub(super) async fn fetch(view: View, pd: &dyn kv::Pd, tables: &[Table]) -> Resu
         View::RegionPeers => all_regions(pd).await?.iter().for_each(|status| peers(&mut rows, status)),
         View::Stores => stores(&mut rows, pd).await?,
         View::Operators => operators(&mut rows, pd).await?,
+        View::Locks => {
+            client.row_locks().await?.iter().for_each(|(store, lock)| locks::lock(&mut rows, *store, lock, tables));
+        }
+        View::PgLocks => client.row_locks().await?.iter().for_each(|(_, lock)| locks::pg_lock(&mut rows, lock, tables)),
     }
     Ok(rows)
 }
@@ -66,7 +71,7 @@ fn hex(key: &[u8]) -> String {
 }
 
 /// The table whose rows begin at or around a key.
-fn table_at<'a>(tables: &'a [Table], key: &[u8]) -> Option<&'a Table> {
+pub(super) fn table_at<'a>(tables: &'a [Table], key: &[u8]) -> Option<&'a Table> {
     let head: [u8; 8] = key.get(..8)?.try_into().ok()?;
     let (space, storage) = head.split_at(4);
     let word = |bytes: &[u8]| u32::from_be_bytes(bytes.try_into().unwrap_or_default());
@@ -74,7 +79,7 @@ fn table_at<'a>(tables: &'a [Table], key: &[u8]) -> Option<&'a Table> {
     tables.iter().find(|t| space == keyspace::SQL_KEYSPACE && t.storage_id == storage)
 }
 
-fn pretty(tables: &[Table], key: &[u8]) -> Datum {
+pub(super) fn pretty(tables: &[Table], key: &[u8]) -> Datum {
     match table_at(tables, key) {
         Some(table) if key.len() > keyspace::PREFIX_LEN => text(shown_border(table, key)),
         Some(table) => text(format!("start of {}", table.shown_name())),

@@ -92,6 +92,10 @@ pub const BUGS: &[Bug] = &[
     #[cfg(feature = "planted-bugs")]
     Bug::Kv(kv::planted::Planted::LostIsRefused),
     #[cfg(feature = "planted-bugs")]
+    Bug::Kv(kv::planted::Planted::TrustRowLocks),
+    #[cfg(feature = "planted-bugs")]
+    Bug::Kv(kv::planted::Planted::TrustLostRowLocks),
+    #[cfg(feature = "planted-bugs")]
     Bug::Kv(kv::planted::Planted::SwapUnchecked),
     #[cfg(feature = "planted-bugs")]
     Bug::Pd(pd::Planted::TsoWindowNotPersisted),

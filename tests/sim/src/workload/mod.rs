@@ -4,6 +4,7 @@
 //! did, leaving locks behind, and the outcome of its last operation is unknown.
 
 pub mod bank;
+pub mod guard;
 pub mod register;
 pub mod space;
 

@@ -111,7 +111,10 @@ impl Register {
             let refused = |op: &&Operation| matches!(op.action, Action::Write(v) if notes.refused.contains(&v));
             let happened: Vec<_> = history.iter().filter(|op| !refused(op)).copied().collect();
             world.count("operations judged", happened.len() as u64);
-            linearizable::check(&happened).map_err(|reason| format!("register {register}: {reason}"))?;
+            linearizable::check(&happened).map_err(|reason| {
+                happened.iter().for_each(|op| tracing::trace!(register, ?op, "an operation of a bad history"));
+                format!("register {register}: {reason}")
+            })?;
         }
         Ok(())
     }

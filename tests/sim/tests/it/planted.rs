@@ -128,6 +128,16 @@ fn calling_a_lost_answer_a_refusal_is_found() {
 }
 
 #[test]
+fn trusting_row_locks_for_writes_is_found() {
+    must_be_found(Kind::Guard, 40, Bug::Kv(Kv::TrustRowLocks));
+}
+
+#[test]
+fn trusting_row_locks_that_went_with_their_leader_is_found() {
+    must_be_found(Kind::Guard, 40, Bug::Kv(Kv::TrustLostRowLocks));
+}
+
+#[test]
 fn swapping_what_was_not_compared_is_found() {
     must_be_found(Kind::Space, 20, Bug::Kv(Kv::SwapUnchecked));
 }

@@ -107,6 +107,22 @@ fn money_is_neither_made_nor_lost() {
     );
 }
 
+#[test]
+fn row_locks_keep_transactions_off_each_other() {
+    suite(
+        Kind::Guard,
+        &[
+            "elections",
+            "taken under a guard",
+            "too little under a guard",
+            "given beside a guard",
+            "guarded pairs read",
+            "row locks lost",
+            "deadlocks",
+        ],
+    );
+}
+
 #[cfg(feature = "sql")]
 #[test]
 fn registers_in_sql_are_linearizable() {
