@@ -208,17 +208,7 @@ fn describe(create: &CreateTable, schema: String, name: String) -> SqlResult<Des
             _ => return Err(SqlError::unsupported("this table constraint")),
         }
     }
-    let (primary_key, key) = match key {
-        Some((constraint, key)) => {
-            key.iter().for_each(|at| columns[*at].nullable = false);
-            (Some(constraint.unwrap_or_else(|| format!("{name}_pkey"))), key)
-        }
-        None => {
-            let id = columns.len() as u32 + 1;
-            columns.push(row_id(id));
-            (None, vec![columns.len() - 1])
-        }
-    };
+    let (primary_key, key) = keyed_by(key, &name, &mut columns);
     let next_column_id = columns.len() as u32 + 1;
     let table = TableDescriptor {
         id: 0,
@@ -235,6 +225,25 @@ fn describe(create: &CreateTable, schema: String, name: String) -> SqlResult<Des
         checks: Vec::new(),
     };
     Ok(Design { table, draws, uniques, checks })
+}
+
+/// The primary key's name and columns, which get NOT NULL; or the hidden row id, which is added.
+fn keyed_by(
+    key: Option<(Option<String>, Vec<usize>)>,
+    table: &str,
+    columns: &mut Vec<ColumnDescriptor>,
+) -> (Option<String>, Vec<usize>) {
+    match key {
+        Some((constraint, key)) => {
+            key.iter().for_each(|at| columns[*at].nullable = false);
+            (Some(constraint.unwrap_or_else(|| format!("{table}_pkey"))), key)
+        }
+        None => {
+            let id = columns.len() as u32 + 1;
+            columns.push(row_id(id));
+            (None, vec![columns.len() - 1])
+        }
+    }
 }
 
 fn set_key(
