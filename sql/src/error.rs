@@ -58,6 +58,8 @@ sqlstates! {
     BAD_COPY_FILE_FORMAT = "22P04";
     /// not_null_violation.
     NOT_NULL_VIOLATION = "23502";
+    /// check_violation.
+    CHECK_VIOLATION = "23514";
     /// unique_violation.
     UNIQUE_VIOLATION = "23505";
     /// invalid_cursor_state.
@@ -106,6 +108,8 @@ sqlstates! {
     UNDEFINED_FUNCTION = "42883";
     /// undefined_object: types, settings.
     UNDEFINED_OBJECT = "42704";
+    /// duplicate_object: a constraint.
+    DUPLICATE_OBJECT = "42710";
     /// duplicate_column.
     DUPLICATE_COLUMN = "42701";
     /// duplicate_prepared_statement.

@@ -88,6 +88,19 @@ pub struct TableDescriptor {
     pub writes_fenced_until: u64,
     /// Secondary indexes.
     pub indexes: Vec<IndexDescriptor>,
+    /// CHECK constraints, by name.
+    pub checks: Vec<CheckDescriptor>,
+}
+
+/// A CHECK constraint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckDescriptor {
+    /// Its oid in `pg_constraint`.
+    pub id: u32,
+    /// Name.
+    pub name: String,
+    /// What must not be false: an SQL expression over the table's columns, as text.
+    pub expr: String,
 }
 
 /// A secondary index. Its entries lie beside the table's rows, under the table's storage id and its own id.

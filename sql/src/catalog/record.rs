@@ -8,7 +8,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;
 
 use super::{
-    descriptor::{ColumnDescriptor, Identity, IndexColumn, IndexDescriptor, Table, TableDescriptor},
+    descriptor::{CheckDescriptor, ColumnDescriptor, Identity, IndexColumn, IndexDescriptor, Table, TableDescriptor},
     sequence::{Options, Owner, Sequence, SequenceDescriptor},
 };
 use crate::{
@@ -102,6 +102,18 @@ struct TableRecord {
     writes_fenced_until: u64,
     #[prost(message, repeated, tag = "11")]
     indexes: Vec<IndexRecord>,
+    #[prost(message, repeated, tag = "12")]
+    checks: Vec<CheckRecord>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct CheckRecord {
+    #[prost(uint32, tag = "1")]
+    id: u32,
+    #[prost(string, tag = "2")]
+    name: String,
+    #[prost(string, tag = "3")]
+    expr: String,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -199,6 +211,12 @@ pub fn encode(table: &TableDescriptor) -> Bytes {
         next_column_id: table.next_column_id,
         writes_fenced_until: table.writes_fenced_until,
         indexes: table.indexes.iter().map(IndexRecord::from).collect(),
+        checks: table
+            .checks
+            .iter()
+            .cloned()
+            .map(|CheckDescriptor { id, name, expr }| CheckRecord { id, name, expr })
+            .collect(),
     };
     versioned(&record)
 }
@@ -315,6 +333,11 @@ pub fn decode(bytes: &[u8]) -> SqlResult<Table> {
         next_column_id: record.next_column_id,
         writes_fenced_until: record.writes_fenced_until,
         indexes,
+        checks: record
+            .checks
+            .into_iter()
+            .map(|CheckRecord { id, name, expr }| CheckDescriptor { id, name, expr })
+            .collect(),
     }))
 }
 
@@ -353,6 +376,7 @@ mod tests {
                 constraint: false,
                 public: true,
             }],
+            checks: vec![CheckDescriptor { id: 104, name: "t_k_check".into(), expr: "k > 0".into() }],
         };
         let bytes = encode(&table);
         assert_eq!(*decode(&bytes).unwrap(), table);

@@ -196,6 +196,7 @@ mod tests {
             next_column_id: 4,
             writes_fenced_until: 0,
             indexes: vec![index],
+            checks: Vec::new(),
         }
     }
 

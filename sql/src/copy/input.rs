@@ -141,7 +141,7 @@ impl Input {
         if fields.next().is_some() {
             return Err(in_line(bad_format("extra data after last expected column")));
         }
-        self.target.check_not_null(&row).map_err(in_line)?;
+        self.target.check_row(&row).map_err(in_line)?;
         Ok(row)
     }
 

@@ -4,7 +4,7 @@ use datafusion::sql::sqlparser::ast::{
     self, ColumnDef, ColumnOption, Expr, FunctionArg, FunctionArgExpr, FunctionArguments, GeneratedAs, Ident, Value,
 };
 
-use super::default;
+use super::{check::Said, default};
 use crate::{
     catalog::{ColumnDescriptor, Identity, descriptor::ROW_ID_COLUMN},
     error::{SqlError, SqlResult, SqlState},
@@ -22,6 +22,8 @@ pub struct Definition {
     pub key: Option<Option<String>>,
     /// UNIQUE, each with its name if it has one.
     pub unique: Vec<Unique>,
+    /// CHECK.
+    pub checks: Vec<Said>,
     /// Where its values come from.
     pub draws: Option<Draws>,
 }
@@ -57,7 +59,7 @@ pub fn read(definition: &ColumnDef, id: u32) -> SqlResult<Definition> {
     let mut column = ColumnDescriptor::new(id, name, column_type);
     column.nullable = serial.is_none();
     let draws = serial.map(|_| Draws::New(SequenceOptions::default()));
-    let mut read = Definition { column, key: None, unique: Vec::new(), draws };
+    let mut read = Definition { column, key: None, unique: Vec::new(), checks: Vec::new(), draws };
     for option in &definition.options {
         let named = option.name.as_ref().map(|name: &Ident| folded(name));
         read.take(&option.option, named)?;
@@ -77,7 +79,7 @@ impl Definition {
                 self.unique.push(Unique { name: named, nulls_distinct });
             }
             ColumnOption::ForeignKey(_) => return Err(SqlError::unsupported("a FOREIGN KEY constraint")),
-            ColumnOption::Check(_) => return Err(SqlError::unsupported("a CHECK constraint")),
+            ColumnOption::Check(check) => self.checks.push(Said { name: named, expr: (*check.expr).clone() }),
             ColumnOption::Generated { generated_as, sequence_options, generation_expr: None, .. } => {
                 self.identity(*generated_as, sequence_options.as_deref().unwrap_or_default())?;
             }

@@ -8,6 +8,7 @@ use datafusion::sql::sqlparser::ast::{
 
 use super::{
     Pending,
+    check::{self, Said},
     column::{self, Definition, Draws},
     index::{self, Unique},
 };
@@ -41,13 +42,13 @@ pub async fn create(client: &kv::Client, pending: &mut Pending, create: &CreateT
         let message = format!("{}, skipping", duplicate.message);
         return Ok(Some(SqlError::notice(Severity::Notice, SqlState::DUPLICATE_TABLE, message)));
     }
-    let Design { mut table, draws, uniques } = describe(create, schema, name.name)?;
+    let Design { mut table, draws, uniques, checks } = describe(create, schema, name.name)?;
     let mut names = vec![table.name.clone()];
     names.extend(table.primary_key.clone());
     if let Some(taken) = names[1..].iter().find(|name| pending.catalog.has_relation(&table.schema, name)) {
         return Err(store::duplicate_relation(taken));
     }
-    let mut id = store::allocate_ids(client, 1 + (draws.len() + uniques.len()) as u32).await?;
+    let mut id = store::allocate_ids(client, 1 + (draws.len() + uniques.len() + checks.len()) as u32).await?;
     table.id = id;
     table.storage_id = id;
     let mut sequences = Vec::new();
@@ -73,6 +74,13 @@ pub async fn create(client: &kv::Client, pending: &mut Pending, create: &CreateT
         names.push(index.name.clone());
         table.indexes.push(index);
     }
+    for said in checks {
+        id += 1;
+        let check = check::described(&pending.catalog, &table, said, id, &names)?;
+        names.push(check.name.clone());
+        table.checks.push(check);
+    }
+    table.checks.sort_by(|a, b| a.name.cmp(&b.name));
     pending.create(Arc::new(table));
     sequences.into_iter().for_each(|sequence| pending.create_sequence(sequence));
     Ok(None)
@@ -118,6 +126,7 @@ struct Design {
     /// Positions of columns whose default is drawn from a sequence.
     draws: Vec<(usize, Draws)>,
     uniques: Vec<Unique>,
+    checks: Vec<Said>,
 }
 
 fn check_clauses(create: &CreateTable) -> SqlResult<()> {
@@ -160,10 +169,11 @@ fn describe(create: &CreateTable, schema: String, name: String) -> SqlResult<Des
     }
     let mut columns: Vec<ColumnDescriptor> = Vec::with_capacity(create.columns.len() + 1);
     let mut key: Option<(Option<String>, Vec<usize>)> = None;
-    let (mut draws, mut uniques) = (Vec::new(), Vec::new());
+    let (mut draws, mut uniques, mut checks) = (Vec::new(), Vec::new(), Vec::new());
     for definition in &create.columns {
         let at = columns.len();
-        let Definition { column, key: is_key, unique, draws: drawn } = column::read(definition, at as u32 + 1)?;
+        let Definition { column, key: is_key, unique, checks: checked, draws: drawn } =
+            column::read(definition, at as u32 + 1)?;
         if columns.iter().any(|known| known.name == column.name) {
             return Err(SqlError::new(
                 SqlState::DUPLICATE_COLUMN,
@@ -172,6 +182,7 @@ fn describe(create: &CreateTable, schema: String, name: String) -> SqlResult<Des
         }
         columns.push(column);
         draws.extend(drawn.map(|drawn| (at, drawn)));
+        checks.extend(checked);
         let of_column = |unique: column::Unique| Unique {
             name: unique.name,
             columns: vec![at],
@@ -191,21 +202,13 @@ fn describe(create: &CreateTable, schema: String, name: String) -> SqlResult<Des
             }
             TableConstraint::Unique(unique) => uniques.push(index::read_unique(unique, &columns)?),
             TableConstraint::ForeignKey(_) => return Err(SqlError::unsupported("a FOREIGN KEY constraint")),
-            TableConstraint::Check(_) => return Err(SqlError::unsupported("a CHECK constraint")),
+            TableConstraint::Check(check) => {
+                checks.push(Said { name: check.name.as_ref().map(folded), expr: (*check.expr).clone() });
+            }
             _ => return Err(SqlError::unsupported("this table constraint")),
         }
     }
-    let (primary_key, key) = match key {
-        Some((constraint, key)) => {
-            key.iter().for_each(|at| columns[*at].nullable = false);
-            (Some(constraint.unwrap_or_else(|| format!("{name}_pkey"))), key)
-        }
-        None => {
-            let id = columns.len() as u32 + 1;
-            columns.push(row_id(id));
-            (None, vec![columns.len() - 1])
-        }
-    };
+    let (primary_key, key) = keyed_by(key, &name, &mut columns);
     let next_column_id = columns.len() as u32 + 1;
     let table = TableDescriptor {
         id: 0,
@@ -219,8 +222,28 @@ fn describe(create: &CreateTable, schema: String, name: String) -> SqlResult<Des
         next_column_id,
         writes_fenced_until: 0,
         indexes: Vec::new(),
+        checks: Vec::new(),
     };
-    Ok(Design { table, draws, uniques })
+    Ok(Design { table, draws, uniques, checks })
+}
+
+/// The primary key's name and columns, which get NOT NULL; or the hidden row id, which is added.
+fn keyed_by(
+    key: Option<(Option<String>, Vec<usize>)>,
+    table: &str,
+    columns: &mut Vec<ColumnDescriptor>,
+) -> (Option<String>, Vec<usize>) {
+    match key {
+        Some((constraint, key)) => {
+            key.iter().for_each(|at| columns[*at].nullable = false);
+            (Some(constraint.unwrap_or_else(|| format!("{table}_pkey"))), key)
+        }
+        None => {
+            let id = columns.len() as u32 + 1;
+            columns.push(row_id(id));
+            (None, vec![columns.len() - 1])
+        }
+    }
 }
 
 fn set_key(

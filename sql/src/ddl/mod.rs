@@ -11,6 +11,7 @@
 //! descriptor names yet: its rows are committed in batches, and become visible when the descriptor is.
 
 pub mod borders;
+pub mod check;
 pub mod column;
 pub mod create_table;
 pub mod default;

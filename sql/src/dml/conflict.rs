@@ -48,7 +48,7 @@ pub async fn meet(
     rows: Vec<Vec<Datum>>,
     certainty: Certainty<'_>,
 ) -> SqlResult<Met> {
-    rows.iter().try_for_each(|row| target.check_not_null(row))?;
+    rows.iter().try_for_each(|row| target.check_row(row))?;
     let meetings = settled(target, conflict, txn, &rows, certainty).await?;
     let (mut met, mut seen) = (Met::default(), HashSet::new());
     for (at, (row, Meeting { keys, there })) in rows.into_iter().zip(meetings).enumerate() {

@@ -7,6 +7,7 @@ use super::Certainty;
 use crate::{
     catalog::{Table, TableDescriptor, descriptor::PRIMARY_INDEX},
     codec::{IndexCodec, TableCodec},
+    ddl::check::Check,
     error::{SqlError, SqlResult, SqlState},
     name::quoted,
     planted::Plant,
@@ -25,6 +26,8 @@ pub struct Target {
     pub codec: TableCodec,
     /// Its secondary indexes, those that are not public yet too.
     pub indexes: Vec<IndexCodec>,
+    /// Its CHECK constraints.
+    pub checks: Vec<Check>,
 }
 
 /// A row that UPDATE changes.
@@ -42,7 +45,8 @@ impl Target {
     /// For a table.
     pub fn new(table: Table) -> Self {
         let indexes = table.indexes.iter().map(|index| IndexCodec::new(&table, index)).collect();
-        Target { codec: TableCodec::new(&table), indexes, table }
+        let checks = table.checks.iter().map(|check| Check::new(&table, check)).collect();
+        Target { codec: TableCodec::new(&table), indexes, checks, table }
     }
 
     /// Puts new rows into the transaction. A key that exists is 23505, found at once or, if `certainty` leaves it to that, by the
@@ -50,7 +54,7 @@ impl Target {
     pub async fn insert(&self, txn: &Txn, rows: &[Vec<Datum>], certainty: Certainty<'_>) -> SqlResult<()> {
         let mut keys = Vec::with_capacity(rows.len());
         for row in rows {
-            self.check_not_null(row)?;
+            self.check_row(row)?;
             keys.push(self.codec.key(row)?);
         }
         self.check_new(txn, &keys, rows, certainty).await?;
@@ -73,7 +77,7 @@ impl Target {
     pub async fn update(&self, txn: &Txn, changes: &[Change], certainty: Certainty<'_>, plant: Plant) -> SqlResult<()> {
         let mut moved = Vec::new();
         for change in changes {
-            self.check_not_null(&change.row)?;
+            self.check_row(&change.row)?;
             let key = self.codec.key(&change.row)?;
             if key == change.old_key {
                 txn.put(key, self.codec.value(&change.row)?)?;
@@ -140,13 +144,25 @@ impl Target {
         }
     }
 
-    /// 23502 for a NULL where none may be.
-    pub fn check_not_null(&self, row: &[Datum]) -> SqlResult<()> {
+    /// 23502 for a NULL where none may be, 23514 for a CHECK that is false.
+    pub fn check_row(&self, row: &[Datum]) -> SqlResult<()> {
         let null = |(column, datum): &(&crate::catalog::ColumnDescriptor, &Datum)| !column.nullable && datum.is_null();
         match self.table.columns.iter().zip(row).find(null) {
             Some((column, _)) => Err(not_null(&self.table, &column.name).with_detail(failing_row(&self.table, row))),
-            None => Ok(()),
+            None => self.checks.iter().try_for_each(|check| self.check_one(check, row)),
         }
+    }
+
+    fn check_one(&self, check: &Check, row: &[Datum]) -> SqlResult<()> {
+        if check.holds(row)? {
+            return Ok(());
+        }
+        let (table, name) = (&self.table, &check.name);
+        let message = format!("new row for relation \"{}\" violates check constraint \"{name}\"", table.name);
+        Err(SqlError::new(SqlState::CHECK_VIOLATION, message)
+            .with_detail(failing_row(table, row))
+            .with_table(&table.schema, &table.name)
+            .with_constraint(name))
     }
 
     /// 23505 for a row whose key exists.

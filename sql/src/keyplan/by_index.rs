@@ -81,6 +81,18 @@ pub fn spans(access: &Access, form: &KeyForm, env: &Env<'_>) -> SqlResult<Spans>
     })
 }
 
+/// The keys of the rows at points of a unique index.
+pub async fn rows_at(of: &[Vec<KeyValue>], index: &IndexCodec, txn: &Txn, env: &Env<'_>) -> SqlResult<Vec<Bytes>> {
+    let keys = points(of, index.form(), env)?;
+    let found = match keys.as_slice() {
+        [] => Vec::new(),
+        [one] => vec![txn.get(one).await?],
+        many => txn.get_many(many).await?,
+    };
+    let there = keys.iter().zip(found).filter_map(|(key, value)| Some((key, value?)));
+    there.map(|(key, value)| index.row_key(key, &value)).collect()
+}
+
 /// A read under way.
 pub struct IndexRead {
     plan: Arc<KeyPlan>,

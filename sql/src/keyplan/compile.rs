@@ -88,9 +88,6 @@ fn read(query: &Query, catalog: &CatalogSnapshot, params: ParamTypes) -> Result<
         }
     };
     // Wide ranges are the business of scans that run in parallel and filter at the store.
-    if lock.is_some() && selection.index.is_some() {
-        return Err(Refusal::Unknown);
-    }
     if !short || (limit.is_some() && selection.filter.is_some() && selection.index.is_none()) {
         return Err(Refusal::Unknown);
     }
@@ -422,7 +419,7 @@ fn modify(
     items: Option<&[SelectItem]>,
 ) -> Result<Compiled> {
     let selection = access::select(&mut compiler, table, selection)?;
-    if selection.index.is_some() || !matches!(selection.access, Access::Points(_)) {
+    if !matches!(selection.access, Access::Points(_)) {
         return Err(Refusal::Unknown);
     }
     let returning = match items {

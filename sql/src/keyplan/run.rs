@@ -61,6 +61,21 @@ fn point_keys(points: &[Vec<KeyValue>], codec: &TableCodec, env: &Env<'_>) -> Sq
     Ok(keys)
 }
 
+/// The keys of the rows at a statement's points, which may be those of a unique index. The row that has a value now is meant, and
+/// looked at again when it is locked; another row that gets the value meanwhile is not, as in PostgreSQL.
+async fn row_keys(
+    points: &[Vec<KeyValue>],
+    selection: &Selection,
+    target: &Target,
+    txn: &Txn,
+    env: &Env<'_>,
+) -> SqlResult<Vec<Bytes>> {
+    match selection.index {
+        None => point_keys(points, &target.codec, env),
+        Some(place) => by_index::rows_at(points, &target.indexes[place], txn, env).await,
+    }
+}
+
 /// The one key of a read that asks for one point: such a read needs no snapshot.
 pub fn single_key(plan: &ReadPlan, env: &Env<'_>) -> SqlResult<Option<Vec<Bytes>>> {
     match &plan.selection.access {
@@ -136,6 +151,10 @@ pub async fn read(plan: &Arc<KeyPlan>, work: &Work<'_>) -> SqlResult<Read> {
     let env = work.env(&[]);
     let limit = limit(read, &env)?;
     let txn = work.reader.txn(read.target.table.storage_id);
+    if let (Some(lock), Access::Points(points)) = (&read.lock, &read.selection.access) {
+        let keys = row_keys(points, &read.selection, &read.target, txn, &env).await?;
+        return Ok(Read::Rows(lock_points(read, lock, work, txn, keys).await?));
+    }
     if plan.index().is_some() {
         let scan = by_index::IndexRead::new(plan, work, limit)?;
         return Ok(Read::Index(Box::new(scan)));
@@ -143,9 +162,6 @@ pub async fn read(plan: &Arc<KeyPlan>, work: &Work<'_>) -> SqlResult<Read> {
     match &read.selection.access {
         Access::Points(points) => {
             let keys = point_keys(points, &read.target.codec, &env)?;
-            if let Some(lock) = &read.lock {
-                return Ok(Read::Rows(lock_points(read, lock, work, txn, keys).await?));
-            }
             let values = match keys.as_slice() {
                 _ if limit == Some(0) => Vec::new(),
                 [] => Vec::new(),
@@ -372,7 +388,7 @@ async fn chosen(plan: &ModifyPlan, work: &Work<'_>, txn: &Txn) -> SqlResult<Vec<
     let Access::Points(points) = &plan.selection.access else {
         return Err(SqlError::internal("a range was compiled into a write"));
     };
-    let keys = point_keys(points, &plan.target.codec, &work.env(&[]))?;
+    let keys = row_keys(points, &plan.selection, &plan.target, txn, &work.env(&[])).await?;
     let Some(locking) = work.locking(plan.target.table.storage_id) else {
         return seen_rows(&plan.target, &plan.selection, work, txn, keys).await;
     };

@@ -145,6 +145,7 @@ impl Harness {
             next_column_id: 1,
             writes_fenced_until: 0,
             indexes: Vec::new(),
+            checks: Vec::new(),
         };
         for column in &create.columns {
             let option = |wanted: fn(&ColumnOption) -> bool| column.options.iter().any(|o| wanted(&o.option));

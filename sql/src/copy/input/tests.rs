@@ -39,6 +39,7 @@ fn target(columns: Vec<ColumnDescriptor>, hidden: bool) -> Target {
         next_column_id: id + 1,
         writes_fenced_until: 0,
         indexes: Vec::new(),
+        checks: Vec::new(),
     }))
 }
 

@@ -121,6 +121,10 @@ impl Names {
         if let Some(table) = self.key_of(datum, oids::primary_constraint) {
             return Datum::text(format!("PRIMARY KEY ({})", key_columns(table).join(", ")));
         }
+        let check = self.0.tables().find_map(|table| table.checks.iter().find(|check| Some(check.id) == number(datum)));
+        if let Some(check) = check {
+            return Datum::text(format!("CHECK (({}))", check.expr));
+        }
         let unique = self.0.tables().find_map(|table| {
             let is = |index: &&IndexDescriptor| Some(oids::unique_constraint(index)) == number(datum);
             table.indexes.iter().filter(|index| index.constraint).find(is).map(|index| (table, index))

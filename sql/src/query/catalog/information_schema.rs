@@ -197,7 +197,7 @@ fn schemata() -> SystemTable {
     rows
 }
 
-/// The primary key and the UNIQUE constraints of a table: name, type, positions of the columns.
+/// The constraints of a table: name, type, positions of a key's columns.
 fn keys(table: &Table) -> Vec<(&str, &'static str, Vec<usize>)> {
     let key = table.primary_key.iter().map(|name| (name.as_str(), "PRIMARY KEY", table.key.clone()));
     let unique = table.indexes.iter().filter(|index| index.constraint);

@@ -124,56 +124,57 @@ fn namespace_of(table: &TableDescriptor) -> u32 {
 /// Tables, indexes, sequences.
 fn pg_class(snapshot: &CatalogSnapshot) -> SystemTable {
     let mut rows = SystemTable::new(&PG_CLASS);
-    let mut push = |id: u32, name: &str, namespace: u32, kind: &str, am: u32, columns: usize, indexed: bool| {
-        rows.push(&[
-            ("oid", oid(id)),
-            ("relname", text(name)),
-            ("relnamespace", oid(namespace)),
-            ("reltype", oid(0)),
-            ("reloftype", oid(0)),
-            ("relowner", oid(oids::OWNER)),
-            ("relam", oid(am)),
-            ("relfilenode", oid(id)),
-            ("reltablespace", oid(0)),
-            ("relpages", int4(0)),
-            ("reltuples", Datum::Float4(-1.0)),
-            ("relallvisible", int4(0)),
-            ("reltoastrelid", oid(0)),
-            ("relhasindex", truth(indexed)),
-            ("relisshared", truth(false)),
-            ("relpersistence", text("p")),
-            ("relkind", text(kind)),
-            ("relnatts", int2(columns as i16)),
-            ("relchecks", int2(0)),
-            ("relhasrules", truth(false)),
-            ("relhastriggers", truth(false)),
-            ("relhassubclass", truth(false)),
-            ("relrowsecurity", truth(false)),
-            ("relforcerowsecurity", truth(false)),
-            ("relispopulated", truth(true)),
-            ("relreplident", text("d")),
-            ("relispartition", truth(false)),
-            ("relrewrite", oid(0)),
-            ("relfrozenxid", text("0")),
-            ("relminmxid", text("0")),
-        ]);
-    };
+    let mut push =
+        |id: u32, name: &str, namespace: u32, kind: &str, am: u32, columns: usize, indexed: bool, checks: usize| {
+            rows.push(&[
+                ("oid", oid(id)),
+                ("relname", text(name)),
+                ("relnamespace", oid(namespace)),
+                ("reltype", oid(0)),
+                ("reloftype", oid(0)),
+                ("relowner", oid(oids::OWNER)),
+                ("relam", oid(am)),
+                ("relfilenode", oid(id)),
+                ("reltablespace", oid(0)),
+                ("relpages", int4(0)),
+                ("reltuples", Datum::Float4(-1.0)),
+                ("relallvisible", int4(0)),
+                ("reltoastrelid", oid(0)),
+                ("relhasindex", truth(indexed)),
+                ("relisshared", truth(false)),
+                ("relpersistence", text("p")),
+                ("relkind", text(kind)),
+                ("relnatts", int2(columns as i16)),
+                ("relchecks", int2(checks as i16)),
+                ("relhasrules", truth(false)),
+                ("relhastriggers", truth(false)),
+                ("relhassubclass", truth(false)),
+                ("relrowsecurity", truth(false)),
+                ("relforcerowsecurity", truth(false)),
+                ("relispopulated", truth(true)),
+                ("relreplident", text("d")),
+                ("relispartition", truth(false)),
+                ("relrewrite", oid(0)),
+                ("relfrozenxid", text("0")),
+                ("relminmxid", text("0")),
+            ]);
+        };
     for table in snapshot.tables() {
         let columns = table.visible().count();
         let namespace = namespace_of(table);
         let indexed = table.primary_key.is_some() || !table.indexes.is_empty();
-        push(table.id, &table.name, namespace, "r", oids::HEAP, columns, indexed);
+        push(table.id, &table.name, namespace, "r", oids::HEAP, columns, indexed, table.checks.len());
         if let Some(key) = &table.primary_key {
-            push(oids::primary_index(table), key, namespace, "i", oids::BTREE, table.key.len(), false);
+            push(oids::primary_index(table), key, namespace, "i", oids::BTREE, table.key.len(), false, 0);
         }
         for index in &table.indexes {
-            push(index.id, &index.name, namespace, "i", oids::BTREE, index.columns.len(), false);
+            push(index.id, &index.name, namespace, "i", oids::BTREE, index.columns.len(), false, 0);
         }
     }
     for sequence in snapshot.sequences() {
         let namespace = oids::namespace(&sequence.schema).unwrap_or(oids::PUBLIC_NAMESPACE);
         // last_value, log_cnt, is_called, as PostgreSQL counts them.
-        push(sequence.id, &sequence.name, namespace, "S", 0, 3, false);
+        push(sequence.id, &sequence.name, namespace, "S", 0, 3, false, 0);
     }
     rows
 }
@@ -282,6 +283,9 @@ fn pg_constraint(snapshot: &CatalogSnapshot) -> SystemTable {
         for index in table.indexes.iter().filter(|index| index.constraint) {
             let columns = numbers(table, index.columns.iter().map(|column| column.at));
             push(table, oids::unique_constraint(index), &index.name, "u", index.id, columns);
+        }
+        for check in &table.checks {
+            push(table, check.id, &check.name, "c", 0, String::new());
         }
     }
     rows

@@ -113,6 +113,7 @@ impl ScanSpec {
             next_column_id: 0,
             writes_fenced_until: 0,
             indexes: Vec::new(),
+            checks: Vec::new(),
         };
         Ok(RowShape::new(&table, wanted))
     }
@@ -191,6 +192,7 @@ mod tests {
             next_column_id: 3,
             writes_fenced_until: 0,
             indexes: Vec::new(),
+            checks: Vec::new(),
         }
     }
 

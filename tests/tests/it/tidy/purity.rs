@@ -38,9 +38,11 @@ const PURE: &[&str] = &[
     "node/src/eventual/queue.rs",
     "node/src/recovery/plan.rs",
     "sql/src/types/",
+    "sql/src/catalog/sequence.rs",
     "sql/src/codec",
     "sql/src/statement/",
     "sql/src/ddl/borders.rs",
+    "sql/src/ddl/check.rs",
     "server/src/pgwire/frontend.rs",
     "server/src/pgwire/backend.rs",
 ];
