@@ -14,9 +14,11 @@ pub struct SourceFile {
     pub text: String,
 }
 
-/// The repository's root.
+/// The repository's root. Cargo says at run time where this crate lies: the clone that compiled it, into a target directory that is
+/// shared, may be gone.
 pub fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in the root").to_path_buf()
+    let here = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    Path::new(&here).parent().expect("the crate lies in the root").to_path_buf()
 }
 
 /// Every text file that git tracks or would track, sorted by path. Binary files are left out.

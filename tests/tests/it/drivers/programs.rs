@@ -69,10 +69,11 @@ fn psqls_questions(node: &Node) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn psycopg_3() {
     let cluster = Cluster::start_ready(3).await;
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/drivers/psycopg_3.py");
+    let script = tests::source::root().join("tests/tests/it/drivers/psycopg_3.py");
     // Debian's psycopg belongs to Debian's python, not to the first one in PATH.
     let output = Command::new("/usr/bin/python3")
-        .args([script, &cluster.nodes()[1].sql_port().to_string()])
+        .arg(script)
+        .arg(cluster.nodes()[1].sql_port().to_string())
         .output()
         .expect("python3 is installed (apt-get install python3-psycopg)");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
