@@ -118,7 +118,11 @@ async fn take(guard: &Guard, client: &Client, seat: &mut Seat, pair: u64) -> Res
     locked(&txn, key(0, pair), RowLockMode::Update).await?;
     let there = locked(&txn, key(own as u32, pair), RowLockMode::NoKeyUpdate).await?;
     let beside = amount(txn.at_fresh_snapshot().get(&key(other as u32, pair)).await?);
-    let wanted = seat.rng.random_range(1..=AMOUNT_MAX);
+    // Often all of it: then whoever else believes to have the guard makes a debt.
+    let wanted = match seat.rng.random_bool(0.6) {
+        true => (there + beside).max(1),
+        false => seat.rng.random_range(1..=AMOUNT_MAX),
+    };
     let thought = seat.rng.random_range(Duration::ZERO..THOUGHT_MAX);
     seat.world.sleep(seat.owner, thought).await;
     if there + beside < wanted {
