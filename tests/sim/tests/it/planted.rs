@@ -171,7 +171,7 @@ mod gateways {
 
     #[test]
     fn repeating_a_statement_of_unknown_outcome_is_found() {
-        must_be_found(Kind::SqlBank, 60, Bug::Sql(Sql::RepeatUnknown));
+        must_be_found(Kind::SqlRegister, 20, Bug::Sql(Sql::RepeatUnknown));
     }
 
     #[test]
