@@ -135,7 +135,7 @@ fn registers_in_sql_are_linearizable() {
 #[cfg(feature = "sql")]
 #[test]
 fn money_is_neither_made_nor_lost_in_sql() {
-    // Its regions stay whole: the bug planted here, a repeated statement, is found among fewer seeds then.
+    // Its regions stay whole.
     let faults = FAULTS.iter().copied().filter(|fault| !["splits", "merges"].contains(fault));
     let wanted: Vec<_> = faults
         .chain([
