@@ -314,6 +314,12 @@ impl SqlError {
     pub fn terminated() -> Self {
         Self::new(SqlState::ADMIN_SHUTDOWN, "terminating connection due to administrator command").fatal()
     }
+    /// 57P01 because the session's advisory locks may be others' by now; it ends the session.
+    pub fn locks_lost() -> Self {
+        Self::new(SqlState::ADMIN_SHUTDOWN, "terminating connection because its advisory locks were lost")
+            .with_detail("This node could not renew its lease with the placement driver in time.")
+            .fatal()
+    }
     /// 57014 by request of the client, or of another session.
     pub fn canceled() -> Self {
         Self::new(SqlState::QUERY_CANCELED, "canceling statement due to user request")

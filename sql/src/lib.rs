@@ -20,6 +20,7 @@
 //! but in `kv`. SERIALIZABLE and FOREIGN KEY come with later issues; what is missing
 //! answers SQLSTATE 0A000 and names itself.
 
+pub mod advisory;
 pub mod catalog;
 pub mod codec;
 pub mod copy;
@@ -30,6 +31,7 @@ pub mod eval;
 pub mod gateway;
 pub mod keyplan;
 pub mod name;
+pub mod notify;
 pub mod planted;
 pub mod query;
 pub mod reader;

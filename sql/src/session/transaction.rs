@@ -10,6 +10,7 @@ use crate::{
     ddl::Pending,
     dml::{Isolation, Target},
     error::{Severity, SqlError, SqlResult, SqlState},
+    notify,
     planted::Planted,
     reader::Reader,
 };
@@ -47,6 +48,10 @@ pub(super) struct ChangedSettings {
 pub(super) struct Savepoint {
     pub name: String,
     pub place: kv::Savepoint,
+    /// Of the advisory locks.
+    pub advisory: usize,
+    /// Of what it has to say.
+    pub said: crate::notify::Place,
     /// The settings at that time.
     pub settings: (Values, Option<ChangedSettings>),
 }
@@ -187,6 +192,43 @@ impl Session {
 
     /// Commits the open transaction; without one nothing happens. Whatever the result, it has ended. After a lost answer it is 40003.
     pub(super) async fn commit(&mut self) -> SqlResult<()> {
+        let committed = self.commit_said().await;
+        self.backend.advisory.freed().await;
+        committed
+    }
+
+    /// Commits with what the transaction has to say to others.
+    async fn commit_said(&mut self) -> SqlResult<()> {
+        if !matches!(self.transaction.state, State::Open(_)) {
+            return self.commit_open().await;
+        }
+        let (said, changes) = self.backend.pending.lock().take();
+        let count = said.len() as u64;
+        let mut last = 0;
+        if count > 0 {
+            let pid = self.backend.pid;
+            let written = match self.txn().await {
+                Ok(txn) => notify::write(&txn, pid, said).await,
+                Err(error) => Err(error),
+            };
+            match written {
+                Ok(number) => last = number,
+                Err(error) => {
+                    self.rollback();
+                    return Err(error);
+                }
+            }
+        }
+        self.commit_open().await?;
+        let channels = Arc::clone(self.gateway.channels());
+        channels.apply(&self.backend, changes).await?;
+        if count > 0 {
+            channels.sent(self.backend.pid, last + 1 - count, last).await;
+        }
+        Ok(())
+    }
+
+    async fn commit_open(&mut self) -> SqlResult<()> {
         let State::Open(open) = &mut self.transaction.state else {
             self.transaction.state = State::Idle;
             return Ok(());
@@ -314,6 +356,8 @@ impl Session {
         }
         self.transaction.fence.end();
         self.backend.ends();
+        self.backend.advisory.end_since(0);
+        self.backend.pending.lock().take();
     }
 
     /// A setting is about to change; a transaction's end may change it back.

@@ -69,7 +69,6 @@ pub fn parse_one(sql: &str) -> SqlResult<Command> {
             }
         }
         "MOVE" => return Err(SqlError::unsupported("MOVE")),
-        "LISTEN" | "NOTIFY" | "UNLISTEN" => return Err(SqlError::unsupported("LISTEN and NOTIFY")),
         "LOCK" => return Err(SqlError::unsupported("LOCK TABLE")),
         "CALL" | "DO" => return Err(SqlError::unsupported("a procedure")),
         _ => {}

@@ -11,7 +11,7 @@ use std::{
 use futures::future::BoxFuture;
 
 #[cfg(feature = "sql")]
-use crate::sql::{Gateways, Schema};
+use crate::sql::{AdvisoryLocks, Gateways, Schema};
 use crate::{
     changes::{self, Changes},
     cluster::{
@@ -64,6 +64,9 @@ pub enum Kind {
     /// Gateways, tables that are emptied and made anew while others fill them.
     #[cfg(feature = "sql")]
     Schema,
+    /// Gateways, advisory locks of their sessions.
+    #[cfg(feature = "sql")]
+    Advisory,
     /// [`Kind::Register`] through the public KV service.
     Space,
     /// Nodes, transactions that keep each other off by row locks.
@@ -82,6 +85,8 @@ pub const KINDS: &[Kind] = &[
     Kind::SqlBank,
     #[cfg(feature = "sql")]
     Kind::Schema,
+    #[cfg(feature = "sql")]
+    Kind::Advisory,
     Kind::Space,
     Kind::Guard,
 ];
@@ -94,7 +99,7 @@ impl Kind {
             Kind::Register | Kind::Bank | Kind::Space | Kind::Guard => (faults::USUAL.to_vec(), TORMENT),
             Kind::Moving => ([faults::USUAL, &[Fault::Exile]].concat(), TORMENT * 2),
             #[cfg(feature = "sql")]
-            Kind::SqlRegister | Kind::SqlBank | Kind::Schema => {
+            Kind::SqlRegister | Kind::SqlBank | Kind::Schema | Kind::Advisory => {
                 ([faults::USUAL, &[Fault::Exile]].concat(), LONG_TORMENT)
             }
         }
@@ -152,6 +157,8 @@ pub fn run(seed: u64, kind: Kind, settings: &Settings) -> Report {
         Kind::SqlBank => perform(kind, world.clone(), gateways(&world), Arc::new(Bank::default())),
         #[cfg(feature = "sql")]
         Kind::Schema => perform(kind, world.clone(), gateways(&world), Arc::new(Schema::default())),
+        #[cfg(feature = "sql")]
+        Kind::Advisory => perform(kind, world.clone(), gateways(&world), Arc::new(AdvisoryLocks::default())),
     }
 }
 

@@ -125,6 +125,23 @@ fn row_locks_keep_transactions_off_each_other() {
 
 #[cfg(feature = "sql")]
 #[test]
+fn advisory_locks_are_one_sessions_at_a_time() {
+    suite(
+        Kind::Advisory,
+        &[
+            "elections",
+            "exiles",
+            "gateways started",
+            "advisory locks held",
+            "advisory locks of somebody else",
+            "advisory locks not waited for longer",
+            "advisory locks lost with a lease",
+        ],
+    );
+}
+
+#[cfg(feature = "sql")]
+#[test]
 fn registers_in_sql_are_linearizable() {
     suite(
         Kind::SqlRegister,
