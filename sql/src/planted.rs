@@ -13,6 +13,8 @@ pub enum Planted {
     RepeatUnknown,
     /// An UPDATE writes no entries of the new row into the secondary indexes.
     ForgetEntry,
+    /// A row's parent is looked for and not locked: it may go before the row is committed.
+    SkipParentLock,
 }
 
 /// The bug of a gateway, if it has one.

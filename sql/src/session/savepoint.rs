@@ -46,7 +46,8 @@ impl Session {
             return Err(SqlError::new(SqlState::CONFIGURATION_LIMIT_EXCEEDED, message));
         }
         let settings = (values, open.settings.clone());
-        open.savepoints.push(Savepoint { name, place: txn.savepoint(), settings });
+        let deferred = open.deferred.lock().place();
+        open.savepoints.push(Savepoint { name, place: txn.savepoint(), settings, deferred });
         Ok(Running::done("SAVEPOINT"))
     }
 
@@ -71,6 +72,7 @@ impl Session {
         if let Some(txn) = &open.txn {
             txn.roll_back_to(open.savepoints[at].place);
         }
+        open.deferred.lock().roll_back_to(&open.savepoints[at].deferred);
         let (values, ended) = open.savepoints[at].settings.clone();
         // Without a change before the savepoint the end of the transaction finds what it is now.
         let unchanged = || ChangedSettings { rolled_back: values.clone(), committed: values.clone() };

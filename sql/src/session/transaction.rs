@@ -3,12 +3,16 @@
 use std::sync::Arc;
 
 use kv::{CommitOptions, Floor, Txn};
+use parking_lot::Mutex;
 
 use super::{Session, TransactionStatus, settings::Values};
 use crate::{
     catalog::{CatalogSnapshot, Fence, store},
     ddl::Pending,
-    dml::{Isolation, Target},
+    dml::{
+        Isolation, Target,
+        foreign::{Deferred, Place},
+    },
     error::{Severity, SqlError, SqlResult, SqlState},
     planted::Planted,
     reader::Reader,
@@ -32,6 +36,8 @@ pub(super) struct Open {
     pub savepoints: Vec<Savepoint>,
     /// What SET and SET LOCAL changed in it; `None` when nothing.
     pub settings: Option<ChangedSettings>,
+    /// Constraints that are checked at COMMIT.
+    pub deferred: Arc<Mutex<Deferred>>,
 }
 
 /// What the settings will be when the transaction has ended.
@@ -49,6 +55,8 @@ pub(super) struct Savepoint {
     pub place: kv::Savepoint,
     /// The settings at that time.
     pub settings: (Values, Option<ChangedSettings>),
+    /// The checks for COMMIT at that time.
+    pub deferred: Place,
 }
 
 pub(super) enum State {
@@ -124,6 +132,7 @@ impl Session {
                 isolation,
                 savepoints: Vec::new(),
                 settings: None,
+                deferred: Arc::default(),
             };
             self.transaction.state = State::Open(Box::new(open));
         }
@@ -185,6 +194,10 @@ impl Session {
 
     /// Commits the open transaction; without one nothing happens. Whatever the result, it has ended. After a lost answer it is 40003.
     pub(super) async fn commit(&mut self) -> SqlResult<()> {
+        if let Err(error) = self.check_deferred("COMMIT", true).await {
+            self.rollback();
+            return Err(error);
+        }
         let State::Open(open) = &mut self.transaction.state else {
             self.transaction.state = State::Idle;
             return Ok(());
@@ -297,6 +310,7 @@ impl Session {
     fn abandon(&mut self, pending: Option<Pending>) {
         if let Some(pending) = pending {
             self.gateway.collect([pending.unpublished, pending.discarded].concat());
+            self.gateway.release(pending.held);
         }
         self.end(false);
     }

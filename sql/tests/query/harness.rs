@@ -146,6 +146,8 @@ impl Harness {
             writes_fenced_until: 0,
             indexes: Vec::new(),
             checks: Vec::new(),
+            foreign_keys: Vec::new(),
+            referrers: Vec::new(),
         };
         for column in &create.columns {
             let option = |wanted: fn(&ColumnOption) -> bool| column.options.iter().any(|o| wanted(&o.option));
