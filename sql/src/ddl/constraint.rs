@@ -38,12 +38,12 @@ pub async fn add(
         TableConstraint::Unique(unique) => index::add_unique(gateway, pending, table, unique, alone.single).await,
         TableConstraint::ForeignKey(key) => {
             let said = foreign_key::read(key, None, None)?;
-            foreign_key::add(gateway, pending, table, &said, (not_valid, alone.fresh)).await
+            foreign_key::add(gateway, pending, table, &said, (not_valid, alone)).await
         }
         TableConstraint::Check(_) if not_valid => Err(SqlError::unsupported("a CHECK constraint NOT VALID")),
         TableConstraint::Check(said) => {
             let said = check::Said { name: said.name.as_ref().map(folded), expr: (*said.expr).clone() };
-            add_check(gateway, pending, table, said, alone.fresh).await
+            add_check(gateway, pending, table, said, alone).await
         }
         _ => Err(SqlError::unsupported("this table constraint")),
     }
@@ -54,12 +54,12 @@ async fn add_check(
     pending: &mut Pending,
     table: &Table,
     said: check::Said,
-    fresh: bool,
+    alone: Alone,
 ) -> SqlResult<()> {
     let id = store::allocate_ids(gateway.client(), 1).await?;
     let taken: Vec<String> = names_of(table);
     let described = check::described(&pending.catalog, table, said, id, &taken)?;
-    foreign_key::hold(gateway, pending, &[table.id], fresh).await?;
+    foreign_key::hold(gateway, pending, &[table.id], (true, alone)).await?;
     validate::check(gateway, table, &Check::new(table, &described)).await?;
     let mut new = foreign_key::opened(pending.catalog.by_id(table.id).unwrap_or(table));
     new.checks.push(described);

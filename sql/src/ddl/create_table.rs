@@ -10,6 +10,7 @@ use super::{
     Pending,
     check::{self, Said},
     column::{self, Definition, Draws},
+    constraint::Alone,
     foreign_key,
     index::{self, Unique},
 };
@@ -31,13 +32,13 @@ use crate::{
 /// A notice for the client, when there is one.
 pub type Notice = Option<SqlError>;
 
-/// Creates a table in `pending`, with the sequences and indexes its definition asks for. `fresh` says that the transaction has read and
-/// changed nothing before.
+/// Creates a table in `pending`, with the sequences and indexes its definition asks for. `alone` says what
+/// the transaction has done before.
 pub async fn create(
     gateway: &Arc<Gateway>,
     pending: &mut Pending,
     create: &CreateTable,
-    fresh: bool,
+    alone: Alone,
 ) -> SqlResult<Notice> {
     check_clauses(create)?;
     let name = RelationName::new(&create.name)?;
@@ -55,7 +56,7 @@ pub async fn create(
     let (mut table, sequences) = made(gateway.client(), &pending.catalog, design, references.len()).await?;
     add_references(&pending.catalog, &mut table, &references)?;
     let parents: Vec<u32> = table.foreign_keys.iter().map(|key| key.parent).collect();
-    foreign_key::hold(gateway, pending, &parents, fresh).await?;
+    foreign_key::hold(gateway, pending, &parents, (false, alone)).await?;
     if pending.catalog.has_relation(&table.schema, &table.name) {
         return Err(SqlError::serialization("Another session made a table of the same name at the same time."));
     }

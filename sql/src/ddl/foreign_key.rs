@@ -11,7 +11,12 @@ use datafusion::sql::sqlparser::ast::{
     ReferentialAction,
 };
 
-use super::{Pending, index::joined, still};
+use super::{
+    Pending,
+    constraint::Alone,
+    index::joined,
+    still::{self, Patience},
+};
 use crate::{
     catalog::{
         CatalogSnapshot, ForeignKeyDescriptor, Table, TableDescriptor,
@@ -232,21 +237,28 @@ fn check_types(name: &str, own: (&TableDescriptor, usize), other: (&TableDescrip
     )))
 }
 
-/// Holds those of these tables that others know. 0A000 when the transaction is not `fresh`: it has read or changed something.
-pub async fn hold(gateway: &Arc<Gateway>, pending: &mut Pending, tables: &[u32], fresh: bool) -> SqlResult<()> {
+/// Holds those of these tables that others know; `scans` if their rows will be looked at. 0A000 when the transaction has read or
+/// changed something.
+pub async fn hold(
+    gateway: &Arc<Gateway>,
+    pending: &mut Pending,
+    tables: &[u32],
+    (scans, alone): (bool, Alone),
+) -> SqlResult<()> {
     let is_known =
         |id: &&u32| pending.catalog.by_id(**id).is_some_and(|table| !pending.unpublished.contains(&table.storage_id));
     let known: BTreeSet<u32> = tables.iter().filter(is_known).copied().collect();
     if known.is_empty() {
         return Ok(());
     }
-    if !fresh {
+    if !alone.fresh {
         return Err(SqlError::unsupported(
             "a change that concerns foreign keys of tables that are there, behind other statements of a transaction,",
         )
         .with_hint("Make it outside of a transaction block, or as the first statement in it."));
     }
-    still::hold(gateway, pending, &known.into_iter().collect::<Vec<_>>()).await.map(drop)
+    let patience = if alone.single && !scans { Patience::Brief } else { Patience::Long };
+    still::hold(gateway, pending, &known.into_iter().collect::<Vec<_>>(), patience).await.map(drop)
 }
 
 /// The parents of a table's constraints learn of it.
@@ -273,11 +285,11 @@ pub async fn add(
     pending: &mut Pending,
     child: &Table,
     said: &Said,
-    (unchecked, fresh): (bool, bool),
+    (unchecked, alone): (bool, Alone),
 ) -> SqlResult<()> {
     let id = store::allocate_ids(gateway.client(), 1).await?;
     let mut key = described(&pending.catalog, child, said, id, &[])?;
-    hold(gateway, pending, &[child.id, key.parent], fresh).await?;
+    hold(gateway, pending, &[child.id, key.parent], (!unchecked, alone)).await?;
     if !unchecked {
         let parent = pending.catalog.by_id(key.parent).map_or_else(|| Arc::clone(child), Arc::clone);
         super::validate::foreign_key(gateway, child, &parent, &key).await?;

@@ -16,7 +16,7 @@ use kv::ScanOptions;
 use super::{
     Pending, create_table, foreign_key,
     index::not_created,
-    still::{self, Still},
+    still::{self, Patience, Still},
 };
 use crate::{
     catalog::{Table, TableDescriptor, store},
@@ -46,7 +46,7 @@ pub async fn add(
         return Err(SqlError::unsupported("ALTER TABLE ADD PRIMARY KEY in a transaction with other statements"));
     }
     foreign_key::must_be_immediate(primary.characteristics.as_ref(), "PRIMARY KEY")?;
-    let still = if own { Still::default() } else { still::hold(gateway, pending, &[table.id]).await? };
+    let still = if own { Still::default() } else { still::hold(gateway, pending, &[table.id], Patience::Long).await? };
     let source = Arc::clone(still.table(table.id).unwrap_or(table));
     let storage_id = store::allocate_ids(gateway.client(), 1).await?;
     let new = keyed(&source, key, constraint, storage_id);

@@ -20,8 +20,23 @@ use crate::{
     gateway::Gateway,
 };
 
-/// How long writes are refused at most: enough to copy or check some ten million rows.
-const FENCE: Duration = Duration::from_secs(600);
+/// How long writes are refused at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// Until a new descriptor is published: some elections long.
+    Brief,
+    /// Until some ten million rows are copied or checked, or a transaction block ends.
+    Long,
+}
+
+impl Patience {
+    fn limit(self) -> Duration {
+        match self {
+            Patience::Brief => Duration::from_secs(20),
+            Patience::Long => Duration::from_secs(600),
+        }
+    }
+}
 
 /// Tables that are held.
 #[derive(Clone, Debug, Default)]
@@ -31,12 +46,12 @@ pub struct Still {
 
 /// Holds tables, as `pending` knows them; `pending`, which has changed nothing yet, begins anew with them, and whoever gives it up
 /// releases them. 40001 when another session has changed one.
-pub async fn hold(gateway: &Arc<Gateway>, pending: &mut Pending, ids: &[u32]) -> SqlResult<Still> {
+pub async fn hold(gateway: &Arc<Gateway>, pending: &mut Pending, ids: &[u32], patience: Patience) -> SqlResult<Still> {
     if ids.is_empty() {
         return Ok(Still::default());
     }
     let now = gateway.config().pd.timestamp().await?;
-    let until = Timestamp::new(now.physical_ms() + FENCE.as_millis() as u64, 0);
+    let until = Timestamp::new(now.physical_ms() + patience.limit().as_millis() as u64, 0);
     let mut changes = Vec::with_capacity(ids.len());
     for id in ids {
         let table = pending.catalog.by_id(*id).ok_or_else(|| SqlError::undefined_table(&id.to_string()))?;

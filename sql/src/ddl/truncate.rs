@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use datafusion::sql::sqlparser::ast::{CascadeOption, Truncate, TruncateIdentityOption};
 
-use super::{Pending, foreign_key, sequence};
+use super::{Pending, constraint::Alone, foreign_key, sequence};
 use crate::{
     catalog::{Table, store},
     error::{Severity, SqlError, SqlResult, SqlState},
@@ -14,13 +14,13 @@ use crate::{
     name::RelationName,
 };
 
-/// Truncates tables in `pending`, with notices for those that follow under CASCADE. `fresh` says that the transaction has read and
-/// changed nothing before.
+/// Truncates tables in `pending`, with notices for those that follow under CASCADE. `alone` says what the
+/// transaction has done before.
 pub async fn truncate(
     gateway: &Arc<Gateway>,
     pending: &mut Pending,
     truncate: &Truncate,
-    fresh: bool,
+    alone: Alone,
 ) -> SqlResult<Vec<SqlError>> {
     if truncate.partitions.is_some() {
         return Err(SqlError::syntax("syntax error in TRUNCATE"));
@@ -35,7 +35,7 @@ pub async fn truncate(
     }
     let notices = followers(pending, &mut tables, matches!(truncate.cascade, Some(CascadeOption::Cascade)))?;
     let linked: Vec<u32> = tables.iter().filter(|table| table.is_linked()).map(|table| table.id).collect();
-    foreign_key::hold(gateway, pending, &linked, fresh).await?;
+    foreign_key::hold(gateway, pending, &linked, (false, alone)).await?;
     let client = gateway.client();
     for table in tables {
         let mut new = foreign_key::opened(pending.catalog.by_id(table.id).unwrap_or(&table));

@@ -425,7 +425,7 @@ impl Session {
         let single = alone.single;
         Ok(match statement {
             Statement::CreateTable(create) => {
-                let notice = create_table::create(&gateway, pending, create, alone.fresh).await?;
+                let notice = create_table::create(&gateway, pending, create, alone).await?;
                 self.notices.extend(notice);
                 "CREATE TABLE"
             }
@@ -450,7 +450,7 @@ impl Session {
                 "DROP SEQUENCE"
             }
             Statement::Truncate(statement) => {
-                let notices = truncate::truncate(&gateway, pending, statement, alone.fresh).await?;
+                let notices = truncate::truncate(&gateway, pending, statement, alone).await?;
                 self.notices.extend(notices);
                 "TRUNCATE TABLE"
             }

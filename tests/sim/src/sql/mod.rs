@@ -13,6 +13,7 @@
 
 mod accounts;
 mod connection;
+mod family;
 mod registers;
 mod schema;
 
@@ -26,6 +27,7 @@ use rand_chacha::ChaCha8Rng;
 use sql::{Gateway, GatewayConfig};
 
 pub use connection::{Answer, Connection, SqlClient};
+pub use family::Family;
 pub use schema::Schema;
 
 use crate::{
