@@ -10,6 +10,7 @@
 //! casts and the names of columns are PostgreSQL's. What DataFusion can't plan is 0A000 with its words.
 
 pub mod ancestors;
+pub mod arguments;
 pub mod arrays;
 pub mod conflict;
 pub mod dml;

@@ -14,6 +14,7 @@
 //! | `FROM a, LATERAL (SELECT f(a.x)) AS o(n)` | `FROM (SELECT *, f(x) …)`: see [`super::lateral`] |
 //! | `FROM f(x) AS g` | `FROM f(x) AS g(g)`: see [`super::series`] |
 //! | `x IN (SELECT pg_partition_ancestors(t) UNION ALL VALUES (t))` | `x = t`: see [`super::ancestors`] |
+//! | `pg_sleep($1)` | `pg_sleep($1::float8)`: see [`super::arguments`] |
 //! | select items without a name | named as PostgreSQL names them |
 
 use std::ops::ControlFlow;
@@ -24,7 +25,7 @@ use datafusion::sql::sqlparser::ast::{
     Statement, TableFactor, UnaryOperator, Value, ValueWithSpan, VisitMut, VisitorMut,
 };
 
-use super::{ancestors, arrays, folded, names, rows, series, type_names};
+use super::{ancestors, arguments, arrays, folded, names, rows, series, type_names};
 use crate::{
     catalog::CatalogSnapshot,
     error::{SqlError, SqlResult, SqlState},
@@ -140,6 +141,7 @@ impl Rewriter<'_> {
             }
             Expr::Function(function) => {
                 function_name(function);
+                arguments::give_types(function);
                 if let Some(rewritten) = arrays::of_subquery(function).or_else(|| renamed(function)) {
                     *expr = rewritten;
                 }
