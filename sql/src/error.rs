@@ -60,6 +60,8 @@ sqlstates! {
     NOT_NULL_VIOLATION = "23502";
     /// check_violation.
     CHECK_VIOLATION = "23514";
+    /// foreign_key_violation.
+    FOREIGN_KEY_VIOLATION = "23503";
     /// unique_violation.
     UNIQUE_VIOLATION = "23505";
     /// invalid_cursor_state.
@@ -122,6 +124,8 @@ sqlstates! {
     DUPLICATE_TABLE = "42P07";
     /// invalid_table_definition.
     INVALID_TABLE_DEFINITION = "42P16";
+    /// invalid_foreign_key: what it references is not unique.
+    INVALID_FOREIGN_KEY = "42830";
     /// invalid_column_reference.
     INVALID_COLUMN_REFERENCE = "42P10";
     /// wrong_object_type.

@@ -16,6 +16,7 @@ use proto::{
 use crate::{
     advisory::Advisory,
     catalog::{CatalogSnapshot, LeasedCatalog, store},
+    ddl::still::Still,
     error::{SqlError, SqlResult, SqlState},
     notify::Channels,
     planted::Plant,
@@ -233,6 +234,15 @@ impl Gateway {
             }
         };
         self.config.spawn.spawn(forget.boxed());
+    }
+
+    /// Lets writers of tables go on, in the background, that a schema change has held and does not commit.
+    pub(crate) fn release(self: &Arc<Self>, held: Still) {
+        if held.is_empty() {
+            return;
+        }
+        let gateway = Arc::clone(self);
+        self.config.spawn.spawn(async move { held.release(&gateway).await }.boxed());
     }
 
     /// Deletes rows nobody reads or writes any more, in the background, when nobody looks for the outcome of a commit among

@@ -17,6 +17,8 @@ pub enum Planted {
     TrustQueue,
     /// A session keeps its advisory locks when its gateway's lease has lapsed, and others take it for dead.
     KeepLostLocks,
+    /// A row's parent is looked for and not locked: it may go before the row is committed.
+    SkipParentLock,
 }
 
 /// The bug of a gateway, if it has one.

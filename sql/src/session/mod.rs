@@ -14,12 +14,14 @@
 //! | `plan` | which way a statement goes |
 //! | `run` | statements on rows, with their retries |
 //! | `command` | everything else: SET, DDL, PREPARE … |
+//! | `constraints` | what is checked at COMMIT |
 //! | `copy` | COPY |
 //! | `extended` | the messages of the extended protocol |
 
 pub mod backend;
 pub mod cancel;
 mod command;
+mod constraints;
 mod copy;
 mod cursor;
 mod extended;

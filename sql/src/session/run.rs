@@ -8,14 +8,14 @@ use kv::{Instant, Txn};
 use super::{
     Session, Step,
     command::SchemaStatement,
-    plan::{PlanKind, StatementPlan},
+    plan::{Linked, PlanKind, StatementPlan},
     portal::{Portal, Progress, Running, Source, Tag},
     step::{RowBatch, RowShape},
     transaction::State,
 };
 use crate::{
     catalog::CatalogSnapshot,
-    dml::{RowLocking, general, locking, select_for},
+    dml::{Links, RowLocking, general, locking, select_for},
     error::{SqlError, SqlResult, SqlState},
     keyplan::{KeyPlan, run as keyrun},
     planted::Planted,
@@ -117,6 +117,10 @@ impl Session {
                 let done = Box::pin(self.split_regions(&split, single)).await;
                 done.inspect_err(|_| self.fail(single))
             }
+            PlanKind::Constraints(constraints) => {
+                let set = Box::pin(self.set_constraints(&constraints)).await;
+                set.inspect_err(|_| self.fail(false))
+            }
             PlanKind::Copy(copy) => {
                 let single = last && matches!(self.transaction.state, State::Idle);
                 let started = Box::pin(self.copy(&copy, single)).await;
@@ -188,10 +192,11 @@ impl Session {
             // The row is read under its lock: that costs no more than to read it.
             PlanKind::Key(key_plan) if key_plan.reads_for_write() => Some(self.locking(&portal.prepared.sql)?),
             PlanKind::General(planned) if planned.plan.locks().is_some() => Some(self.locking(&portal.prepared.sql)?),
-            _ if !single || again => Some(self.locking(&portal.prepared.sql)?),
+            _ if !single || again || plan.linked == Linked::Keys => Some(self.locking(&portal.prepared.sql)?),
             _ => None,
         };
-        let mut running = self.run_plan(&plan, &portal.params, single, locking).await?;
+        let links = if plan.linked == Linked::No { None } else { Some(self.links(&portal.prepared.sql)?) };
+        let mut running = self.run_plan(&plan, &portal.params, single, (locking, links)).await?;
         running.single = single;
         if single && matches!(running.source, Source::Nothing) {
             self.checked()?;
@@ -288,7 +293,7 @@ impl Session {
         plan: &StatementPlan,
         params: &[Datum],
         single: bool,
-        locking: Option<RowLocking>,
+        (locking, links): (Option<RowLocking>, Option<Links>),
     ) -> SqlResult<Running> {
         let (reader, filling) = self.reader().await?;
         self.usable(plan, reader.main())?;
@@ -303,6 +308,7 @@ impl Session {
             settings: &settings,
             eager: !single,
             locking,
+            links,
             row_ids,
             sequences: &backend.sequences,
             plant: self.gateway.plant(),

@@ -47,7 +47,8 @@ impl Session {
             return Err(SqlError::new(SqlState::CONFIGURATION_LIMIT_EXCEEDED, message));
         }
         let settings = (values, open.settings.clone());
-        open.savepoints.push(Savepoint { name, place: txn.savepoint(), advisory, said, settings });
+        let deferred = open.deferred.lock().place();
+        open.savepoints.push(Savepoint { name, place: txn.savepoint(), advisory, said, settings, deferred });
         Ok(Running::done("SAVEPOINT"))
     }
 
@@ -74,6 +75,7 @@ impl Session {
         }
         self.backend.advisory.end_since(open.savepoints[at].advisory);
         self.backend.pending.lock().roll_back_to(open.savepoints[at].said);
+        open.deferred.lock().roll_back_to(&open.savepoints[at].deferred);
         let (values, ended) = open.savepoints[at].settings.clone();
         // Without a change before the savepoint the end of the transaction finds what it is now.
         let unchanged = || ChangedSettings { rolled_back: values.clone(), committed: values.clone() };

@@ -3,12 +3,16 @@
 use std::sync::Arc;
 
 use kv::{CommitOptions, Floor, Txn};
+use parking_lot::Mutex;
 
 use super::{Session, TransactionStatus, settings::Values};
 use crate::{
     catalog::{CatalogSnapshot, Fence, store},
     ddl::Pending,
-    dml::{Isolation, Target},
+    dml::{
+        Isolation, Target,
+        foreign::{Deferred, Place},
+    },
     error::{Severity, SqlError, SqlResult, SqlState},
     notify,
     planted::Planted,
@@ -33,6 +37,8 @@ pub(super) struct Open {
     pub savepoints: Vec<Savepoint>,
     /// What SET and SET LOCAL changed in it; `None` when nothing.
     pub settings: Option<ChangedSettings>,
+    /// Constraints that are checked at COMMIT.
+    pub deferred: Arc<Mutex<Deferred>>,
 }
 
 /// What the settings will be when the transaction has ended.
@@ -54,6 +60,8 @@ pub(super) struct Savepoint {
     pub said: crate::notify::Place,
     /// The settings at that time.
     pub settings: (Values, Option<ChangedSettings>),
+    /// The checks for COMMIT at that time.
+    pub deferred: Place,
 }
 
 pub(super) enum State {
@@ -129,6 +137,7 @@ impl Session {
                 isolation,
                 savepoints: Vec::new(),
                 settings: None,
+                deferred: Arc::default(),
             };
             self.transaction.state = State::Open(Box::new(open));
         }
@@ -201,6 +210,10 @@ impl Session {
     async fn commit_said(&mut self) -> SqlResult<()> {
         if !matches!(self.transaction.state, State::Open(_)) {
             return self.commit_open().await;
+        }
+        if let Err(error) = self.check_deferred("COMMIT", true).await {
+            self.rollback();
+            return Err(error);
         }
         let (said, changes) = self.backend.pending.lock().take();
         let count = said.len() as u64;
@@ -341,6 +354,7 @@ impl Session {
     fn abandon(&mut self, pending: Option<Pending>) {
         if let Some(pending) = pending {
             self.gateway.collect([pending.unpublished, pending.discarded].concat());
+            self.gateway.release(pending.held);
         }
         self.end(false);
     }

@@ -11,7 +11,7 @@ use std::{
 use futures::future::BoxFuture;
 
 #[cfg(feature = "sql")]
-use crate::sql::{AdvisoryLocks, Gateways, Schema};
+use crate::sql::{AdvisoryLocks, Family, Gateways, Schema};
 use crate::{
     changes::{self, Changes},
     cluster::{
@@ -64,13 +64,16 @@ pub enum Kind {
     /// Gateways, tables that are emptied and made anew while others fill them.
     #[cfg(feature = "sql")]
     Schema,
-    /// Gateways, advisory locks of their sessions.
-    #[cfg(feature = "sql")]
-    Advisory,
     /// [`Kind::Register`] through the public KV service.
     Space,
     /// Nodes, transactions that keep each other off by row locks.
     Guard,
+    /// Gateways, parents that go while children come.
+    #[cfg(feature = "sql")]
+    Family,
+    /// Gateways, advisory locks of their sessions.
+    #[cfg(feature = "sql")]
+    Advisory,
 }
 
 /// All that this build has.
@@ -85,10 +88,12 @@ pub const KINDS: &[Kind] = &[
     Kind::SqlBank,
     #[cfg(feature = "sql")]
     Kind::Schema,
-    #[cfg(feature = "sql")]
-    Kind::Advisory,
     Kind::Space,
     Kind::Guard,
+    #[cfg(feature = "sql")]
+    Kind::Family,
+    #[cfg(feature = "sql")]
+    Kind::Advisory,
 ];
 
 impl Kind {
@@ -99,7 +104,7 @@ impl Kind {
             Kind::Register | Kind::Bank | Kind::Space | Kind::Guard => (faults::USUAL.to_vec(), TORMENT),
             Kind::Moving => ([faults::USUAL, &[Fault::Exile]].concat(), TORMENT * 2),
             #[cfg(feature = "sql")]
-            Kind::SqlRegister | Kind::SqlBank | Kind::Schema | Kind::Advisory => {
+            Kind::SqlRegister | Kind::SqlBank | Kind::Schema | Kind::Family | Kind::Advisory => {
                 ([faults::USUAL, &[Fault::Exile]].concat(), LONG_TORMENT)
             }
         }
@@ -157,6 +162,8 @@ pub fn run(seed: u64, kind: Kind, settings: &Settings) -> Report {
         Kind::SqlBank => perform(kind, world.clone(), gateways(&world), Arc::new(Bank::default())),
         #[cfg(feature = "sql")]
         Kind::Schema => perform(kind, world.clone(), gateways(&world), Arc::new(Schema::default())),
+        #[cfg(feature = "sql")]
+        Kind::Family => perform(kind, world.clone(), gateways(&world), Arc::new(Family::default())),
         #[cfg(feature = "sql")]
         Kind::Advisory => perform(kind, world.clone(), gateways(&world), Arc::new(AdvisoryLocks::default())),
     }

@@ -14,6 +14,7 @@
 mod accounts;
 mod advisory;
 mod connection;
+mod family;
 mod registers;
 mod schema;
 
@@ -28,6 +29,7 @@ use sql::{Gateway, GatewayConfig};
 
 pub use advisory::AdvisoryLocks;
 pub use connection::{Answer, Connection, SqlClient};
+pub use family::Family;
 pub use schema::Schema;
 
 use crate::{

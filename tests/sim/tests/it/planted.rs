@@ -188,4 +188,9 @@ mod gateways {
     fn forgetting_an_index_entry_is_found() {
         must_be_found(Kind::SqlRegister, 5, Bug::Sql(Sql::ForgetEntry));
     }
+
+    #[test]
+    fn looking_for_a_parent_without_a_lock_is_found() {
+        must_be_found(Kind::Family, 5, Bug::Sql(Sql::SkipParentLock));
+    }
 }

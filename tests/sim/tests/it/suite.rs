@@ -188,6 +188,28 @@ fn everybody_sees_the_old_tables_or_the_new_ones() {
     );
 }
 
+#[cfg(feature = "sql")]
+#[test]
+fn children_have_parents() {
+    suite(
+        Kind::Family,
+        &[
+            "exiles",
+            "gateways started",
+            "children added",
+            "children added in transactions",
+            "children given to others",
+            "children before their parents",
+            "parents removed",
+            "parents removed in transactions",
+            "families seen",
+            "kids truncated",
+            "orphans refused",
+            "parents kept by their children",
+        ],
+    );
+}
+
 #[test]
 fn money_stays_while_regions_split_and_move() {
     // Five nodes and twice the time: a seed costs as much as five of the others, and not every fault comes up in few.
