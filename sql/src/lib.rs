@@ -17,7 +17,7 @@
 //! holds PostgreSQL's types with their oids and their text and binary forms; [`error`] its error codes.
 //!
 //! What it does not do: frame messages (`server::pgwire`), route keys to regions or commit (`kv`), keep rows anywhere
-//! but in `kv`. SERIALIZABLE and FOREIGN KEY come with later issues; what is missing
+//! but in `kv`. FOREIGN KEY comes with later issues; what is missing
 //! answers SQLSTATE 0A000 and names itself.
 
 pub mod catalog;

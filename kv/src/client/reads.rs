@@ -60,6 +60,22 @@ impl ReadSpans {
         }
     }
 
+    /// The transaction writes this key: the prewrite sees that it has not changed. What was looked up and then written needs no
+    /// other look.
+    pub(crate) fn forget(&mut self, key: &Bytes) {
+        let Some((start, end)) = self.spans.range::<Bytes, _>(..=key).next_back() else { return };
+        let (start, end, next) = (start.clone(), end.clone(), successor(key));
+        if start == key {
+            self.remove(&start);
+            if end != next {
+                self.insert(next, end);
+            }
+        } else if end == next && !end.is_empty() {
+            self.remove(&start);
+            self.insert(start, key.clone());
+        }
+    }
+
     /// All of them, in order.
     pub(crate) fn take(&mut self) -> Vec<KeyRange> {
         let ReadSpans { spans, .. } = std::mem::take(self);
@@ -148,6 +164,20 @@ mod tests {
         assert!(spans.len() <= MAX_SPANS && spans.len() > 2);
         let border = keyspace::index_prefix(1, 201, 0);
         assert!(spans.iter().all(|span| span.end <= border || span.start >= border), "none reaches into both tables");
+    }
+
+    #[test]
+    fn what_is_written_is_left_to_the_prewrite_unless_that_would_make_more_of_them() {
+        let mut reads = ReadSpans::default();
+        for key in ["a", "b", "c", "f", "x"] {
+            reads.add_key(key.as_bytes());
+        }
+        reads.add(&KeyRange::new("k", "n"));
+        for key in ["b", "f", "l", "m", "x", "y"] {
+            reads.forget(&Bytes::from_static(key.as_bytes()));
+        }
+        assert_eq!(shown(&mut reads), "a-d k-m");
+        assert_eq!(reads.bytes, 0);
     }
 
     #[test]

@@ -340,23 +340,22 @@ impl Txn {
             if std::mem::replace(&mut state.ended, true) {
                 return Err(Error::Aborted);
             }
-            let spans = state.reads.take().map(|mut reads| reads.take()).unwrap_or_default();
-            (state.buffer.take(), std::mem::take(&mut state.locks), spans)
+            let reads = state.reads.take().unwrap_or_default();
+            (state.buffer.take(), std::mem::take(&mut state.locks), reads)
         };
         if self.inner.client.has(Planted::SkipValidation) {
-            spans.clear();
+            spans.take();
         }
-        let reads = Reads { spans, ..Reads::default() };
         if locks.is_empty() {
             return match mutations.is_empty() {
                 true => Ok(self.inner.start_ts),
-                false => self.commit_writes(mutations, Vec::new(), reads, options).await,
+                false => self.commit_writes(mutations, Vec::new(), (spans, Timestamp::ZERO), options).await,
             };
         }
         // Dropped before its end, or failed: what is locked is given up all the same.
         let mut ending = Ending { txn: self, locks };
         let (mutations, proven) = ending.sort(mutations);
-        let reads = Reads { newest: ending.locks.newest(), ..reads };
+        let reads = (spans, ending.locks.newest());
         let client = &self.inner.client;
         if mutations.is_empty() {
             return match proven.is_empty() {
@@ -379,11 +378,13 @@ impl Txn {
         &self,
         mutations: Vec<Mutation>,
         proven: Vec<Bytes>,
-        mut reads: Reads,
+        (mut reads, newest): (ReadSpans, Timestamp),
         options: CommitOptions,
     ) -> Result<Timestamp, Error> {
-        let newest = reads.newest;
         let (client, start_ts) = (self.inner.client.clone(), self.inner.start_ts);
+        // As the snapshot has it, and not only as it was when it was locked.
+        let unchanged = |mutation: &&Mutation| mutation.seen_ts <= start_ts.0;
+        mutations.iter().filter(unchanged).for_each(|mutation| reads.forget(&mutation.key));
         let renewed = self.inner.renewed.load(Ordering::Relaxed);
         // A timestamp that a leader chooses is at most one above those that PD has issued, so that whoever begins afterwards
         // reads what was committed. Above a version that is younger than this transaction that takes a new one from PD.
@@ -393,7 +394,8 @@ impl Txn {
             // The commit comes behind every snapshot it has read from, too.
             Floor::Pd | Floor::StartTs => client.timestamp().await?,
         };
-        reads.fresh = (floor > start_ts && floor > newest).then_some(floor);
+        let fresh = (floor > start_ts && floor > newest).then_some(floor);
+        let reads = Reads { spans: reads.take(), fresh, newest };
         let floor = floor.max(newest);
         let age = client.inner.clock.now().since(self.inner.begun);
         let ttl = client.inner.config.lock_ttl + age;

@@ -2,6 +2,7 @@
 
 pub mod borders;
 pub mod copy;
+pub mod deferrable;
 pub mod locate;
 pub mod parse;
 pub mod row_lock;
