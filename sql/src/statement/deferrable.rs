@@ -1,4 +1,4 @@
-//! [NOT] DEFERRABLE among the modes of a transaction. PURE.
+//! DEFERRABLE and NOT DEFERRABLE among the modes of a transaction. PURE.
 //!
 //! sqlparser does not know it. It asks that a read-only serializable transaction waits until it is safe; here one always is, from
 //! its first moment on, so nothing follows from it.
