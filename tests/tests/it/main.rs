@@ -15,3 +15,4 @@ mod slt;
 mod survival;
 mod tidy;
 mod verify;
+mod workload;
