@@ -25,7 +25,7 @@ use std::{
     future::Future,
     pin::pin,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -34,12 +34,13 @@ use std::{
 use futures::future::{Either, select};
 use proto::{
     Epoch, PD_REGION, Region, RegionId,
-    wire::{KvRequest, KvResponse, RegionError, RequestHeader, kv_request::Body},
+    wire::{GatewayRequest, KvRequest, KvResponse, RegionError, RequestHeader, kv_request::Body, kv_response},
 };
 use raftstore::{Instant, RegionSnapshot, Target};
 
 use crate::{
-    Clock, Pd, RegionStore, Reply, Spawn, StoreScan, concurrency::Concurrency, planted::Plant, row_locks::Wait,
+    Clock, GatewayDoor, Pd, RegionStore, Reply, Spawn, StoreScan, concurrency::Concurrency, planted::Plant,
+    row_locks::Wait,
 };
 
 use pd_time::PdTime;
@@ -66,6 +67,7 @@ struct Inner {
     clock: Arc<dyn Clock>,
     spawn: Arc<dyn Spawn>,
     scan: Option<Arc<dyn StoreScan>>,
+    gateway: OnceLock<Arc<dyn GatewayDoor>>,
     pd_time: PdTime,
     turns: Arc<Turns>,
     rows: Arc<Rows>,
@@ -96,6 +98,7 @@ impl Service {
             clock: clock.clone(),
             spawn,
             scan,
+            gateway: OnceLock::new(),
             pd_time: PdTime::new(pd, clock),
             turns: Turns::new(),
             rows,
@@ -110,6 +113,11 @@ impl Service {
     pub fn plant(mut self, plant: Plant) -> Self {
         Arc::get_mut(&mut self.inner).expect("the service is not shared yet").plant = plant;
         self
+    }
+
+    /// From now on the node serves SQL, too. The first one stays.
+    pub fn serve_gateway(&self, gateway: Arc<dyn GatewayDoor>) {
+        let _ = self.inner.gateway.set(gateway);
     }
 
     /// Who waits for row locks here, and for whom.
@@ -178,6 +186,7 @@ impl Inner {
             Body::FindLocks(request) => call.find_locks(request).await,
             Body::LockRows(request) => call.lock_rows(request).await,
             Body::RowLocks(request) => call.row_locks(request).await,
+            Body::Gateway(request) => call.gateway(request).await,
         }
     }
 }
@@ -198,6 +207,16 @@ impl Call<'_> {
             Either::Left((done, _)) => Ok(done),
             Either::Right(_) => Err(RegionError::deadline_exceeded(what)),
         }
+    }
+
+    /// Asks the SQL side of this node.
+    async fn gateway(&self, request: GatewayRequest) -> Result<Reply, RegionError> {
+        let answer = match self.inner.gateway.get() {
+            Some(gateway) => self.within("asking the gateway", gateway.call(request)).await?,
+            None => Default::default(),
+        };
+        let body = Some(kv_response::Body::Gateway(answer));
+        Ok(Reply { response: KvResponse { region_error: None, body }, chunk: None })
     }
 
     /// A current view of the region: at once under the lease, otherwise by asking the quorum.
