@@ -30,8 +30,10 @@ use crate::{
 
 /// Few, so that they are contended.
 const NAMES: i64 = 3;
-/// How long a lock is held: long enough for a leader to go, or a lease.
+/// How long a lock is held: long enough for a leader to go.
 const HELD_MAX: Duration = Duration::from_secs(3);
+/// Some are held longer than a lease runs: who has one is cut off, and has to notice.
+const HELD_LONG: Duration = Duration::from_secs(20);
 /// How long somebody waits for a lock before it does something else.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -88,7 +90,10 @@ impl AdvisoryLocks {
         }
         let life = Arc::new(());
         self.enter(&seat.world, &life, &ask, name, &locks);
-        let held = seat.rng.random_range(Duration::ZERO..HELD_MAX);
+        let held = match seat.rng.random_bool(0.3) {
+            true => HELD_LONG,
+            false => seat.rng.random_range(Duration::ZERO..HELD_MAX),
+        };
         seat.world.sleep(seat.owner, held).await;
         let kept = locks.check();
         self.leave(&life);
@@ -150,7 +155,7 @@ impl Workload<SqlClient> for AdvisoryLocks {
     ) -> BoxFuture<'static, Result<Result<(), String>, String>> {
         Box::pin(async move {
             // Nobody takes any more; the last ones give up what they have.
-            world.sleep(Owner::Harness, PATIENCE + HELD_MAX * 4).await;
+            world.sleep(Owner::Harness, PATIENCE + HELD_LONG).await;
             let connection = client.connection().map_err(|error| error.to_string())?;
             let locks = Arc::clone(connection.session().backend().advisory());
             // Whatever became of its holders, every lock can be had again.
