@@ -318,6 +318,12 @@ impl SqlError {
     pub fn terminated() -> Self {
         Self::new(SqlState::ADMIN_SHUTDOWN, "terminating connection due to administrator command").fatal()
     }
+    /// 57P01 because the session's advisory locks may be others' by now; it ends the session.
+    pub fn locks_lost() -> Self {
+        Self::new(SqlState::ADMIN_SHUTDOWN, "terminating connection because its advisory locks were lost")
+            .with_detail("This node could not renew its lease with the placement driver in time.")
+            .fatal()
+    }
     /// 57014 by request of the client, or of another session.
     pub fn canceled() -> Self {
         Self::new(SqlState::QUERY_CANCELED, "canceling statement due to user request")
@@ -327,6 +333,13 @@ impl SqlError {
         Self::new(SqlState::SERIALIZATION_FAILURE, "could not serialize access due to concurrent update")
             .with_detail(detail)
             .with_hint("Repeat the transaction.")
+    }
+    /// 40001 at the commit of a serializable transaction.
+    pub fn read_conflict() -> Self {
+        let message = "could not serialize access due to read/write dependencies among transactions";
+        Self::new(SqlState::SERIALIZATION_FAILURE, message)
+            .with_detail("Another transaction changed what this one has read.")
+            .with_hint("The transaction might succeed if retried.")
     }
     /// 42P01 with PostgreSQL's words.
     pub fn undefined_table(name: &str) -> Self {
@@ -411,6 +424,7 @@ impl From<kv::Error> for SqlError {
         use kv::Error as E;
         match error {
             E::Conflict { .. } => Self::serialization("Another transaction changed a row that this one writes."),
+            E::ReadConflict { .. } => Self::read_conflict(),
             E::Aborted => Self::serialization("The transaction was rolled back by another one that waited for it."),
             E::Fenced => Self::serialization("The schema may have changed since the transaction began."),
             // Callers that know the table name it.

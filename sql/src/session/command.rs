@@ -24,6 +24,7 @@ use crate::{
     error::{Severity, SqlError, SqlResult, SqlState},
     eval::{Compiler, ParamTypes, Refusal},
     name::{RelationName, folded},
+    notify::Change,
     query::{RunValues, explain},
     statement::{Command, SequenceStatement, sequence::Action},
     types::{Datum, PgType},
@@ -65,8 +66,18 @@ impl Session {
                 Ok(Running::done("RESET"))
             }
             Statement::ShowVariable { variable } => self.show(variable),
-            Statement::Discard { object_type } => self.discard(object_type),
+            Statement::Discard { object_type } => self.discard(object_type).await,
             Statement::Deallocate { name, .. } => self.deallocate(name),
+            Statement::NOTIFY { channel, payload } => {
+                self.open(false)?;
+                self.backend.pending.lock().notify(&folded(channel), payload.as_deref().unwrap_or_default())?;
+                Ok(Running::done("NOTIFY"))
+            }
+            Statement::LISTEN { channel } => self.listening("LISTEN", Change::Listen(folded(channel))),
+            Statement::UNLISTEN { channel } if channel.value == "*" && channel.quote_style.is_none() => {
+                self.listening("UNLISTEN", Change::UnlistenAll)
+            }
+            Statement::UNLISTEN { channel } => self.listening("UNLISTEN", Change::Unlisten(folded(channel))),
             Statement::Prepare { name, data_types, statement } => {
                 let types = data_types.iter().map(|data_type| {
                     crate::query::bind::type_names::column_type(data_type).map(|column_type| column_type.pg_type)
@@ -137,6 +148,7 @@ impl Session {
             return Ok(Running::done("COMMIT"));
         }
         self.rollback();
+        self.backend.advisory.freed().await;
         Ok(Running::done("ROLLBACK"))
     }
 
@@ -237,7 +249,14 @@ impl Session {
         running
     }
 
-    fn discard(&mut self, object: &DiscardObject) -> SqlResult<Running> {
+    /// LISTEN, UNLISTEN: carried out at COMMIT.
+    fn listening(&mut self, tag: &str, change: Change) -> SqlResult<Running> {
+        self.open(false)?;
+        self.backend.pending.lock().change(change);
+        Ok(Running::done(tag))
+    }
+
+    async fn discard(&mut self, object: &DiscardObject) -> SqlResult<Running> {
         match object {
             DiscardObject::ALL => {
                 if self.in_block() {
@@ -249,6 +268,8 @@ impl Session {
                 self.statements.clear();
                 self.portals.clear();
                 self.backend.sequences.forget();
+                self.backend.advisory.unlock_all().await;
+                self.gateway.channels().unlisten(self.backend.pid, None);
                 let changes = self.settings.reset_all();
                 self.changes.extend(changes);
                 Ok(Running::done("DISCARD ALL"))

@@ -64,19 +64,25 @@ where
 impl Session {
     /// How the statement that runs now locks rows.
     pub(super) fn locking(&mut self, sql: &str) -> SqlResult<RowLocking> {
-        let timeout = self.settings.milliseconds("lock_timeout");
-        let timeout = (timeout > 0).then(|| Duration::from_millis(timeout));
+        let timeout = self.lock_timeout();
         let isolation = self.open(false)?.isolation;
         Ok(RowLocking { isolation, timeout, label: locking::label(sql) })
     }
 
+    /// `None`: whoever waits for a lock waits as long as it takes.
+    fn lock_timeout(&self) -> Option<Duration> {
+        let timeout = self.settings.milliseconds("lock_timeout");
+        (timeout > 0).then(|| Duration::from_millis(timeout))
+    }
+
     /// A new statement starts: earlier cancels do not concern it, its time runs.
-    pub(super) fn begin_statement(&mut self, sql: &str) {
+    pub(super) fn begin_statement(&mut self, sql: &str) -> SqlResult<()> {
         self.backend.runs(sql, self.gateway.now_us());
         self.backend.cancel.reset();
         let timeout = self.settings.milliseconds("statement_timeout");
         let now = self.gateway.config().clock.now();
         self.deadline = (timeout > 0).then(|| now + Duration::from_millis(timeout));
+        self.backend.advisory.check()
     }
 
     /// Starts a portal's statement. `last`: outside of a transaction it is one of its own.
@@ -327,6 +333,7 @@ impl Session {
                 keyrun::Read::Index(index) => stream(shape, Source::Index(index)),
             },
             PlanKind::General(planned) => {
+                self.backend.advisory.set_timeout(self.lock_timeout());
                 let clock = Arc::clone(&self.gateway.config().clock);
                 let values = RunValues {
                     parameters: params,

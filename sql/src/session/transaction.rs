@@ -14,6 +14,7 @@ use crate::{
         foreign::{Deferred, Place},
     },
     error::{Severity, SqlError, SqlResult, SqlState},
+    notify,
     planted::Planted,
     reader::Reader,
 };
@@ -53,6 +54,10 @@ pub(super) struct ChangedSettings {
 pub(super) struct Savepoint {
     pub name: String,
     pub place: kv::Savepoint,
+    /// Of the advisory locks.
+    pub advisory: usize,
+    /// Of what it has to say.
+    pub said: crate::notify::Place,
     /// The settings at that time.
     pub settings: (Values, Option<ChangedSettings>),
     /// The checks for COMMIT at that time.
@@ -146,10 +151,13 @@ impl Session {
         if let Some(txn) = &open.txn {
             return Ok(match open.isolation {
                 Isolation::ReadCommitted => txn.at_fresh_snapshot(),
-                Isolation::RepeatableRead => txn.clone(),
+                Isolation::RepeatableRead | Isolation::Serializable => txn.clone(),
             });
         }
-        let txn = client.begin().await?;
+        let txn = match open.isolation {
+            Isolation::ReadCommitted | Isolation::RepeatableRead => client.begin().await?,
+            Isolation::Serializable => client.begin_serializable().await?,
+        };
         open.txn = Some(txn.clone());
         let (isolation, started_us) = (open.isolation, open.now_us.unsigned_abs());
         self.backend.begins(txn.start_ts(), isolation, started_us);
@@ -196,10 +204,47 @@ impl Session {
 
     /// Commits the open transaction; without one nothing happens. Whatever the result, it has ended. After a lost answer it is 40003.
     pub(super) async fn commit(&mut self) -> SqlResult<()> {
+        let committed = self.commit_said().await;
+        self.backend.advisory.freed().await;
+        committed
+    }
+
+    /// Commits with what the transaction has to say to others.
+    async fn commit_said(&mut self) -> SqlResult<()> {
+        if !matches!(self.transaction.state, State::Open(_)) {
+            return self.commit_open().await;
+        }
         if let Err(error) = self.check_deferred("COMMIT", true).await {
             self.rollback();
             return Err(error);
         }
+        let (said, changes) = self.backend.pending.lock().take();
+        let count = said.len() as u64;
+        let mut last = 0;
+        if count > 0 {
+            let pid = self.backend.pid;
+            let written = match self.txn().await {
+                Ok(txn) => notify::write(&txn, pid, said).await,
+                Err(error) => Err(error),
+            };
+            match written {
+                Ok(number) => last = number,
+                Err(error) => {
+                    self.rollback();
+                    return Err(error);
+                }
+            }
+        }
+        self.commit_open().await?;
+        let channels = Arc::clone(self.gateway.channels());
+        channels.apply(&self.backend, changes).await?;
+        if count > 0 {
+            channels.sent(self.backend.pid, last + 1 - count, last).await;
+        }
+        Ok(())
+    }
+
+    async fn commit_open(&mut self) -> SqlResult<()> {
         let State::Open(open) = &mut self.transaction.state else {
             self.transaction.state = State::Idle;
             return Ok(());
@@ -328,6 +373,8 @@ impl Session {
         }
         self.transaction.fence.end();
         self.backend.ends();
+        self.backend.advisory.end_since(0);
+        self.backend.pending.lock().take();
     }
 
     /// A setting is about to change; a transaction's end may change it back.
