@@ -147,7 +147,7 @@ impl Session {
             self.fail(single);
             let unknown = error.sqlstate == SqlState::STATEMENT_COMPLETION_UNKNOWN;
             let again = error.is_retryable() || (unknown && self.gateway.plant().has(Planted::RepeatUnknown));
-            let held_off = error.sqlstate == SqlState::SERIALIZATION_FAILURE && self.held_off(portal, started);
+            let held_off = error.sqlstate == SqlState::SERIALIZATION_FAILURE && self.held_off(portal, started)?;
             if !single || !again || (retries == MAX_RETRIES && !held_off) {
                 return Err(error);
             }
@@ -162,12 +162,19 @@ impl Session {
         }
     }
 
-    /// A DDL copies a table that the statement writes: waiting for it is no conflict.
-    fn held_off(&self, portal: &Portal, started: Instant) -> bool {
+    /// A DDL holds a table that the statement writes: waiting for it is no conflict. 55P03 after `lock_timeout`.
+    fn held_off(&self, portal: &Portal, started: Instant) -> SqlResult<bool> {
         let snapshot = self.snapshot();
         let fenced = |id: &u32| snapshot.by_id(*id).is_some_and(|table| table.writes_fenced_until != 0);
+        if !portal.plan.writes || !portal.plan.tables.iter().any(fenced) {
+            return Ok(false);
+        }
         let waited = self.gateway.config().clock.now().since(started);
-        portal.plan.writes && waited < FENCE_PATIENCE && portal.plan.tables.iter().any(fenced)
+        let timeout = self.settings.milliseconds("lock_timeout");
+        if timeout > 0 && waited >= Duration::from_millis(timeout) {
+            return Err(kv::Error::LockTimeout.into());
+        }
+        Ok(waited < FENCE_PATIENCE)
     }
 
     /// `again`: it has met a conflict before, and locks what it changes.

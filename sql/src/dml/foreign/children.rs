@@ -6,12 +6,12 @@ use bytes::Bytes;
 use kv::{OnLocked, RowLock, RowLockMode, ScanOptions, Txn};
 use proto::KeyRange;
 
-use super::{Integrity, at, converted, name_of, types_of};
+use super::{Integrity, at, converted, name_of, parents::changed, types_of};
 use crate::{
     catalog::{ForeignKeyDescriptor, Table, TableDescriptor},
     codec::{IndexCodec, KeyForm},
     dml::{
-        Target,
+        Isolation, Target,
         locking::{MAX_ROUNDS, changed_since, restless},
     },
     error::SqlResult,
@@ -209,9 +209,16 @@ impl Integrity<'_> {
                 return Ok(Some(row));
             }
             let locked = txn.lock_rows(std::slice::from_ref(&row_key), &lock).await?;
-            let Some(value) = locked.into_iter().next().and_then(|locked| locked.value) else { continue };
-            if at(&target.codec.decode(&row_key, &value)?, &key.columns) == at(&row, &key.columns) {
+            let same = match locked.into_iter().next().and_then(|locked| locked.value) {
+                Some(value) => at(&target.codec.decode(&row_key, &value)?, &key.columns) == at(&row, &key.columns),
+                None => false,
+            };
+            if same {
                 return Ok(Some(row));
+            }
+            if self.links.locking.isolation == Isolation::Serializable {
+                // Its one snapshot would find the same row again.
+                return Err(changed());
             }
         }
         Err(restless())

@@ -7,10 +7,7 @@ use super::{Integrity, at, name_of, types_of};
 use crate::{
     catalog::{ForeignKeyDescriptor, Table, TableDescriptor, descriptor::PRIMARY_INDEX},
     codec::{IndexCodec, KeyForm, TableCodec},
-    dml::{
-        Isolation,
-        locking::{MAX_ROUNDS, restless},
-    },
+    dml::locking::{MAX_ROUNDS, restless},
     error::{SqlError, SqlResult, SqlState},
     planted::Planted,
     types::Datum,
@@ -120,7 +117,7 @@ impl Integrity<'_> {
     }
 
     fn one_snapshot(&self) -> bool {
-        self.links.locking.isolation != Isolation::ReadCommitted
+        self.links.locking.isolation.keeps_snapshot()
     }
 
     /// Locks rows by their keys; which of them are missing. Of rows that others have locked only those that are there are waited for.
@@ -212,6 +209,7 @@ impl Integrity<'_> {
     }
 }
 
-fn changed() -> SqlError {
+/// 40001.
+pub(super) fn changed() -> SqlError {
     SqlError::serialization("Another transaction changed a referenced row since this one began.")
 }

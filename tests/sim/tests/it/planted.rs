@@ -206,6 +206,6 @@ mod gateways {
 
     #[test]
     fn looking_for_a_parent_without_a_lock_is_found() {
-        must_be_found(Kind::Family, 5, Bug::Sql(Sql::SkipParentLock));
+        must_be_found(Kind::Family, 10, Bug::Sql(Sql::SkipParentLock));
     }
 }
