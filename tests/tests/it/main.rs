@@ -11,6 +11,7 @@ mod recovery;
 mod refusals;
 mod regions;
 mod schedules;
+#[allow(clippy::disallowed_methods, reason = "real processes run on real time")]
 mod sessions;
 mod slt;
 #[allow(clippy::disallowed_methods, reason = "real processes run on real time")]
