@@ -19,6 +19,7 @@ mod gateways;
 mod held;
 mod keeper;
 mod read;
+mod reads;
 pub mod region_map;
 mod resolver;
 mod retry;
@@ -27,6 +28,7 @@ mod row_locks;
 mod scan;
 mod snapshot;
 mod txn;
+mod validate;
 
 use std::{sync::Arc, time::Duration};
 
@@ -131,6 +133,12 @@ impl Client {
     /// A transaction whose snapshot is now.
     pub async fn begin(&self) -> Result<Txn, Error> {
         Ok(Txn::new(self.clone(), self.timestamp().await?, false))
+    }
+
+    /// A transaction whose snapshot is now, and that commits only if what it has read is then still the same: all such
+    /// transactions are as if each had happened at once, between its beginning and its end. One without writes always commits.
+    pub async fn begin_serializable(&self) -> Result<Txn, Error> {
+        Ok(Txn::serializable(self.clone(), self.timestamp().await?))
     }
 
     /// A read-only transaction at a timestamp that PD has issued before.

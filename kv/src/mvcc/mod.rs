@@ -13,6 +13,7 @@
 //!
 //! What it does not do: collect garbage. Old versions stay.
 
+pub mod changes;
 pub mod lock;
 #[cfg(test)]
 mod property;

@@ -9,7 +9,7 @@ use datafusion::sql::sqlparser::{
     tokenizer::Tokenizer,
 };
 
-use super::{Command, borders, constraints, copy, row_lock, sequence, split::skip_blank};
+use super::{Command, borders, constraints, copy, deferrable, row_lock, sequence, split::skip_blank};
 use crate::error::{SqlError, SqlResult, SqlState};
 
 /// Stack that a thread needs which runs sessions: parser, planner and expressions recurse as deep as a statement is nested, and
@@ -105,6 +105,10 @@ fn statement(parsed: &str, sql: &str) -> SqlResult<Command> {
     let dialect = PostgreSqlDialect {};
     let tokens = Tokenizer::new(&dialect, parsed).tokenize_with_location();
     let mut tokens = tokens.map_err(|error| syntax(error.into(), sql))?;
+    let first_word: String = skip_blank(parsed).chars().take_while(char::is_ascii_alphabetic).collect();
+    if deferrable::may_have(&first_word.to_ascii_uppercase()) {
+        tokens = deferrable::left_out(tokens);
+    }
     let mut locks = Vec::new();
     if row_lock::may_lock(parsed) {
         (tokens, locks) = row_lock::take(tokens)?;

@@ -19,6 +19,7 @@ const PURE: &[&str] = &[
     "kv/src/row_locks",
     "kv/src/deadlock",
     "kv/src/client/held",
+    "kv/src/client/reads.rs",
     "kv/src/space/keys.rs",
     "kv/src/space/lww.rs",
     "kv/src/client/region_map",
