@@ -92,6 +92,11 @@ impl Isolation {
     }
 }
 
+/// More sessions than a server takes connections prove nothing more.
+const SESSIONS_MAX: u64 = 1_000;
+/// A week: a longer history is too long to keep.
+const SECONDS_MAX: u64 = 7 * 24 * 3_600;
+
 /// Where the servers are.
 #[derive(Args, Debug)]
 struct Servers {
@@ -99,7 +104,7 @@ struct Servers {
     #[arg(long = "dsn", value_name = "DSN", value_delimiter = ',', default_value = "127.0.0.1:5433")]
     dsns: Vec<String>,
     /// What a transaction may take, in seconds; then its connection is given up.
-    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=SECONDS_MAX))]
     timeout: u64,
 }
 
@@ -111,9 +116,6 @@ struct InitOptions {
     servers: Servers,
 }
 
-/// More sessions than a server takes connections prove nothing more.
-const SESSIONS_MAX: u64 = 1_000;
-
 #[derive(Args, Debug)]
 struct RunOptions {
     /// Which workload.
@@ -124,7 +126,7 @@ struct RunOptions {
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u64).range(1..=SESSIONS_MAX))]
     sessions: u64,
     /// For how long.
-    #[arg(long, default_value_t = 30)]
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(..=SECONDS_MAX))]
     seconds: u64,
     /// The level of the transactions; append and write-skew run at serializable unless told otherwise, the others at
     /// read-committed.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use history::{Level, Operation, Outcome};
 use parking_lot::Mutex;
 use tokio_postgres::{Client, Config, Error, NoTls, Row, Statement, types::ToSql};
@@ -27,6 +27,7 @@ pub(super) fn parse_dsn(dsn: &str) -> anyhow::Result<Config> {
         }
         _ => dsn.parse().with_context(|| format!("--dsn {dsn:?} is neither HOST:PORT nor a connection string"))?,
     };
+    ensure!(!config.get_hosts().is_empty() || !config.get_hostaddrs().is_empty(), "--dsn {dsn:?} names no host");
     if config.get_user().is_none() {
         config.user("postgres");
     }
@@ -170,8 +171,8 @@ mod tests {
         for good in ["127.0.0.1:5433", "[::1]:5433", "postgresql://me@h:1/db", "host=h port=1"] {
             parse_dsn(good).unwrap_or_else(|e| panic!("{good}: {e}"));
         }
-        for bad in ["", "h", "h:x", "host=h port=x"] {
-            assert!(parse_dsn(bad).is_err() || bad.is_empty(), "{bad}");
+        for bad in ["", "h", "h:x", "host=h port=x", "user=me"] {
+            assert!(parse_dsn(bad).is_err(), "{bad}");
         }
     }
 }
