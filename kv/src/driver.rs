@@ -79,6 +79,8 @@ pub trait Pd: Send + Sync + 'static {
     /// Waits up to `wait` for a version newer than `acknowledged`.
     async fn catalog_lease(&self, gateway: u64, acknowledged: u64, wait: Duration)
     -> Result<(u64, Timestamp), PdError>;
+    /// Whether a gateway may hold a catalog lease. `false` is for good: by its own clock it has lost the one it had.
+    async fn gateway_alive(&self, gateway: u64) -> Result<bool, PdError>;
     /// Publishes a catalog version; returns when no live gateway works with an older one.
     async fn publish_catalog(&self, version: u64) -> Result<(), PdError>;
 }

@@ -243,6 +243,7 @@ impl Service {
             Body::StoreChange(r) => Out::StoreChange(self.change_store(now, r).await?),
             Body::Schedulers(r) => Out::Schedulers(self.schedulers(r).await?),
             Body::FindRegion(r) => Out::FindRegion(self.find_region(now, r)?),
+            Body::GatewayAlive(r) => Out::GatewayAlive(self.gateway_alive(now, r.gateway_id).await?),
             Body::ReportWaits(_) => return Err(Failure::Refused("PD's role answers reports of waits".into())),
             Body::CatalogLease(_) | Body::CatalogPublish(_) => unreachable!("calls that wait go their own way"),
         })

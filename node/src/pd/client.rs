@@ -15,11 +15,11 @@ use proto::{
     wire::{
         self, AllocIdsRequest, CancelOperatorRequest, CancelOperatorResponse, CatalogLeaseRequest,
         CatalogPublishRequest, ClusterStatusRequest, ClusterStatusResponse, FindRegionRequest, FindRegionResponse,
-        GetRegionRequest, GetStoresRequest, HeartbeatRequest, HeartbeatResponse, OperatorsRequest, OperatorsResponse,
-        PdRequest, PdResponse, PlanRequest, PlanResponse, RegionStatus, RegisterStoreRequest, RegisterStoreResponse,
-        ReportWaitsRequest, RequestHeader, ScanRegionsRequest, SchedulersRequest, SchedulersResponse,
-        SplitRegionRequest, StoreChangeRequest, StoreChangeResponse, StoreStatus, TimestampRequest, pd_request::Body,
-        pd_response::Body as Out, plan_request::Kind,
+        GatewayAliveRequest, GetRegionRequest, GetStoresRequest, HeartbeatRequest, HeartbeatResponse, OperatorsRequest,
+        OperatorsResponse, PdRequest, PdResponse, PlanRequest, PlanResponse, RegionStatus, RegisterStoreRequest,
+        RegisterStoreResponse, ReportWaitsRequest, RequestHeader, ScanRegionsRequest, SchedulersRequest,
+        SchedulersResponse, SplitRegionRequest, StoreChangeRequest, StoreChangeResponse, StoreStatus, TimestampRequest,
+        pd_request::Body, pd_response::Body as Out, plan_request::Kind,
     },
 };
 use raftstore::Instant;
@@ -472,6 +472,14 @@ impl kv::Pd for PdClient {
         let request = CatalogLeaseRequest { gateway_id: gateway, acknowledged_version: acknowledged, wait_ms };
         match self.call(Body::CatalogLease(request), self.deadline() + Duration::from_millis(wait_ms)).await? {
             Out::CatalogLease(lease) => Ok((lease.published_version, Timestamp(lease.expires_at))),
+            _ => Err(odd_answer()),
+        }
+    }
+
+    async fn gateway_alive(&self, gateway: u64) -> Result<bool, PdError> {
+        let request = GatewayAliveRequest { gateway_id: gateway };
+        match self.call(Body::GatewayAlive(request), self.deadline()).await? {
+            Out::GatewayAlive(answer) => Ok(answer.alive),
             _ => Err(odd_answer()),
         }
     }

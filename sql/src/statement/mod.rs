@@ -1,6 +1,7 @@
 //! From a client's text to statements. PURE.
 
 pub mod borders;
+pub mod constraints;
 pub mod copy;
 pub mod deferrable;
 pub mod locate;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 use datafusion::sql::sqlparser::ast;
 
 pub use borders::SplitStatement;
+pub use constraints::ConstraintsStatement;
 pub use copy::CopyStatement;
 pub use parse::parse_one;
 pub use sequence::SequenceStatement;
@@ -32,6 +34,8 @@ pub enum Command {
     Split(Arc<SplitStatement>),
     /// CREATE or ALTER SEQUENCE, which we parse ourselves.
     Sequence(Arc<SequenceStatement>),
+    /// SET CONSTRAINTS, which we parse ourselves.
+    Constraints(ConstraintsStatement),
     /// VACUUM, ANALYZE, CHECKPOINT …: there is nothing to do; the tag says that it is done.
     Maintenance(&'static str),
 }

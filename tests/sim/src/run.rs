@@ -12,7 +12,7 @@ use futures::future::BoxFuture;
 use history::Level;
 
 #[cfg(feature = "sql")]
-use crate::sql::{Gateways, Schema};
+use crate::sql::{AdvisoryLocks, Family, Gateways, Schema};
 use crate::{
     changes::{self, Changes},
     cluster::{
@@ -69,6 +69,12 @@ pub enum Kind {
     Space,
     /// Nodes, transactions that keep each other off by row locks.
     Guard,
+    /// Gateways, parents that go while children come.
+    #[cfg(feature = "sql")]
+    Family,
+    /// Gateways, advisory locks of their sessions.
+    #[cfg(feature = "sql")]
+    Advisory,
     /// Nodes, lists that transactions read and append to, SERIALIZABLE, cycles.
     Append,
     /// The same at REPEATABLE READ.
@@ -91,6 +97,10 @@ pub const KINDS: &[Kind] = &[
     Kind::Schema,
     Kind::Space,
     Kind::Guard,
+    #[cfg(feature = "sql")]
+    Kind::Family,
+    #[cfg(feature = "sql")]
+    Kind::Advisory,
     Kind::Append,
     Kind::AppendSnapshot,
     Kind::AppendCommitted,
@@ -105,7 +115,7 @@ impl Kind {
             Kind::Append | Kind::AppendSnapshot | Kind::AppendCommitted => (faults::USUAL.to_vec(), TORMENT),
             Kind::Moving => ([faults::USUAL, &[Fault::Exile]].concat(), TORMENT * 2),
             #[cfg(feature = "sql")]
-            Kind::SqlRegister | Kind::SqlBank | Kind::Schema => {
+            Kind::SqlRegister | Kind::SqlBank | Kind::Schema | Kind::Family | Kind::Advisory => {
                 ([faults::USUAL, &[Fault::Exile]].concat(), LONG_TORMENT)
             }
         }
@@ -170,6 +180,10 @@ pub fn run(seed: u64, kind: Kind, settings: &Settings) -> Report {
         Kind::SqlBank => perform(kind, world.clone(), gateways(&world), Arc::new(Bank::default())),
         #[cfg(feature = "sql")]
         Kind::Schema => perform(kind, world.clone(), gateways(&world), Arc::new(Schema::default())),
+        #[cfg(feature = "sql")]
+        Kind::Family => perform(kind, world.clone(), gateways(&world), Arc::new(Family::default())),
+        #[cfg(feature = "sql")]
+        Kind::Advisory => perform(kind, world.clone(), gateways(&world), Arc::new(AdvisoryLocks::default())),
     }
 }
 
