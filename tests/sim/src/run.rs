@@ -69,18 +69,18 @@ pub enum Kind {
     Space,
     /// Nodes, transactions that keep each other off by row locks.
     Guard,
-    /// Gateways, parents that go while children come.
-    #[cfg(feature = "sql")]
-    Family,
-    /// Gateways, advisory locks of their sessions.
-    #[cfg(feature = "sql")]
-    Advisory,
     /// Nodes, lists that transactions read and append to, SERIALIZABLE, cycles.
     Append,
     /// The same at REPEATABLE READ.
     AppendSnapshot,
     /// The same at READ COMMITTED.
     AppendCommitted,
+    /// Gateways, parents that go while children come.
+    #[cfg(feature = "sql")]
+    Family,
+    /// Gateways, advisory locks of their sessions.
+    #[cfg(feature = "sql")]
+    Advisory,
 }
 
 /// All that this build has.
@@ -97,13 +97,13 @@ pub const KINDS: &[Kind] = &[
     Kind::Schema,
     Kind::Space,
     Kind::Guard,
+    Kind::Append,
+    Kind::AppendSnapshot,
+    Kind::AppendCommitted,
     #[cfg(feature = "sql")]
     Kind::Family,
     #[cfg(feature = "sql")]
     Kind::Advisory,
-    Kind::Append,
-    Kind::AppendSnapshot,
-    Kind::AppendCommitted,
 ];
 
 impl Kind {
