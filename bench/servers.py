@@ -60,7 +60,7 @@ class FlareDB:
         self.folder.mkdir()
         ports = free_ports(9)
         self.grpc, self.sql, self.http = ports[:3], ports[3:6], ports[6:]
-        self.founders = list(self.grpc)
+        self.founders = self.reached_at()
         self.processes = [self.start(n) for n in range(3)]
         self.ctl("cluster", "wait-ready", "--timeout", str(READY_SECONDS))
         if self.pinned:
@@ -71,6 +71,14 @@ class FlareDB:
             for region in self.ctl("region", "list"):
                 self.lead(region["id"])
         return self
+
+    def reached_at(self):
+        """Where the founders find each other."""
+        return list(self.grpc)
+
+    def advertised(self, n):
+        """Flags that say where others find a node, if that is not where it listens."""
+        return []
 
     def switch(self, verb, *schedulers):
         for scheduler in schedulers:
@@ -115,7 +123,7 @@ class FlareDB:
         join = ",".join(f"127.0.0.1:{p}" for p in self.founders)
         command = [self.binary, "start", "--data-dir", str(self.folder / f"node{n + 1}"), "--join", join]
         command += ["--listen", f"127.0.0.1:{self.grpc[n]}", "--sql-listen", f"127.0.0.1:{self.sql[n]}"]
-        command += ["--http-listen", f"127.0.0.1:{self.http[n]}", "--log", "warn", *self.flags]
+        command += ["--http-listen", f"127.0.0.1:{self.http[n]}", "--log", "warn", *self.advertised(n), *self.flags]
         with open(self.folder / f"node{n + 1}.log", "a") as log:
             return subprocess.Popen(command, stdout=log, stderr=log)
 

@@ -39,6 +39,11 @@ impl Postgres {
         server
     }
 
+    /// `127.0.0.1:port`.
+    pub fn address(&self) -> String {
+        self.port.address()
+    }
+
     /// Connects as postgres.
     pub async fn connect(&self) -> Result<Client> {
         connect(&format!("host=127.0.0.1 port={} user=postgres dbname=postgres", self.port.number())).await

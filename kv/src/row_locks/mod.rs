@@ -274,17 +274,20 @@ impl RowLocks {
         }
     }
 
-    /// Forgets owners that are not heard of, now and then: rows that nobody asks for would stay for ever.
-    fn sweep(&mut self, now: Instant) {
+    /// Forgets owners that are not heard of, now and then: rows that nobody asks for would stay for ever, on a store that leads
+    /// their region no more for instance.
+    pub fn sweep(&mut self, now: Instant) {
         if now.since(self.swept) < SWEEP {
             return;
         }
         self.swept = now;
         let dead = |entry: &&Owner| entry.until <= now;
-        let keys: Vec<Bytes> = self.owners.values().filter(dead).flat_map(|entry| entry.keys.clone()).collect();
-        // Rows with a queue are refreshed by those who wait there: they must hear of their grants.
-        let quiet = |key: &Bytes| self.rows.get(key).is_some_and(|row| row.queue.is_empty());
-        let keys: Vec<Bytes> = keys.into_iter().filter(quiet).collect();
+        let keys: BTreeSet<Bytes> = self.owners.values().filter(dead).flat_map(|entry| entry.keys.clone()).collect();
+        // A row where somebody waits who is heard of is refreshed by that one, which must hear of its grant.
+        let waited_for = |key: &Bytes| {
+            self.rows.get(key).is_some_and(|row| row.queue.iter().any(|part| self.is_alive(part.owner, now)))
+        };
+        let keys: Vec<Bytes> = keys.into_iter().filter(|key| !waited_for(key)).collect();
         keys.iter().for_each(|key| self.refresh(key, None, now, &mut Vec::new()));
     }
 }

@@ -163,11 +163,19 @@ impl Rows {
     }
 
     pub(super) fn list(&self, limit: usize) -> Vec<wire::RowLockStatus> {
-        self.state.lock().locks.list(limit)
+        let now = self.clock.now();
+        self.change(|state, _| {
+            state.locks.sweep(now);
+            state.locks.list(limit)
+        })
     }
 
     pub(super) fn waits(&self) -> Vec<Wait> {
-        self.state.lock().locks.waits()
+        let now = self.clock.now();
+        self.change(|state, _| {
+            state.locks.sweep(now);
+            state.locks.waits()
+        })
     }
 
     /// While somebody waits, PD is told who for whom.

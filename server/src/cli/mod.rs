@@ -4,10 +4,11 @@ mod ctl;
 mod demo;
 mod output;
 mod start;
+mod workload;
 
 use clap::{Parser, Subcommand};
 
-pub use self::{ctl::CtlOptions, demo::DemoOptions, start::StartCommand};
+pub use self::{ctl::CtlOptions, demo::DemoOptions, start::StartCommand, workload::WorkloadOptions};
 
 /// A PostgreSQL-wire, distributed SQL database.
 #[derive(Debug, Parser)]
@@ -25,12 +26,8 @@ enum Command {
     Start(Box<StartCommand>),
     /// Looks at a running cluster.
     Ctl(CtlOptions),
-    /// Load generators with built-in history checks (come with the workloads issue).
-    #[command(hide = true)]
-    Workload {
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        rest: Vec<String>,
-    },
+    /// Load generators with built-in history checks.
+    Workload(WorkloadOptions),
 }
 
 /// Runs a command to its end.
@@ -39,7 +36,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Demo(options) => demo::run(options),
         Command::Start(command) => start::run(*command),
         Command::Ctl(options) => ctl::run(options),
-        Command::Workload { .. } => anyhow::bail!("workload: the load generators are not there yet; pgbench works"),
+        Command::Workload(options) => workload::run(options),
     }
 }
 
@@ -68,6 +65,10 @@ mod tests {
             "flaredb ctl --endpoint h:1 region verify --all",
             "flaredb ctl --endpoint h:1 store list",
             "flaredb ctl --endpoint h:1 pd leader",
+            "flaredb workload init bank --dsn h:1,i:1 --dsn host=h",
+            "flaredb workload run append --dsn h:1 --sessions 4 --seconds 5 --isolation repeatable-read --rate 10 --history f",
+            "flaredb workload check f --level strict",
+            "flaredb workload check write-skew f",
             "flaredb ctl unsafe-recover survey --data-dir d --out f",
             "flaredb ctl unsafe-recover plan --lost 2,3 --out p f g",
             "flaredb ctl unsafe-recover apply --data-dir d --plan p --yes",

@@ -6,7 +6,7 @@
 //! that an entry is younger than the transaction's first snapshot, which at READ COMMITTED is no conflict.
 
 use bytes::Bytes;
-use kv::{RowLockMode, Txn};
+use kv::Txn;
 
 use super::{Certainty, Target, target::Change};
 use crate::{
@@ -112,7 +112,7 @@ impl Target {
                 if all.is_empty() {
                     return Ok(());
                 }
-                let rows = locking.lock(txn, &all, RowLockMode::Update, true).await?;
+                let rows = locking.lock_new(txn, &all, unique.len()).await?;
                 rows.iter().take(unique.len()).map(|row| row.value.is_some()).collect()
             }
         };

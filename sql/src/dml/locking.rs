@@ -107,6 +107,18 @@ impl RowLocking {
         Ok(rows)
     }
 
+    /// Locks keys, the first `new` of which are to be new, with rows or without. One of those that has a row is the caller's to tell
+    /// (23505), even if the transaction's snapshot does not have it.
+    pub async fn lock_new(&self, txn: &Txn, keys: &[Bytes], new: usize) -> SqlResult<Vec<LockedRow>> {
+        let on_locked = self.timeout.map_or(OnLocked::Wait, OnLocked::WaitFor);
+        let lock = RowLock { mode: RowLockMode::Update, on_locked, absent: true, label: self.label.clone() };
+        let rows = txn.lock_rows(keys, &lock).await?;
+        if rows.iter().take(new).all(|row| row.value.is_none()) {
+            self.check(txn, &rows)?;
+        }
+        Ok(rows)
+    }
+
     /// Locks rows as a locking clause says, and reads them as they are now.
     pub async fn lock_as(
         &self,

@@ -204,7 +204,7 @@ async fn existing(txn: &Txn, keys: &[Bytes], certainty: Certainty<'_>) -> SqlRes
         (Certainty::Read, [one]) => txn.get(one).await?.map(|_| 0),
         (Certainty::Read, many) => txn.get_many(many).await?.iter().position(Option::is_some),
         (Certainty::Locked(locking), keys) => {
-            let rows = locking.lock(txn, keys, RowLockMode::Update, true).await?;
+            let rows = locking.lock_new(txn, keys, keys.len()).await?;
             rows.iter().position(|row| row.value.is_some())
         }
     })

@@ -10,6 +10,7 @@ mod public_kv;
 mod recovery;
 mod refusals;
 mod regions;
+mod schedules;
 #[allow(clippy::disallowed_methods, reason = "real processes run on real time")]
 mod sessions;
 mod slt;
@@ -17,3 +18,4 @@ mod slt;
 mod survival;
 mod tidy;
 mod verify;
+mod workload;
