@@ -28,6 +28,8 @@ pub enum Planted {
     SkipValidation,
     /// Client: that look is taken when the commit is decided: what is reported as failed is committed.
     ValidateAfterDecision,
+    /// Client: a lock that decides nothing, since its leader has served a later read, is taken for one of an async commit.
+    TakeUndecided,
     /// Store: what a transaction has read is looked at without keeping later commits above that timestamp.
     ValidateUnannounced,
 }

@@ -297,7 +297,9 @@ impl Job {
             return Ok(Event::IsCommitted(id, Timestamp(response.one_pc_commit_ts)));
         }
         match response.errors.into_iter().next().map(Refusal::from) {
-            None if asynchronous && response.undecided => Ok(Event::Undecided(id)),
+            None if asynchronous && response.undecided && !self.job.client.has(Planted::TakeUndecided) => {
+                Ok(Event::Undecided(id))
+            }
             None => Ok(Event::Prewritten(id, Timestamp(response.min_commit_ts))),
             Some(Refusal::Locked(lock)) => Ok(Event::Locked(id, lock)),
             // Its own row locks would have kept that one off: it has none there, or has lost them.

@@ -32,7 +32,7 @@ impl Holder {
     }
     /// Two sessions that cannot hold a lock like this at once.
     pub fn excludes(&self, other: &Holder) -> bool {
-        !(self.is(other) || self.shared && other.shared)
+        !(self.is(other) || (self.shared && other.shared))
     }
 }
 

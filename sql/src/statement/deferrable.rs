@@ -21,11 +21,11 @@ pub fn left_out(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
         if is_word(&token.token, "DEFERRABLE") {
             pop_if(&mut rest, |token| is_word(token, "NOT"));
             comma_follows = !pop_if(&mut rest, |token| *token == Token::Comma);
-        } else if !(comma_follows && token.token == Token::Comma) {
+        } else if comma_follows && token.token == Token::Comma {
+            comma_follows = false;
+        } else {
             comma_follows &= matches!(token.token, Token::Whitespace(_));
             rest.push(token);
-        } else {
-            comma_follows = false;
         }
     }
     rest

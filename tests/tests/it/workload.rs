@@ -67,7 +67,7 @@ async fn histories_are_valid_though_a_node_dies() {
     let mut cluster = Cluster::start_ready(3).await;
     let dsns: Vec<_> = cluster.nodes().iter().map(|node| format!("127.0.0.1:{}", node.sql_port())).collect();
     let dsns = dsns.join(",");
-    let start = |name| Run::start(name, &dsns, &[], cluster.dir());
+    let start = |name| Run::start(name, &dsns, &["--isolation", "serializable"], cluster.dir());
     let runs: Vec<_> = WORKLOADS.into_iter().map(start).collect();
     wait::until("all loads have begun", BEGIN_LIMIT, || async { runs.iter().try_for_each(Run::begun) }).await;
     cluster.kill(1);

@@ -102,6 +102,8 @@ pub const BUGS: &[Bug] = &[
     #[cfg(feature = "planted-bugs")]
     Bug::Kv(kv::planted::Planted::ValidateUnannounced),
     #[cfg(feature = "planted-bugs")]
+    Bug::Kv(kv::planted::Planted::TakeUndecided),
+    #[cfg(feature = "planted-bugs")]
     Bug::Kv(kv::planted::Planted::SwapUnchecked),
     #[cfg(feature = "planted-bugs")]
     Bug::Pd(pd::Planted::TsoWindowNotPersisted),

@@ -153,6 +153,11 @@ fn looking_at_the_reads_without_holding_later_commits_off_is_found() {
 }
 
 #[test]
+fn taking_locks_that_decide_nothing_for_a_commit_is_found() {
+    must_be_found(Kind::Append, 10, Bug::Kv(Kv::TakeUndecided));
+}
+
+#[test]
 fn swapping_what_was_not_compared_is_found() {
     must_be_found(Kind::Space, 20, Bug::Kv(Kv::SwapUnchecked));
 }
