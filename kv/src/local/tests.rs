@@ -282,8 +282,8 @@ async fn malformed_requests_are_refused_and_do_no_harm() {
         Body::Scan(ScanRequest { range: range(), read_ts: now, ..Default::default() }),
         Body::Scan(ScanRequest { pushdown: b("nobody reads this"), read_ts: now, ..Default::default() }),
         Body::UnsafeDeleteRange(UnsafeDeleteRangeRequest { range: range() }),
-        Body::FindLocks(FindLocksRequest { range: range(), primaries: None }),
-        Body::FindLocks(FindLocksRequest { range: None, primaries: range() }),
+        Body::FindLocks(FindLocksRequest { range: range(), ..Default::default() }),
+        Body::FindLocks(FindLocksRequest { primaries: range(), ..Default::default() }),
     ];
     for region_id in [0, 1, 2, 99] {
         for body in bodies.iter().cloned().map(Some).chain([None]) {

@@ -18,6 +18,7 @@ mod pd_time;
 mod proposal;
 mod read;
 mod rows;
+mod safe_point;
 mod turns;
 mod write;
 
@@ -33,8 +34,8 @@ use std::{
 
 use futures::future::{Either, select};
 use proto::{
-    Epoch, PD_REGION, Region, RegionId,
-    wire::{KvRequest, KvResponse, RegionError, RequestHeader, kv_request::Body},
+    Epoch, PD_REGION, Region, RegionId, Timestamp,
+    wire::{KvRequest, KvResponse, RegionError, RequestHeader, SafePointGrant, kv_request::Body},
 };
 use raftstore::{Instant, RegionSnapshot, Target};
 
@@ -44,6 +45,7 @@ use crate::{
 
 use pd_time::PdTime;
 use rows::Rows;
+use safe_point::SafePoint;
 use turns::Turns;
 
 /// Requests under way at once: what is beyond waits at the client, not in this store's memory.
@@ -67,6 +69,7 @@ struct Inner {
     spawn: Arc<dyn Spawn>,
     scan: Option<Arc<dyn StoreScan>>,
     pd_time: PdTime,
+    safe_point: SafePoint,
     turns: Arc<Turns>,
     rows: Arc<Rows>,
     concurrency: Arc<Concurrency>,
@@ -96,7 +99,8 @@ impl Service {
             clock: clock.clone(),
             spawn,
             scan,
-            pd_time: PdTime::new(pd, clock),
+            pd_time: PdTime::new(pd.clone(), clock.clone()),
+            safe_point: SafePoint::new(pd, clock),
             turns: Turns::new(),
             rows,
             concurrency: Arc::default(),
@@ -110,6 +114,21 @@ impl Service {
     pub fn plant(mut self, plant: Plant) -> Self {
         Arc::get_mut(&mut self.inner).expect("the service is not shared yet").plant = plant;
         self
+    }
+
+    /// PD has said how old timestamps may be, in an answer to what was asked at `asked`.
+    pub fn safe_point_granted(&self, asked: Instant, grant: &SafePointGrant) {
+        self.inner.safe_point.granted(asked, grant);
+    }
+
+    /// Reads, and writes by start_ts, are refused here below this.
+    pub fn refuse_below(&self) -> Timestamp {
+        self.inner.safe_point.refuse_below()
+    }
+
+    /// Versions that nobody at or above this sees may go ([`crate::gc`]).
+    pub fn collect_below(&self) -> Timestamp {
+        self.inner.safe_point.collect_below()
     }
 
     /// Who waits for row locks here, and for whom.

@@ -96,6 +96,10 @@ pub const BUGS: &[Bug] = &[
     #[cfg(feature = "planted-bugs")]
     Bug::Kv(kv::planted::Planted::TrustLostRowLocks),
     #[cfg(feature = "planted-bugs")]
+    Bug::Kv(kv::planted::Planted::GcUnderReader),
+    #[cfg(feature = "planted-bugs")]
+    Bug::Kv(kv::planted::Planted::GcMarkerFirst),
+    #[cfg(feature = "planted-bugs")]
     Bug::Kv(kv::planted::Planted::SwapUnchecked),
     #[cfg(feature = "planted-bugs")]
     Bug::Pd(pd::Planted::TsoWindowNotPersisted),

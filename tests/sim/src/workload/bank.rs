@@ -225,7 +225,7 @@ impl Accounts for kv::Client {
                 txn.put(account_key(account), number(INITIAL))?;
             }
             for counter in 0..COUNTERS {
-                txn.put(counter_key(counter), number(0))?;
+                txn.put(counter_key(counter, 0), number(0))?;
             }
             txn.commit(kv::CommitOptions::default()).await
         };
@@ -260,8 +260,9 @@ impl Accounts for kv::Client {
     async fn increment(&mut self, counter: u64) -> Outcome<u64> {
         let done = async {
             let txn = self.begin().await?;
-            let value = balance(txn.get(&counter_key(counter)).await?) + 1;
-            txn.put(counter_key(counter), number(value))?;
+            let value = counted(&txn, counter).await?.unwrap_or_default() + 1;
+            txn.delete(counter_key(counter, value - 1))?;
+            txn.put(counter_key(counter, value), number(value))?;
             txn.commit(kv::CommitOptions::default()).await.map(|_| value)
         };
         match done.await {
@@ -304,8 +305,8 @@ async fn read_all(client: &kv::Client) -> Result<Books, kv::Error> {
         while let Some(page) = scan.next_page().await? {
             records.extend(page.rows.iter().map(|(key, value)| (record_id(key), read_record(value))));
         }
-        if let Some(value) = txn.get(&counter_key(table)).await? {
-            counters.insert(table, balance(Some(value)));
+        if let Some(value) = counted(&txn, table).await? {
+            counters.insert(table, value);
         }
     }
     Ok((balances(&txn, 0).await?, records, counters))
@@ -336,8 +337,15 @@ fn record_key(id: u64, from: u64) -> Bytes {
     key(from, 2, id)
 }
 
-fn counter_key(counter: u64) -> Bytes {
-    key(counter, 3, counter)
+/// A counter stands under one of two keys in turn, so that there is something to delete each time.
+fn counter_key(counter: u64, value: u64) -> Bytes {
+    key(counter, 3, counter * 2 + value % 2)
+}
+
+/// A counter's value. Should an old one be seen beside the newest, it is the old one.
+async fn counted(txn: &kv::Txn, counter: u64) -> Result<Option<u64>, kv::Error> {
+    let stored = txn.get_many(&[counter_key(counter, 0), counter_key(counter, 1)]).await?;
+    Ok(stored.into_iter().flatten().map(|value| balance(Some(value))).min())
 }
 
 fn record_range(of: u64) -> KeyRange {
