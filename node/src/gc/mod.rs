@@ -218,6 +218,7 @@ impl OldVersions {
             for part in goes.chunks(part) {
                 self.propose(target, part).await?;
                 proposals += 1;
+                self.clock.sleep(PAGE_PAUSE).await;
             }
             match resume {
                 Some(key) => from = key,

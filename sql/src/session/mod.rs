@@ -15,6 +15,7 @@
 //! | `run` | statements on rows, with their retries |
 //! | `command` | everything else: SET, DDL, PREPARE … |
 //! | `copy` | COPY |
+//! | `past` | AS OF SYSTEM TIME |
 //! | `extended` | the messages of the extended protocol |
 
 pub mod cancel;
@@ -22,6 +23,7 @@ mod command;
 mod copy;
 mod cursor;
 mod extended;
+mod past;
 pub mod plan;
 mod portal;
 mod regions;

@@ -13,7 +13,7 @@ use crate::{
     eval::Refusal,
     keyplan::{KeyPlan, compile},
     query::{self, PlanCache, normalise, plan::tables_read},
-    statement::{Command, CopyStatement, SequenceStatement, SplitStatement, locate::locate, parse_one},
+    statement::{Command, CopyStatement, Moment, SequenceStatement, SplitStatement, locate::locate, parse_one},
     types::{ColumnType, Datum, FormatSettings, PgType, Text, text},
 };
 
@@ -67,11 +67,21 @@ pub struct StatementPlan {
     pub tables: Vec<u32>,
     /// It changes rows.
     pub writes: bool,
+    /// It reads what was so then.
+    pub as_of: Option<Arc<Moment>>,
 }
 
 impl StatementPlan {
     fn plain(kind: PlanKind) -> Self {
-        StatementPlan { kind, version: 0, param_types: Vec::new(), fields: None, tables: Vec::new(), writes: false }
+        StatementPlan {
+            kind,
+            version: 0,
+            param_types: Vec::new(),
+            fields: None,
+            tables: Vec::new(),
+            writes: false,
+            as_of: None,
+        }
     }
 
     fn key(plan: KeyPlan, param_types: Vec<PgType>, version: u64) -> Self {
@@ -82,6 +92,7 @@ impl StatementPlan {
             kind: PlanKind::Key(Arc::new(plan)),
             version,
             param_types,
+            as_of: None,
         }
     }
 
@@ -111,6 +122,7 @@ impl StatementPlan {
             param_types: plan.parameters().iter().map(|column_type| column_type.pg_type).collect(),
             kind: PlanKind::General(planned),
             version,
+            as_of: None,
         }
     }
 
@@ -247,6 +259,12 @@ impl StatementPlanner {
             }
             Command::Split(split) => return Ok(StatementPlan::plain(PlanKind::Split(Arc::clone(split)))),
             Command::Maintenance(tag) => return Ok(StatementPlan::plain(PlanKind::Maintenance(tag))),
+            Command::AsOf(moment, statement) => {
+                // Its own text is another one, with other literals.
+                let (text, command) = (statement.to_string(), Command::Sql(Arc::clone(statement)));
+                let plan = self.plan(&text, &command, catalog, declared_types)?;
+                return Ok(StatementPlan { as_of: Some(Arc::clone(moment)), ..plan });
+            }
             Command::Sql(statement) => statement,
         };
         match &**statement {

@@ -1,5 +1,6 @@
 //! From a client's text to statements. PURE.
 
+pub mod as_of;
 pub mod borders;
 pub mod copy;
 pub mod locate;
@@ -12,6 +13,7 @@ use std::sync::Arc;
 
 use datafusion::sql::sqlparser::ast;
 
+pub use as_of::Moment;
 pub use borders::SplitStatement;
 pub use copy::CopyStatement;
 pub use parse::parse_one;
@@ -25,6 +27,8 @@ pub enum Command {
     Empty,
     /// What sqlparser understands.
     Sql(Arc<ast::Statement>),
+    /// The same at a time of the past: a query, BEGIN or SET TRANSACTION.
+    AsOf(Arc<Moment>, Arc<ast::Statement>),
     /// COPY, which we parse ourselves: sqlparser wants its data behind it.
     Copy(Arc<CopyStatement>),
     /// A statement that cuts regions, which is ours.
