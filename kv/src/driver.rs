@@ -7,7 +7,10 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use proto::{
     KeyRange, StoreId, Timestamp,
-    wire::{KvRequest, KvResponse, OperatorStatus, RegionStatus, SafePointGrant, StoreStatus},
+    wire::{
+        GatewayRequest, GatewayResponse, KvRequest, KvResponse, OperatorStatus, RegionStatus, SafePointGrant,
+        StoreStatus,
+    },
 };
 use raftstore::MonotonicClock;
 
@@ -118,4 +121,11 @@ pub trait ScanSink: Send {
     fn push(&mut self, key: &[u8], value: &[u8]) -> Result<(), String>;
     /// The page's result.
     fn finish(self: Box<Self>) -> Result<ScanChunk, String>;
+}
+
+/// The SQL side of this node, as other nodes' ask it: `sql`'s code behind `kv`'s door, wired by `server`.
+#[async_trait]
+pub trait GatewayDoor: Send + Sync + 'static {
+    /// Answers another gateway, or this one.
+    async fn call(&self, request: GatewayRequest) -> GatewayResponse;
 }

@@ -62,7 +62,7 @@ pub use client::{
     COMMIT_MEMORY, Client, ClientConfig, CommitOptions, Floor, LockPlace, LockedRow, OnLocked, Page, RegionRoute,
     RowLock, Savepoint, Scan, ScanOptions, Txn,
 };
-pub use driver::{Clock, Pd, PdError, Reply, Rpc, RpcError, ScanChunk, ScanSink, Spawn, StoreScan};
+pub use driver::{Clock, GatewayDoor, Pd, PdError, Reply, Rpc, RpcError, ScanChunk, ScanSink, Spawn, StoreScan};
 pub use error::Error;
 pub use proto::wire::RowLockMode;
 /// Of a monotonic clock; `sql` measures its leases and time-outs with it.

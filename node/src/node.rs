@@ -437,6 +437,10 @@ impl Node {
     pub fn client(&self) -> kv::Client {
         self.running().client.clone()
     }
+    /// From now on this node serves SQL: other nodes' gateways may ask this one.
+    pub fn serve_gateway(&self, gateway: Arc<dyn kv::GatewayDoor>) {
+        self.running().door.service.serve_gateway(gateway);
+    }
     /// The public KV service, once this node runs.
     pub fn public_kv(&self) -> Option<PublicKv> {
         self.running.get().map(|r| r.public_kv.clone())

@@ -159,6 +159,7 @@ impl Server {
             tracing::warn!(%error, "the catalog cannot be loaded yet");
             SystemClock.sleep(GATEWAY_AGAIN_AFTER).await;
         }
+        self.node.serve_gateway(gateway.clone());
         // Started once: nobody else sets it.
         let _ = self.door.gateway.set(gateway);
         tracing::info!(sql = %self.settings.sql_listen, "SQL is served");

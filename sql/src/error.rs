@@ -312,7 +312,11 @@ impl SqlError {
     pub fn invalid_binary(what: &str) -> Self {
         Self::new(SqlState::INVALID_BINARY_REPRESENTATION, format!("incorrect binary data format in {what}"))
     }
-    /// 57014 by request of the client.
+    /// 57P01 by request of another session; it ends the session.
+    pub fn terminated() -> Self {
+        Self::new(SqlState::ADMIN_SHUTDOWN, "terminating connection due to administrator command").fatal()
+    }
+    /// 57014 by request of the client, or of another session.
     pub fn canceled() -> Self {
         Self::new(SqlState::QUERY_CANCELED, "canceling statement due to user request")
     }

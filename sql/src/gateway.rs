@@ -5,15 +5,21 @@ use std::{
     time::Duration,
 };
 
+use async_trait::async_trait;
+use bytes::Bytes;
 use futures::FutureExt;
-use proto::{KeyRange, keyspace};
+use proto::{
+    KeyRange, keyspace,
+    wire::{GatewayRequest, GatewayResponse, SignalRequest, gateway_request::Body},
+};
 
 use crate::{
     catalog::{CatalogSnapshot, LeasedCatalog, store},
     error::{SqlError, SqlResult, SqlState},
     planted::Plant,
     sequence::Pools,
-    session::{Session, Startup, plan::StatementPlanner},
+    sequence::Sequences,
+    session::{Backend, Session, Startup, backend::Backends, plan::StatementPlanner},
     work::RowIds,
 };
 
@@ -47,6 +53,7 @@ pub struct Gateway {
     planner: StatementPlanner,
     row_ids: RowIds,
     pools: Arc<Pools>,
+    backends: Backends,
     id: OnceLock<u64>,
     plant: Plant,
 }
@@ -67,6 +74,7 @@ impl Gateway {
             planner: StatementPlanner::default(),
             row_ids,
             pools,
+            backends: Backends::default(),
             id: OnceLock::new(),
             plant,
         })
@@ -101,6 +109,43 @@ impl Gateway {
             return Err(SqlError::new(SqlState::CANNOT_CONNECT_NOW, "the database system is starting up").fatal());
         };
         Session::new(Arc::clone(self), Arc::clone(catalog), startup)
+    }
+
+    /// How many sessions there are.
+    pub fn sessions(&self) -> usize {
+        self.backends.len()
+    }
+
+    /// Cancels what every session is doing.
+    pub fn cancel_all(&self) {
+        self.backends.cancel_all();
+    }
+
+    /// A CancelRequest, for a session of this node or of another one. A wrong secret is not told apart from a wrong process id.
+    pub async fn cancel(&self, pid: u32, secret: Bytes) {
+        let signal = SignalRequest { pid, terminate: false, secret };
+        // Without a secret it would be taken for a session's.
+        if signal.secret.is_empty() || self.backends.signal(&signal) {
+            return;
+        }
+        if let Err(error) = self.config.client.signal(signal).await {
+            tracing::warn!(pid, %error, "a cancel request was not passed on");
+        }
+    }
+
+    pub(crate) fn enter(&self, startup: &Startup) -> Arc<Backend> {
+        let store = self.config.client.local_store().map_or(0, |store| store.0);
+        let sequences = Arc::new(Sequences::new(Arc::clone(&self.pools)));
+        self.backends.enter(store, startup, sequences, self.now_us())
+    }
+
+    pub(crate) fn leave(&self, backend: &Backend) {
+        self.backends.leave(backend.pid);
+    }
+
+    /// Microseconds since 1970 UTC, for people.
+    pub(crate) fn now_us(&self) -> u64 {
+        self.config.clock.wall_ms() * 1000
     }
 
     /// How often a statement was planned; stays flat while known statements run.
@@ -138,9 +183,6 @@ impl Gateway {
     pub(crate) fn current_catalog(&self) -> SqlResult<Arc<CatalogSnapshot>> {
         let catalog = self.catalog.get().ok_or_else(|| SqlError::unavailable("the catalog is not loaded yet"))?;
         Ok(catalog.current())
-    }
-    pub(crate) fn pools(&self) -> &Arc<Pools> {
-        &self.pools
     }
     pub(crate) fn row_ids(&self) -> &RowIds {
         &self.row_ids
@@ -213,5 +255,18 @@ impl Gateway {
             }
         };
         self.config.spawn.spawn(collect.boxed());
+    }
+}
+
+#[async_trait]
+impl kv::GatewayDoor for Gateway {
+    async fn call(&self, request: GatewayRequest) -> GatewayResponse {
+        match request.body {
+            Some(Body::ListSessions(_)) => GatewayResponse { sessions: self.backends.list(), signalled: false },
+            Some(Body::Signal(signal)) => {
+                GatewayResponse { sessions: Vec::new(), signalled: self.backends.signal(&signal) }
+            }
+            None => GatewayResponse::default(),
+        }
     }
 }

@@ -10,6 +10,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    fmt,
     num::NonZeroUsize,
     sync::{
         Arc,
@@ -112,6 +113,12 @@ struct Seen {
     /// By the sequence's id.
     values: HashMap<u32, i64>,
     last: Option<i64>,
+}
+
+impl fmt::Debug for Sequences {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Sequences")
+    }
 }
 
 impl Sequences {

@@ -15,6 +15,7 @@ mod backoff;
 mod buffer;
 mod commit;
 pub mod committer;
+mod gateways;
 mod held;
 mod in_use;
 mod keeper;

@@ -230,20 +230,11 @@ impl Client {
 
     /// The row locks of all stores that answer, with the store that keeps them.
     pub async fn row_locks(&self) -> Result<Vec<(StoreId, RowLockStatus)>, Error> {
+        let list = RowLocksRequest { action: RowLocksAction::List as i32, ..RowLocksRequest::default() };
         let mut found = Vec::new();
-        for status in self.inner.pd.stores().await? {
-            let Some(store) = status.store.map(|store| StoreId(store.id)) else { continue };
-            let request = RowLocksRequest { action: RowLocksAction::List as i32, ..RowLocksRequest::default() };
-            let header = RequestHeader { deadline_ms: 1_000, ..RequestHeader::default() };
-            let request = KvRequest { header: Some(header), body: Some(Body::RowLocks(request)) };
-            match self.inner.rpc.call(store, request).await.map(|reply| reply.response.body) {
-                Ok(Some(kv_response::Body::RowLocks(answer))) => {
-                    found.extend(answer.locks.into_iter().map(|lock| (store, lock)));
-                }
-                Ok(_) => return Err(wrong_answer("row lock list")),
-                // One that is down keeps no locks.
-                Err(error) => tracing::debug!(%store, %error, "a store does not list its row locks"),
-            }
+        for (store, answer) in self.ask_all(Body::RowLocks(list)).await? {
+            let kv_response::Body::RowLocks(answer) = answer else { return Err(wrong_answer("row lock list")) };
+            found.extend(answer.locks.into_iter().map(|lock| (store, lock)));
         }
         Ok(found)
     }

@@ -26,7 +26,7 @@ use std::{
     future::Future,
     pin::pin,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -35,12 +35,16 @@ use std::{
 use futures::future::{Either, select};
 use proto::{
     Epoch, PD_REGION, Region, RegionId, Timestamp,
-    wire::{KvRequest, KvResponse, RegionError, RequestHeader, SafePointGrant, kv_request::Body},
+    wire::{
+        GatewayRequest, KvRequest, KvResponse, RegionError, RequestHeader, SafePointGrant, kv_request::Body,
+        kv_response,
+    },
 };
 use raftstore::{Instant, RegionSnapshot, Target};
 
 use crate::{
-    Clock, Pd, RegionStore, Reply, Spawn, StoreScan, concurrency::Concurrency, planted::Plant, row_locks::Wait,
+    Clock, GatewayDoor, Pd, RegionStore, Reply, Spawn, StoreScan, concurrency::Concurrency, planted::Plant,
+    row_locks::Wait,
 };
 
 use pd_time::PdTime;
@@ -68,6 +72,7 @@ struct Inner {
     clock: Arc<dyn Clock>,
     spawn: Arc<dyn Spawn>,
     scan: Option<Arc<dyn StoreScan>>,
+    gateway: OnceLock<Arc<dyn GatewayDoor>>,
     pd_time: PdTime,
     safe_point: SafePoint,
     turns: Arc<Turns>,
@@ -99,6 +104,7 @@ impl Service {
             clock: clock.clone(),
             spawn,
             scan,
+            gateway: OnceLock::new(),
             pd_time: PdTime::new(pd.clone(), clock.clone()),
             safe_point: SafePoint::new(pd, clock),
             turns: Turns::new(),
@@ -129,6 +135,11 @@ impl Service {
     /// Versions that nobody at or above this sees may go ([`crate::gc`]).
     pub fn collect_below(&self) -> Timestamp {
         self.inner.safe_point.collect_below()
+    }
+
+    /// From now on the node serves SQL, too. The first one stays.
+    pub fn serve_gateway(&self, gateway: Arc<dyn GatewayDoor>) {
+        let _ = self.inner.gateway.set(gateway);
     }
 
     /// Who waits for row locks here, and for whom.
@@ -197,6 +208,7 @@ impl Inner {
             Body::FindLocks(request) => call.find_locks(request).await,
             Body::LockRows(request) => call.lock_rows(request).await,
             Body::RowLocks(request) => call.row_locks(request).await,
+            Body::Gateway(request) => call.gateway(request).await,
         }
     }
 }
@@ -217,6 +229,16 @@ impl Call<'_> {
             Either::Left((done, _)) => Ok(done),
             Either::Right(_) => Err(RegionError::deadline_exceeded(what)),
         }
+    }
+
+    /// Asks the SQL side of this node.
+    async fn gateway(&self, request: GatewayRequest) -> Result<Reply, RegionError> {
+        let answer = match self.inner.gateway.get() {
+            Some(gateway) => self.within("asking the gateway", gateway.call(request)).await?,
+            None => Default::default(),
+        };
+        let body = Some(kv_response::Body::Gateway(answer));
+        Ok(Reply { response: KvResponse { region_error: None, body }, chunk: None })
     }
 
     /// A current view of the region: at once under the lease, otherwise by asking the quorum.

@@ -117,11 +117,13 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
 
     async fn next_message(&mut self) -> Result<(u8, Bytes), Fault> {
         let outside_transaction = self.session.status() == TransactionStatus::Idle;
+        let cancel = self.session.cancel_token();
         let over = |phase: &Phase| *phase == Phase::Closing || (*phase == Phase::Draining && outside_transaction);
         tokio::select! {
             biased;
             message = self.wire.message() => message?.ok_or(Fault::Left),
-            _ = self.phase.wait_for(over) => Err(Fault::Statement(shutting_down())),
+            _ = self.phase.wait_for(over) => Err(Fault::Statement(SqlError::terminated())),
+            error = cancel.terminated() => Err(Fault::Statement(error)),
         }
     }
 
@@ -275,7 +277,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
     /// Your turn, client.
     fn ready(&mut self) {
         self.notices();
-        let status = self.session.status();
+        let status = self.session.rest();
         let mut say = self.wire.say();
         self.session.take_parameter_changes().iter().for_each(|(name, value)| say.parameter_status(name, value));
         say.ready(status);
@@ -285,8 +287,4 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
 
 fn formats(codes: &[i16]) -> Result<Vec<Format>, SqlError> {
     codes.iter().map(|code| Format::from_code(*code)).collect()
-}
-
-fn shutting_down() -> SqlError {
-    SqlError::new(SqlState::ADMIN_SHUTDOWN, "terminating connection due to administrator command").fatal()
 }

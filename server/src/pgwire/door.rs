@@ -19,7 +19,6 @@ use tokio::{
 };
 
 use super::{
-    cancel::CancelKeys,
     connection::Connection,
     greeting::{self, NoSession},
     wire::{MessageBudget, Wire},
@@ -60,8 +59,6 @@ pub enum Phase {
 pub struct SqlDoor {
     /// Set once the node has found its cluster.
     pub gateway: Arc<OnceLock<Arc<Gateway>>>,
-    /// For CancelRequest.
-    pub keys: Arc<CancelKeys>,
     config: DoorConfig,
     budget: MessageBudget,
     sessions: Arc<Semaphore>,
@@ -87,7 +84,6 @@ impl SqlDoor {
     pub fn new(config: DoorConfig) -> Arc<Self> {
         Arc::new(SqlDoor {
             gateway: Arc::default(),
-            keys: Arc::default(),
             budget: MessageBudget::new(LONG_MESSAGES_BYTES),
             sessions: Arc::new(Semaphore::new(config.max_connections)),
             connections: Arc::new(Semaphore::new(config.max_connections + EXTRA_CONNECTIONS)),
@@ -123,7 +119,9 @@ impl SqlDoor {
         self.tasks.close();
         if tokio::time::timeout(grace, self.tasks.wait()).await.is_err() {
             self.phase.send_replace(Phase::Closing);
-            self.keys.cancel_all();
+            if let Some(gateway) = self.gateway.get() {
+                gateway.cancel_all();
+            }
             self.tasks.wait().await;
         }
     }
@@ -134,7 +132,7 @@ impl SqlDoor {
     }
     /// Sessions that are open.
     pub fn open_sessions(&self) -> usize {
-        self.keys.len()
+        self.gateway.get().map_or(0, |gateway| gateway.sessions())
     }
 
     fn admit(self: &Arc<Self>, stream: TcpStream) {
@@ -153,8 +151,9 @@ impl SqlDoor {
     async fn talk(&self, stream: TcpStream) -> io::Result<()> {
         stream.set_nodelay(true)?;
         rustix::net::sockopt::set_socket_keepalive(&stream, true)?;
+        let client_address = stream.peer_addr().map(|address| address.to_string()).unwrap_or_default();
         let mut wire = Wire::new(stream, self.budget.clone());
-        let talk = AssertUnwindSafe(self.session(&mut wire)).catch_unwind();
+        let talk = AssertUnwindSafe(self.session(&mut wire, client_address)).catch_unwind();
         match talk.await {
             Ok(Ok(()) | Err(NoSession::Silent)) => {}
             Ok(Err(NoSession::Refused(error))) => {
@@ -172,12 +171,12 @@ impl SqlDoor {
         Ok(())
     }
 
-    async fn session(&self, wire: &mut Wire<TcpStream>) -> Result<(), NoSession> {
+    async fn session(&self, wire: &mut Wire<TcpStream>, client_address: String) -> Result<(), NoSession> {
         let hello = tokio::time::timeout(self.config.startup_deadline, greeting::hello(self, wire)).await;
         let hello = hello.map_err(|_| NoSession::Refused(startup_timeout()))??;
         let _slot =
             self.sessions.try_acquire().map_err(|_| NoSession::Refused(too_many(self.config.max_connections)))?;
-        let (session, _key) = greeting::welcome(self, hello, wire).map_err(NoSession::Refused)?;
+        let session = greeting::welcome(self, hello, wire, client_address).map_err(NoSession::Refused)?;
         Connection::new(wire, session, self.phase.subscribe(), &self.counters).run().await;
         Ok(())
     }

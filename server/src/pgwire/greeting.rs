@@ -1,10 +1,11 @@
 //! From an accepted socket to a session's first ReadyForQuery.
 
+use bytes::Bytes;
 use sql::{Session, SqlError, SqlState, Startup};
 use tokio::io::{AsyncRead, AsyncWrite};
+use uuid::Uuid;
 
 use super::{
-    cancel::CancelKey,
     door::SqlDoor,
     startup::{Hello, MINOR_MAX, Opening},
     wire::{Wire, WireError},
@@ -50,7 +51,9 @@ pub async fn hello<S: AsyncRead + AsyncWrite + Unpin>(door: &SqlDoor, wire: &mut
             None => return Err(NoSession::Silent),
             Some(Opening::Ssl | Opening::Gss) => wire.send_byte(b'N').await?,
             Some(Opening::Cancel { pid, secret }) => {
-                door.keys.cancel(pid, &secret);
+                if let Some(gateway) = door.gateway.get() {
+                    gateway.cancel(pid, secret).await;
+                }
                 return Err(NoSession::Silent);
             }
             Some(Opening::Startup(hello)) => return Ok(hello),
@@ -65,7 +68,8 @@ pub fn welcome<S: AsyncRead + AsyncWrite + Unpin>(
     door: &SqlDoor,
     hello: Hello,
     wire: &mut Wire<S>,
-) -> Result<(Session, CancelKey), SqlError> {
+    client_address: String,
+) -> Result<Session, SqlError> {
     let gateway = door.gateway.get().ok_or_else(|| {
         SqlError::new(SqlState::CANNOT_CONNECT_NOW, "the database system is starting up")
             .with_hint("This node has not found its cluster yet; ask /healthz or flaredb ctl cluster status.")
@@ -84,9 +88,11 @@ pub fn welcome<S: AsyncRead + AsyncWrite + Unpin>(
         user: user.to_owned(),
         database: database.to_owned(),
         parameters: hello.parameters.iter().filter(|(key, _)| is_setting(key)).cloned().collect(),
+        client_address,
     };
     let mut session = gateway.connect(startup)?;
-    let key = door.keys.register(hello.minor, session.cancel_token());
+    let secret = secret(hello.minor);
+    session.backend().set_secret(secret.clone());
 
     let mut say = wire.say();
     let unknown: Vec<&str> = hello.extensions().collect();
@@ -95,10 +101,27 @@ pub fn welcome<S: AsyncRead + AsyncWrite + Unpin>(
     }
     say.authentication_ok();
     session.take_parameter_changes().iter().for_each(|(name, value)| say.parameter_status(name, value));
-    say.key_data(key.pid, &key.secret);
-    Ok((session, key))
+    say.key_data(session.backend().pid, &secret);
+    Ok(session)
+}
+
+/// What who wants to cancel a session of protocol 3.`minor` has to know. Version 3.0 has a message of fixed length.
+fn secret(minor: u16) -> Bytes {
+    const BYTES_3_0: usize = 4;
+    // A version 4 UUID holds 122 bits of the system's randomness; its first four bytes are all random.
+    let random = Bytes::copy_from_slice(Uuid::new_v4().as_bytes());
+    if minor < 2 { random.slice(..BYTES_3_0) } else { random }
 }
 
 fn is_setting(key: &str) -> bool {
     !matches!(key, "user" | "database" | "replication") && !key.starts_with("_pq_.")
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn secrets_fit_their_protocol() {
+        assert_eq!((super::secret(0).len(), super::secret(2).len()), (4, 16));
+        assert_ne!(super::secret(2), super::secret(2));
+    }
 }

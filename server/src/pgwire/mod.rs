@@ -13,7 +13,6 @@
 //! Not done here: what a statement means, the forms of values (`sql::types`), passwords and TLS (the security issue).
 
 pub mod backend;
-pub mod cancel;
 mod connection;
 pub mod door;
 pub mod frontend;

@@ -42,7 +42,7 @@ use super::{
 use crate::{
     Reader,
     error::{SqlError, SqlResult},
-    sequence::Sequences,
+    session::Backend,
     types::{ColumnType, Datum, FormatSettings},
 };
 
@@ -58,16 +58,12 @@ pub struct RunValues<'a> {
     pub lifted: &'a [Datum],
     /// When the transaction began, in microseconds since 1970 UTC.
     pub transaction_time: i64,
-    /// The session's user.
-    pub user: &'a str,
-    /// The session's database.
-    pub database: &'a str,
     /// How the session reads and shows values.
     pub settings: &'a FormatSettings,
     /// What the run waits by, where it is asked to.
     pub clock: &'a Arc<dyn kv::Clock>,
-    /// What the session draws from.
-    pub sequences: &'a Arc<Sequences>,
+    /// The session.
+    pub backend: &'a Arc<Backend>,
 }
 
 /// A planned statement. Shared by all sessions of a gateway.
@@ -172,7 +168,7 @@ impl QueryPlan {
 
     /// Starts a run that reads through `reader`.
     pub async fn start(self: &Arc<Self>, reader: Reader, values: &RunValues<'_>) -> SqlResult<Rows> {
-        let source = Arc::new(Source::new(reader, Arc::clone(values.clock), Arc::clone(values.sequences)));
+        let source = Arc::new(Source::new(reader, Arc::clone(values.clock), Arc::clone(values.backend)));
         let run = Arc::new(Run { values: self.values(values)?, source });
         let instance = self.instance(values).await?;
         instance.slot.fill(run);
@@ -223,8 +219,9 @@ impl QueryPlan {
                 Some(at) => values.lifted.get(at).cloned().ok_or_else(|| missing(at))?,
             },
             HoleSource::TransactionTime => Datum::TimestampTz(values.transaction_time),
-            HoleSource::User => Datum::text(values.user),
-            HoleSource::Database => Datum::text(values.database),
+            HoleSource::User => Datum::text(values.backend.user.as_str()),
+            HoleSource::Database => Datum::text(values.backend.database.as_str()),
+            HoleSource::ProcessId => Datum::text(values.backend.pid.to_string()),
             HoleSource::Settings => Datum::text(values.settings.encode()),
             HoleSource::TimeZone => Datum::text(values.settings.time_zone.name()),
             HoleSource::Outer(_) => return Err(SqlError::unsupported("a LIMIT that depends on an outer query")),
@@ -238,7 +235,7 @@ impl QueryPlan {
         values: &RunValues<'_>,
         show: impl FnOnce(&Arc<dyn ExecutionPlan>) -> T,
     ) -> SqlResult<T> {
-        let source = Arc::new(Source::new(reader, Arc::clone(values.clock), Arc::clone(values.sequences)));
+        let source = Arc::new(Source::new(reader, Arc::clone(values.clock), Arc::clone(values.backend)));
         let run = Arc::new(Run { values: self.values(values)?, source });
         let instance = self.instance(values).await?;
         instance.slot.fill(run);

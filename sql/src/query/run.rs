@@ -51,6 +51,8 @@ pub enum HoleSource {
     User,
     /// The database.
     Database,
+    /// The session's process id.
+    ProcessId,
     /// How the session shows values, encoded.
     Settings,
     /// The session's time zone.
@@ -67,6 +69,7 @@ impl HoleSource {
             HoleSource::TransactionTime => "$now".to_owned(),
             HoleSource::User => "$user".to_owned(),
             HoleSource::Database => "$database".to_owned(),
+            HoleSource::ProcessId => "$pid".to_owned(),
             HoleSource::Settings => "$settings".to_owned(),
             HoleSource::TimeZone => "$zone".to_owned(),
             HoleSource::Outer(at) => format!("{OUTER}{at}"),
@@ -80,6 +83,7 @@ impl HoleSource {
             "$now" => Some(HoleSource::TransactionTime),
             "$user" => Some(HoleSource::User),
             "$database" => Some(HoleSource::Database),
+            "$pid" => Some(HoleSource::ProcessId),
             "$settings" => Some(HoleSource::Settings),
             "$zone" => Some(HoleSource::TimeZone),
             _ => match id.strip_prefix(OUTER) {

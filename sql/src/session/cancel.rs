@@ -1,8 +1,11 @@
 //! Cancelling a running statement from another task.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use tokio::sync::Notify;
@@ -16,6 +19,7 @@ pub struct CancelToken(Arc<Shared>);
 #[derive(Debug, Default)]
 struct Shared {
     requested: AtomicBool,
+    terminated: AtomicBool,
     wake: Notify,
 }
 
@@ -25,19 +29,38 @@ impl CancelToken {
         self.0.requested.store(true, Ordering::Release);
         self.0.wake.notify_waiters();
     }
+    /// Asks the session to end with 57P01, its running statement first.
+    pub fn terminate(&self) {
+        self.0.terminated.store(true, Ordering::Release);
+        self.cancel();
+    }
     /// A new statement starts: an earlier request does not concern it.
     pub(crate) fn reset(&self) {
-        self.0.requested.store(false, Ordering::Release);
+        self.0.requested.store(self.0.terminated.load(Ordering::Acquire), Ordering::Release);
     }
-    /// 57014 when a cancel was requested.
+    /// 57014 or 57P01 when a cancel was requested.
     pub(crate) fn check(&self) -> SqlResult<()> {
-        if self.0.requested.load(Ordering::Acquire) { Err(SqlError::canceled()) } else { Ok(()) }
+        if self.0.requested.load(Ordering::Acquire) { Err(self.error()) } else { Ok(()) }
     }
-    /// Completes when a cancel is requested.
-    pub(crate) async fn cancelled(&self) {
+    /// Completes with the error when a cancel is requested.
+    pub(crate) async fn cancelled(&self) -> SqlError {
+        self.wait_for(&self.0.requested).await;
+        self.error()
+    }
+    /// Completes with the error when the session has to end.
+    pub async fn terminated(&self) -> SqlError {
+        self.wait_for(&self.0.terminated).await;
+        self.error()
+    }
+    fn error(&self) -> SqlError {
+        if self.0.terminated.load(Ordering::Acquire) { SqlError::terminated() } else { SqlError::canceled() }
+    }
+    async fn wait_for(&self, flag: &AtomicBool) {
         loop {
-            let wake = self.0.wake.notified();
-            if self.0.requested.load(Ordering::Acquire) {
+            let mut wake = pin!(self.0.wake.notified());
+            // Registered before the look, so that a request in between is not missed.
+            wake.as_mut().enable();
+            if flag.load(Ordering::Acquire) {
                 return;
             }
             wake.await;

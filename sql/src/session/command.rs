@@ -249,14 +249,14 @@ impl Session {
                 }
                 self.statements.clear();
                 self.portals.clear();
-                self.sequences.forget();
+                self.backend.sequences.forget();
                 let changes = self.settings.reset_all();
                 self.changes.extend(changes);
                 Ok(Running::done("DISCARD ALL"))
             }
             DiscardObject::PLANS => Ok(Running::done("DISCARD PLANS")),
             DiscardObject::SEQUENCES => {
-                self.sequences.forget();
+                self.backend.sequences.forget();
                 Ok(Running::done("DISCARD SEQUENCES"))
             }
             DiscardObject::TEMP => Ok(Running::done("DISCARD TEMP")),
@@ -325,11 +325,9 @@ impl Session {
             parameters: &[],
             lifted: &planned.lifted,
             transaction_time: now_us,
-            user: &self.startup.user,
-            database: &self.startup.database,
             settings: &settings,
             clock: &clock,
-            sequences: &self.sequences,
+            backend: &self.backend,
         };
         let lines = explain::explain(&planned.plan, reader, &values).await?;
         if single {

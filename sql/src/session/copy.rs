@@ -87,11 +87,9 @@ impl Session {
             parameters: &[],
             lifted: &planned.lifted,
             transaction_time: now_us,
-            user: &self.startup.user,
-            database: &self.startup.database,
             settings: &settings,
             clock: &clock,
-            sequences: &self.sequences,
+            backend: &self.backend,
         };
         let rows = planned.plan.start(reader, &values).await?;
         let mut running = Running::with_tag(Tag::Fixed("COPY".to_owned()));
@@ -181,7 +179,7 @@ impl Session {
     }
 
     async fn copy_rows(&mut self, copy: &mut CopyIn) -> SqlResult<()> {
-        self.cancel.check()?;
+        self.backend.cancel.check()?;
         while let Some(mut row) = copy.input.next_row()? {
             if let Some(at) = copy.target.table.row_id() {
                 row[at] = Datum::Int8(self.gateway.row_ids().next().await?);
@@ -205,7 +203,7 @@ impl Session {
         }
         for (at, sequence) in &copy.drawn {
             let column_type = copy.target.table.columns[*at].column_type;
-            let values = self.sequences.next(sequence, rows.len()).await?;
+            let values = self.backend.sequences.next(sequence, rows.len()).await?;
             for (row, value) in rows.iter_mut().zip(values) {
                 row[*at] = cast::cast(Datum::Int8(value), column_type, false, &self.settings.format)?;
             }

@@ -180,8 +180,9 @@ impl Session {
     /// implicit transaction that [`Session::sync`] commits. A protocol that has read Execute and nothing behind it should wait for
     /// the next message before it calls this.
     pub async fn execute(&mut self, portal: &str, max_rows: u32, last: bool) -> SqlResult<()> {
-        self.begin_statement();
-        let Some(mut taken) = self.portals.remove(portal) else {
+        let taken = self.portals.remove(portal);
+        self.begin_statement(taken.as_ref().map_or("", |portal| &portal.prepared.sql));
+        let Some(mut taken) = taken else {
             self.fail(false);
             return Err(no_portal(portal));
         };

@@ -18,6 +18,7 @@
 //! | `past` | AS OF SYSTEM TIME |
 //! | `extended` | the messages of the extended protocol |
 
+pub mod backend;
 pub mod cancel;
 mod command;
 mod copy;
@@ -37,7 +38,9 @@ mod transaction;
 use std::{collections::HashMap, sync::Arc};
 
 use kv::Instant;
+use proto::wire::SessionState;
 
+pub use backend::Backend;
 pub use cancel::CancelToken;
 pub use step::{CopyFormat, Field, RowBatch, RowShape, Step};
 
@@ -52,7 +55,6 @@ use crate::{
     catalog::LeasedCatalog,
     error::{SqlError, SqlResult},
     gateway::Gateway,
-    sequence::Sequences,
 };
 
 /// What the startup packet says.
@@ -64,6 +66,8 @@ pub struct Startup {
     pub database: String,
     /// Settings the client wants.
     pub parameters: Vec<(String, String)>,
+    /// ADDRESS:PORT of the client, for others to see; empty when unknown.
+    pub client_address: String,
 }
 
 /// For ReadyForQuery.
@@ -99,7 +103,7 @@ enum Active {
 pub struct Session {
     gateway: Arc<Gateway>,
     catalog: Arc<LeasedCatalog>,
-    startup: Startup,
+    backend: Arc<Backend>,
     settings: Settings,
     transaction: Transaction,
     statements: HashMap<String, Arc<Prepared>>,
@@ -108,8 +112,6 @@ pub struct Session {
     copy_in: Option<Box<CopyIn>>,
     notices: Vec<SqlError>,
     changes: Vec<(String, String)>,
-    sequences: Arc<Sequences>,
-    cancel: CancelToken,
     deadline: Option<Instant>,
 }
 
@@ -117,21 +119,20 @@ impl Session {
     pub(crate) fn new(gateway: Arc<Gateway>, catalog: Arc<LeasedCatalog>, startup: Startup) -> SqlResult<Self> {
         let settings = Settings::new(&startup.user, &startup.parameters).map_err(SqlError::fatal)?;
         let transaction = Transaction { state: State::Idle, fence: catalog.fence() };
-        let sequences = Arc::new(Sequences::new(Arc::clone(gateway.pools())));
+        let backend = gateway.enter(&startup);
+        backend.set_application_name(settings.show("application_name")?.1);
         Ok(Session {
             gateway,
             catalog,
             changes: settings.reported(),
             settings,
-            startup,
+            backend,
             transaction,
             statements: HashMap::new(),
             portals: HashMap::new(),
             active: Active::Nothing,
             copy_in: None,
             notices: Vec::new(),
-            sequences,
-            cancel: CancelToken::default(),
             deadline: None,
         })
     }
@@ -148,13 +149,28 @@ impl Session {
         }
     }
 
-    /// For ReadyForQuery.
+    /// Whether a transaction is open.
     pub fn status(&self) -> TransactionStatus {
         self.transaction.status()
     }
-    /// Cancels the running statement from another task.
+    /// For ReadyForQuery: the session waits for the client now.
+    pub fn rest(&mut self) -> TransactionStatus {
+        let status = self.status();
+        let state = match status {
+            TransactionStatus::Idle => SessionState::Idle,
+            TransactionStatus::InTransaction => SessionState::IdleInTransaction,
+            TransactionStatus::Failed => SessionState::IdleInFailedTransaction,
+        };
+        self.backend.rests(state, self.gateway.now_us());
+        status
+    }
+    /// The session as others see it.
+    pub fn backend(&self) -> &Arc<Backend> {
+        &self.backend
+    }
+    /// Cancels the running statement from another task, or ends the session.
     pub fn cancel_token(&self) -> CancelToken {
-        self.cancel.clone()
+        self.backend.cancel.clone()
     }
     /// Notices since the last call, to be sent before the next step's message.
     pub fn take_notices(&mut self) -> Vec<SqlError> {
@@ -162,18 +178,23 @@ impl Session {
     }
     /// ParameterStatus messages since the last call (after connect: all that are reported).
     pub fn take_parameter_changes(&mut self) -> Vec<(String, String)> {
-        std::mem::take(&mut self.changes)
+        let changes = std::mem::take(&mut self.changes);
+        if let Some((_, name)) = changes.iter().rfind(|(setting, _)| setting == "application_name") {
+            self.backend.set_application_name(name);
+        }
+        changes
     }
     /// Ends the session: rolls back what is open. Dropping it does the same.
     pub async fn close(&mut self) {
         self.portals.clear();
         self.rollback();
-        tracing::debug!(user = %self.startup.user, gateway = self.gateway.id(), "session closed");
+        tracing::debug!(user = %self.backend.user, gateway = self.gateway.id(), "session closed");
     }
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
         self.rollback();
+        self.gateway.leave(&self.backend);
     }
 }

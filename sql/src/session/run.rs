@@ -40,7 +40,7 @@ pub(super) fn guarded<T, F>(session: &Session, work: F) -> impl Future<Output = 
 where
     F: Future<Output = SqlResult<T>>,
 {
-    let cancel = session.cancel.clone();
+    let cancel = session.backend.cancel.clone();
     let clock = Arc::clone(&session.gateway.config().clock);
     let deadline = session.deadline;
     async move {
@@ -52,7 +52,7 @@ where
         };
         tokio::select! {
             biased;
-            () = cancel.cancelled() => Err(SqlError::canceled()),
+            error = cancel.cancelled() => Err(error),
             done = work => done,
             () = timeout => {
                 Err(SqlError::new(SqlState::QUERY_CANCELED, "canceling statement due to statement timeout"))
@@ -71,8 +71,9 @@ impl Session {
     }
 
     /// A new statement starts: earlier cancels do not concern it, its time runs.
-    pub(super) fn begin_statement(&mut self) {
-        self.cancel.reset();
+    pub(super) fn begin_statement(&mut self, sql: &str) {
+        self.backend.runs(sql, self.gateway.now_us());
+        self.backend.cancel.reset();
         let timeout = self.settings.milliseconds("statement_timeout");
         let now = self.gateway.config().clock.now();
         self.deadline = (timeout > 0).then(|| now + Duration::from_millis(timeout));
@@ -295,7 +296,7 @@ impl Session {
         let now_us = self.open(false)?.now_us;
         let settings = self.settings.format.clone();
         let row_ids = self.gateway.row_ids();
-        let sequences = Arc::clone(&self.sequences);
+        let backend = Arc::clone(&self.backend);
         let work = Work {
             reader,
             params,
@@ -304,7 +305,7 @@ impl Session {
             eager: !single,
             locking,
             row_ids,
-            sequences: &sequences,
+            sequences: &backend.sequences,
             plant: self.gateway.plant(),
         };
         let shape = self.shape(plan);
@@ -325,11 +326,9 @@ impl Session {
                     parameters: params,
                     lifted: &planned.lifted,
                     transaction_time: now_us,
-                    user: &self.startup.user,
-                    database: &self.startup.database,
                     settings: &settings,
                     clock: &clock,
-                    sequences: &sequences,
+                    backend: &backend,
                 };
                 match planned.plan.change() {
                     None if planned.plan.locks().is_some() => {

@@ -145,6 +145,8 @@ impl Session {
         }
         let txn = client.begin().await?;
         open.txn = Some(txn.clone());
+        let (isolation, started_us) = (open.isolation, open.now_us.unsigned_abs());
+        self.backend.begins(txn.start_ts(), isolation, started_us);
         Ok(txn)
     }
 
@@ -314,6 +316,7 @@ impl Session {
             self.changes.extend(changes);
         }
         self.transaction.fence.end();
+        self.backend.ends();
     }
 
     /// A setting is about to change; a transaction's end may change it back.

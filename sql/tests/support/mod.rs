@@ -31,7 +31,7 @@ pub async fn planted_gateway(local: &kv::local::Local, plant: sql::planted::Plan
 
 /// A session of user and database `postgres`.
 pub fn connect(gateway: &Arc<Gateway>) -> Session {
-    let startup = Startup { user: "postgres".into(), database: "postgres".into(), parameters: Vec::new() };
+    let startup = Startup { user: "postgres".into(), database: "postgres".into(), ..Startup::default() };
     let mut session = gateway.connect(startup).expect("the session is let in");
     session.take_parameter_changes();
     session

@@ -10,6 +10,7 @@ mod public_kv;
 mod recovery;
 mod refusals;
 mod regions;
+mod sessions;
 mod slt;
 #[allow(clippy::disallowed_methods, reason = "real processes run on real time")]
 mod survival;

@@ -13,6 +13,7 @@
 //! | `a SIMILAR TO p` | `a ~ similar_to_escape(p)` |
 //! | `FROM a, LATERAL (SELECT f(a.x)) AS o(n)` | `FROM (SELECT *, f(x) …)`: see [`super::lateral`] |
 //! | `FROM f(x) AS g` | `FROM f(x) AS g(g)`: see [`super::series`] |
+//! | `pg_sleep($1)` | `pg_sleep($1::float8)`: see [`super::arguments`] |
 //! | select items without a name | named as PostgreSQL names them |
 
 use std::ops::ControlFlow;
@@ -23,7 +24,7 @@ use datafusion::sql::sqlparser::ast::{
     Statement, TableFactor, UnaryOperator, Value, ValueWithSpan, VisitMut, VisitorMut,
 };
 
-use super::{arrays, folded, names, rows, series, type_names};
+use super::{arguments, arrays, folded, names, rows, series, type_names};
 use crate::{
     catalog::CatalogSnapshot,
     error::{SqlError, SqlResult, SqlState},
@@ -134,6 +135,7 @@ impl Rewriter<'_> {
             }
             Expr::Function(function) => {
                 function_name(function);
+                arguments::give_types(function);
                 if let Some(rewritten) = arrays::of_subquery(function).or_else(|| renamed(function)) {
                     *expr = rewritten;
                 }

@@ -30,8 +30,12 @@ pub const INFORMATION_SCHEMA: &str = "information_schema";
 
 /// The system table of that name; without a schema `pg_catalog` is searched, as PostgreSQL does first.
 pub fn virtual_table(snapshot: &CatalogSnapshot, schema: Option<&str>, name: &str) -> Option<Arc<dyn TableProvider>> {
+    if matches!(schema, None | Some(PG_CATALOG))
+        && let Some(table) = cluster::postgres_table(snapshot, name)
+    {
+        return Some(table);
+    }
     let built = match schema {
-        None | Some(PG_CATALOG) if name == "pg_locks" => return Some(cluster::pg_locks(snapshot)),
         None | Some(PG_CATALOG) => relations::build(snapshot, name)
             .or_else(|| columns::build(snapshot, name))
             .or_else(|| objects::build(snapshot, name))

@@ -5,7 +5,10 @@ use proto::{
     wire::{RowLockMode, RowLockStatus},
 };
 
-use super::rows::{number, pretty, table_at};
+use super::{
+    rows::{number, pretty, table_at},
+    sessions::Owners,
+};
 use crate::{
     catalog::Table,
     query::catalog::table::{ColumnSpec, SystemTable, text, truth},
@@ -18,6 +21,7 @@ use crate::{
 /// Of `flaredb.locks`.
 pub(super) const COLUMNS: &[ColumnSpec] = &[
     ("transaction", Text),
+    ("pid", Int4),
     ("store_id", Int8),
     ("table_schema", Text),
     ("table_name", Text),
@@ -62,12 +66,13 @@ fn name(transaction: u64) -> String {
 }
 
 /// A row of `flaredb.locks`.
-pub(super) fn lock(rows: &mut SystemTable, store: StoreId, lock: &RowLockStatus, tables: &[Table]) {
+pub(super) fn lock(rows: &mut SystemTable, store: StoreId, lock: &RowLockStatus, tables: &[Table], owners: &Owners) {
     let table = table_at(tables, &lock.key);
     let named = |of: fn(&Table) -> &str| table.map_or(Datum::Null, |table| text(of(table)));
     let waits_for: Vec<String> = lock.waits_for.iter().map(|holder| name(*holder)).collect();
     rows.push(&[
         ("transaction", text(name(lock.owner))),
+        ("pid", owners.pid(lock.owner)),
         ("store_id", number(store.0)),
         ("table_schema", named(|table| &table.schema)),
         ("table_name", named(|table| &table.name)),
@@ -79,8 +84,8 @@ pub(super) fn lock(rows: &mut SystemTable, store: StoreId, lock: &RowLockStatus,
     ]);
 }
 
-/// A row of `pg_locks`. Processes are none of a cluster's: `pid` is a number that the locks of one transaction share.
-pub(super) fn pg_lock(rows: &mut SystemTable, lock: &RowLockStatus, tables: &[Table]) {
+/// A row of `pg_locks`.
+pub(super) fn pg_lock(rows: &mut SystemTable, lock: &RowLockStatus, tables: &[Table], owners: &Owners) {
     /// PostgreSQL names its modes of tables, not of rows: the ones that `SELECT … FOR` takes of a tuple.
     fn tuple_mode(mode: RowLockMode) -> &'static str {
         match mode {
@@ -90,13 +95,12 @@ pub(super) fn pg_lock(rows: &mut SystemTable, lock: &RowLockStatus, tables: &[Ta
             RowLockMode::Update => "AccessExclusiveLock",
         }
     }
-    let pid = (lock.owner ^ (lock.owner >> 31)) & 0x7fff_ffff;
     let relation = table_at(tables, &lock.key).map_or(Datum::Null, |table| Datum::Oid(table.id));
     rows.push(&[
         ("locktype", text("tuple")),
         ("relation", relation),
         ("virtualtransaction", text(name(lock.owner))),
-        ("pid", Datum::Int4(pid as i32)),
+        ("pid", owners.pid(lock.owner)),
         ("mode", text(tuple_mode(lock.mode()))),
         ("granted", truth(lock.granted)),
         ("fastpath", truth(false)),

@@ -6,6 +6,7 @@
 //!   flaredb.stores         a row a store
 //!   flaredb.operators      what PD is doing, and has done lately
 //!   flaredb.locks          a row for each row lock that is held or waited for (pg_locks has the same, in PostgreSQL's words)
+//!   flaredb.transactions   a row for each transaction that a session of any node has open (pg_stat_activity has the sessions)
 //! ```
 //!
 //! Unlike the system tables of `catalog` they are not part of a catalog snapshot: their rows are fetched by the leaf of the
@@ -14,6 +15,7 @@
 mod locks;
 mod provider;
 mod rows;
+mod sessions;
 
 use std::sync::Arc;
 
@@ -32,7 +34,9 @@ pub(crate) enum View {
     Stores,
     Operators,
     Locks,
+    Transactions,
     PgLocks,
+    PgStatActivity,
 }
 
 use PgType::{Bool, Int8, Text};
@@ -45,6 +49,7 @@ impl View {
             "stores" => View::Stores,
             "operators" => View::Operators,
             "locks" => View::Locks,
+            "transactions" => View::Transactions,
             _ => return None,
         })
     }
@@ -56,7 +61,9 @@ impl View {
             View::Stores => "stores",
             View::Operators => "operators",
             View::Locks => "locks",
+            View::Transactions => "transactions",
             View::PgLocks => "pg_locks",
+            View::PgStatActivity => "pg_stat_activity",
         }
     }
 
@@ -122,14 +129,21 @@ impl View {
                 ("ran_ms", Int8),
             ],
             View::Locks => locks::COLUMNS,
+            View::Transactions => sessions::TRANSACTIONS,
             View::PgLocks => locks::PG_COLUMNS,
+            View::PgStatActivity => sessions::ACTIVITY,
         }
     }
 }
 
-/// `pg_catalog.pg_locks`.
-pub fn pg_locks(snapshot: &CatalogSnapshot) -> Arc<dyn TableProvider> {
-    Arc::new(provider::ClusterTable::new(View::PgLocks, snapshot))
+/// PostgreSQL's table of that name in `pg_catalog`, if it is one about sessions of all nodes.
+pub fn postgres_table(snapshot: &CatalogSnapshot, name: &str) -> Option<Arc<dyn TableProvider>> {
+    let view = match name {
+        "pg_locks" => View::PgLocks,
+        "pg_stat_activity" => View::PgStatActivity,
+        _ => return None,
+    };
+    Some(Arc::new(provider::ClusterTable::new(view, snapshot)))
 }
 
 /// The table of that name in the schema `flaredb`.

@@ -7,7 +7,10 @@ use proto::{
     wire::{OperatorState, PeerRole, RegionStatus, StoreState},
 };
 
-use super::{View, locks};
+use super::{
+    View, locks,
+    sessions::{self, Owners},
+};
 use crate::{
     catalog::Table,
     error::SqlError,
@@ -44,10 +47,16 @@ pub(super) async fn fetch(view: View, client: &kv::Client, tables: &[Table]) -> 
         View::RegionPeers => all_regions(pd).await?.iter().for_each(|status| peers(&mut rows, status)),
         View::Stores => stores(&mut rows, pd).await?,
         View::Operators => operators(&mut rows, pd).await?,
-        View::Locks => {
-            client.row_locks().await?.iter().for_each(|(store, lock)| locks::lock(&mut rows, *store, lock, tables));
+        View::Locks | View::PgLocks | View::Transactions | View::PgStatActivity => {
+            let (sessions, locks) = (client.sessions().await?, client.row_locks().await?);
+            let owners = Owners::of(&sessions);
+            match view {
+                View::Locks => locks.iter().for_each(|(s, lock)| locks::lock(&mut rows, *s, lock, tables, &owners)),
+                View::PgLocks => locks.iter().for_each(|(_, lock)| locks::pg_lock(&mut rows, lock, tables, &owners)),
+                View::Transactions => sessions::transactions(&mut rows, &sessions, &locks),
+                _ => sessions::activity(&mut rows, &sessions, &locks),
+            }
         }
-        View::PgLocks => client.row_locks().await?.iter().for_each(|(_, lock)| locks::pg_lock(&mut rows, lock, tables)),
     }
     Ok(rows)
 }

@@ -108,7 +108,7 @@ impl AsyncScalarUDFImpl for Function {
         let sequences = {
             let slot = arguments.config_options.extensions.get::<Slot>();
             let slot = slot.ok_or_else(|| DataFusionError::Internal("a plan was made without a slot".into()))?;
-            Arc::clone(slot.run()?.source.sequences())
+            Arc::clone(&slot.run()?.source.backend().sequences)
         };
         let rows = arguments.number_rows;
         let columns = arguments.args.iter().map(|argument| argument.to_array(rows));

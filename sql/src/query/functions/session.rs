@@ -35,7 +35,7 @@ const fn meaning(name: &'static str, source: HoleSource, pg_type: PgType) -> Mea
 
 /// All of them. One transaction's statements see one time, as in PostgreSQL; `clock_timestamp()` is the
 /// transaction's time too, since a node reads no clock of its own while it computes.
-const MEANINGS: [Meaning; 14] = [
+const MEANINGS: [Meaning; 15] = [
     meaning("now", HoleSource::TransactionTime, PgType::TimestampTz),
     meaning("transaction_timestamp", HoleSource::TransactionTime, PgType::TimestampTz),
     meaning("statement_timestamp", HoleSource::TransactionTime, PgType::TimestampTz),
@@ -49,6 +49,7 @@ const MEANINGS: [Meaning; 14] = [
     meaning("current_role", HoleSource::User, PgType::Name),
     meaning("current_database", HoleSource::Database, PgType::Name),
     meaning("current_catalog", HoleSource::Database, PgType::Name),
+    meaning("pg_backend_pid", HoleSource::ProcessId, PgType::Int4),
     Meaning { name: "current_schema", source: None, pg_type: PgType::Name },
 ];
 

@@ -39,7 +39,7 @@ use crate::{
     codec::IndexCodec,
     error::SqlError,
     query::{engine, failure::external, run::Slot},
-    sequence::Sequences,
+    session::Backend,
     types::PgType,
 };
 
@@ -50,19 +50,19 @@ const POINTS_PER_BATCH: usize = 256;
 pub struct Source {
     reader: Reader,
     clock: Arc<dyn kv::Clock>,
-    sequences: Arc<Sequences>,
+    backend: Arc<Backend>,
     /// The spans of each scan, cut for its partitions: computed once, or partitions could disagree after a split.
     spans: DashMap<u64, Arc<OnceCell<Arc<Spans>>>>,
 }
 
 impl Source {
     /// For one run of a plan.
-    pub fn new(reader: Reader, clock: Arc<dyn kv::Clock>, sequences: Arc<Sequences>) -> Self {
-        Source { reader, clock, sequences, spans: DashMap::new() }
+    pub fn new(reader: Reader, clock: Arc<dyn kv::Clock>, backend: Arc<Backend>) -> Self {
+        Source { reader, clock, backend, spans: DashMap::new() }
     }
-    /// What the session draws from.
-    pub fn sequences(&self) -> &Arc<Sequences> {
-        &self.sequences
+    /// The session.
+    pub fn backend(&self) -> &Arc<Backend> {
+        &self.backend
     }
     /// The gateway's clock.
     pub fn clock(&self) -> &Arc<dyn kv::Clock> {

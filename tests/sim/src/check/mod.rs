@@ -1,8 +1,7 @@
-//! Judges of what clients saw. Each is shown to fail on histories made wrong by hand.
+//! Judges of what clients saw, besides those of the crate `history`. Each is shown to fail on histories made wrong by hand.
 
 pub mod cleared;
 pub mod counter;
 pub mod ledger;
-pub mod linearizable;
 pub mod referee;
 pub mod supervisor;

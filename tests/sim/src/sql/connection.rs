@@ -50,7 +50,7 @@ impl SqlClient {
     /// The connection, made when there is none.
     pub fn connection(&mut self) -> Result<&mut Connection, SqlError> {
         if self.connection.is_none() {
-            let startup = Startup { user: "postgres".into(), database: "postgres".into(), parameters: Vec::new() };
+            let startup = Startup { user: "postgres".into(), database: "postgres".into(), ..Startup::default() };
             let session = self.gateway.connect(startup)?;
             let (gateway, world) = (self.gateway.clone(), self.world.clone());
             let prepared = BTreeMap::new();

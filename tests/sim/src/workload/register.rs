@@ -5,16 +5,14 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::future::BoxFuture;
+use history::linearizable::{self, Action, Operation};
 use parking_lot::Mutex;
 use proto::keyspace;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
 use super::{Seat, Workload};
-use crate::{
-    check::linearizable::{self, Action, Operation},
-    runtime::World,
-};
+use crate::runtime::World;
 
 /// Few, so that they are contended.
 pub const KEYS: usize = 4;

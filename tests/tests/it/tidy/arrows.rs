@@ -15,9 +15,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("pd", &["proto"]),
     ("node", &["proto", "raftstore", "kv", "pd"]),
     ("sql", &["proto", "kv"]),
-    ("server", &["proto", "raftstore", "kv", "pd", "node", "sql"]),
-    ("sim", &["proto", "raftstore", "kv", "pd", "node", "sql"]),
-    ("tests", &["proto", "raftstore", "kv", "pd", "node", "sql", "server", "sim"]),
+    ("history", &[]),
+    ("server", &["proto", "raftstore", "kv", "pd", "node", "sql", "history"]),
+    ("sim", &["proto", "raftstore", "kv", "pd", "node", "sql", "history"]),
+    ("tests", &["proto", "raftstore", "kv", "pd", "node", "sql", "history", "server", "sim"]),
 ];
 
 /// Outside crates that only the named crates may link, and why.

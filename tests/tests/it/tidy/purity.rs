@@ -7,6 +7,7 @@ use super::none;
 /// Folders and files that hold only decisions (design: pure cores, thin drivers).
 const PURE: &[&str] = &[
     "proto/src/",
+    "history/src/",
     "raftstore/src/region/",
     "raftstore/src/store/",
     "raftstore/src/keys.rs",
