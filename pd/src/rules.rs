@@ -51,15 +51,16 @@ pub struct GcRules {
 pub const COMMIT_MEMORY_MS: u64 = 24_000;
 /// Long enough to look at a mistake of a few minutes ago, short enough that hot rows stay quick to read.
 pub const GC_RETENTION_MS: u64 = 10 * 60 * 1_000;
-/// Of the retention. More often brings little; each time every region is asked for old locks.
-pub const GC_EVERY_PART: u64 = 10;
+/// Of the retention, between two safe points. Each time every region is asked for old locks, and woken for it when it
+/// sleeps: seldom, in a cluster with thousands of them.
+pub const GC_EVERY_PART: u64 = 2;
 
 impl GcRules {
     /// With this retention, and the rest as it suits it.
     pub fn with_retention(retention_ms: u64) -> GcRules {
         GcRules {
             retention_ms,
-            every_ms: (retention_ms / GC_EVERY_PART).clamp(1_000, 60_000),
+            every_ms: (retention_ms / GC_EVERY_PART).clamp(1_000, 600_000),
             silent_ms: COMMIT_MEMORY_MS + 6_000,
             lease_ms: 8_000,
             hold_max_ms: 24 * 60 * 60 * 1_000,

@@ -28,7 +28,7 @@
 //! | **Row lock** | keeps other transactions off a row until its owner ends; in the leader's memory. (Prewrite's *lock* is stored.) |
 //! | **Wait, deadlock** | one transaction at a row lock of another; a circle of them, whose youngest gives way |
 //! | **Async commit** | a transaction over regions that is committed when locks stand on all its keys; the rest are its secondaries |
-//! | **Safe point** | the timestamp below which old versions may go |
+//! | **Safe point** | older snapshots are refused; what only they see goes |
 //! | **Namespace** | a named part of the key space for the public KV service, strong or eventual; see `kv::space` |
 //! | **Key plan** | a statement compiled to key accesses; see `sql` |
 //!

@@ -55,6 +55,10 @@ pub use txn::{CommitOptions, Floor, LockPlace, Savepoint, Txn};
 /// `operation_timeout` and the grace behind it together.
 pub const COMMIT_MEMORY: Duration = Duration::from_secs(22);
 
+/// Between two regions that are asked for old locks. A region that sleeps is woken by that: with fifty a second few are
+/// awake at a time, and ten thousand take some minutes.
+const OLDER_PAUSE: Duration = Duration::from_millis(20);
+
 /// How a client behaves; the defaults suit a gateway.
 #[derive(Clone, Debug)]
 pub struct ClientConfig {
@@ -170,9 +174,9 @@ impl Client {
         // Locks elsewhere ask their primary.
         let of =
             |primaries: &KeyRange| wire::FindLocksRequest { primaries: Some(primaries.into()), ..Default::default() };
-        self.finish_locks(range, of(keys)).await?;
+        self.finish_locks(range, of(keys), Duration::ZERO).await?;
         // And an async commit's primary asks all its locks.
-        self.finish_locks(keys, of(range)).await
+        self.finish_locks(keys, of(range), Duration::ZERO).await
     }
 
     /// Waits until no lock of a transaction that began before `safe_point` is left anywhere, and gets those of finished and dead
@@ -180,7 +184,7 @@ impl Client {
     pub async fn finish_older(&self, safe_point: Timestamp) -> Result<(), Error> {
         let all = KeyRange::new(keyspace::keyspace_range(keyspace::PD_KEYSPACE).end, Bytes::new());
         let older = wire::FindLocksRequest { started_before: safe_point.0, ..Default::default() };
-        self.finish_locks(&all, older).await
+        self.finish_locks(&all, older, OLDER_PAUSE).await
     }
 
     /// The oldest timestamp that a transaction of this client reads or writes at.
@@ -188,8 +192,13 @@ impl Client {
         self.inner.in_use.oldest().filter(|_| !self.has(Planted::GcUnderReader))
     }
 
-    /// Until no lock of those that `sought` describes stands in `range`.
-    async fn finish_locks(&self, range: &KeyRange, sought: wire::FindLocksRequest) -> Result<(), Error> {
+    /// Until no lock of those that `sought` describes stands in `range`, which is looked through with pauses.
+    async fn finish_locks(
+        &self,
+        range: &KeyRange,
+        sought: wire::FindLocksRequest,
+        pause: Duration,
+    ) -> Result<(), Error> {
         let mut rest = range.clone();
         loop {
             let deadline = self.deadline();
@@ -219,6 +228,9 @@ impl Client {
                 return Ok(());
             }
             rest.start = next;
+            if !pause.is_zero() {
+                self.inner.clock.sleep(pause).await;
+            }
         }
     }
 

@@ -10,8 +10,9 @@ use crate::pd::role::{PdRole, now};
 
 /// How often it is looked whether a step is due.
 const PAUSE: Duration = Duration::from_secs(1);
-/// How long locks below a safe point are looked for before that begins anew: a transaction may hold its lock, or PD be elsewhere.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long locks below a safe point are looked for before that begins anew: a transaction may hold its lock, or PD be
+/// elsewhere. Ten thousand regions take some minutes.
+const PATIENCE: Duration = Duration::from_secs(20 * 60);
 
 /// The steps of one node, while it is PD.
 pub struct Rounds {

@@ -143,7 +143,7 @@ impl<T: Tenant> Nodes<T> {
             },
             client: kv::ClientConfig { seed: rng.random(), plant: bug.of_kv(), ..client },
             verify_every: Duration::ZERO,
-            rules: cluster.software.rules.clone(),
+            rules: bug.rules(cluster.software.rules.clone()),
             #[cfg(feature = "planted-bugs")]
             planted: bug.of_pd(),
         }
