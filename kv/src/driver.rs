@@ -84,6 +84,8 @@ pub trait Pd: Send + Sync + 'static {
     -> Result<(u64, Timestamp), PdError>;
     /// How old timestamps may be, for this node's store.
     async fn safe_point(&self) -> Result<SafePointGrant, PdError>;
+    /// Whether a gateway may hold a catalog lease. `false` is for good: by its own clock it has lost the one it had.
+    async fn gateway_alive(&self, gateway: u64) -> Result<bool, PdError>;
     /// Publishes a catalog version; returns when no live gateway works with an older one.
     async fn publish_catalog(&self, version: u64) -> Result<(), PdError>;
 }

@@ -60,6 +60,8 @@ sqlstates! {
     NOT_NULL_VIOLATION = "23502";
     /// check_violation.
     CHECK_VIOLATION = "23514";
+    /// foreign_key_violation.
+    FOREIGN_KEY_VIOLATION = "23503";
     /// unique_violation.
     UNIQUE_VIOLATION = "23505";
     /// invalid_cursor_state.
@@ -122,6 +124,8 @@ sqlstates! {
     DUPLICATE_TABLE = "42P07";
     /// invalid_table_definition.
     INVALID_TABLE_DEFINITION = "42P16";
+    /// invalid_foreign_key: what it references is not unique.
+    INVALID_FOREIGN_KEY = "42830";
     /// invalid_column_reference.
     INVALID_COLUMN_REFERENCE = "42P10";
     /// wrong_object_type.
@@ -315,6 +319,12 @@ impl SqlError {
     /// 57P01 by request of another session; it ends the session.
     pub fn terminated() -> Self {
         Self::new(SqlState::ADMIN_SHUTDOWN, "terminating connection due to administrator command").fatal()
+    }
+    /// 57P01 because the session's advisory locks may be others' by now; it ends the session.
+    pub fn locks_lost() -> Self {
+        Self::new(SqlState::ADMIN_SHUTDOWN, "terminating connection because its advisory locks were lost")
+            .with_detail("This node could not renew its lease with the placement driver in time.")
+            .fatal()
     }
     /// 57014 by request of the client, or of another session.
     pub fn canceled() -> Self {

@@ -14,8 +14,11 @@ use proto::{
 };
 
 use crate::{
+    advisory::Advisory,
     catalog::{CatalogSnapshot, LeasedCatalog, store},
+    ddl::still::Still,
     error::{SqlError, SqlResult, SqlState},
+    notify::Channels,
     planted::Plant,
     sequence::Pools,
     sequence::Sequences,
@@ -53,7 +56,8 @@ pub struct Gateway {
     planner: StatementPlanner,
     row_ids: RowIds,
     pools: Arc<Pools>,
-    backends: Backends,
+    backends: Arc<Backends>,
+    channels: Arc<Channels>,
     id: OnceLock<u64>,
     plant: Plant,
 }
@@ -68,13 +72,15 @@ impl Gateway {
     pub fn with_plant(config: GatewayConfig, plant: Plant) -> Arc<Self> {
         let row_ids = RowIds::new(Arc::clone(&config.pd));
         let pools = Arc::new(Pools::new(config.client.clone()));
+        let channels = Channels::new(config.clone());
         Arc::new(Gateway {
             config,
             catalog: OnceLock::new(),
             planner: StatementPlanner::default(),
             row_ids,
             pools,
-            backends: Backends::default(),
+            backends: Arc::default(),
+            channels,
             id: OnceLock::new(),
             plant,
         })
@@ -90,7 +96,9 @@ impl Gateway {
         if self.id.set(id).is_err() || self.catalog.set(Arc::clone(&catalog)).is_err() {
             return Err(SqlError::internal("the gateway was started twice"));
         }
+        let (watched, backends) = (Arc::clone(&catalog), Arc::clone(&self.backends));
         self.config.spawn.spawn(async move { catalog.keep().await }.boxed());
+        self.config.spawn.spawn(async move { watched.watch(|| backends.end_holders()).await }.boxed());
         Ok(())
     }
 
@@ -133,14 +141,21 @@ impl Gateway {
         }
     }
 
-    pub(crate) fn enter(&self, startup: &Startup) -> Arc<Backend> {
+    pub(crate) fn enter(&self, startup: &Startup, catalog: &Arc<LeasedCatalog>) -> Arc<Backend> {
         let store = self.config.client.local_store().map_or(0, |store| store.0);
         let sequences = Arc::new(Sequences::new(Arc::clone(&self.pools)));
-        self.backends.enter(store, startup, sequences, self.now_us())
+        let advisory = |pid| Advisory::new(self.config.clone(), Arc::clone(catalog), self.id(), pid, self.plant);
+        self.backends.enter(store, startup, sequences, self.now_us(), advisory)
     }
 
     pub(crate) fn leave(&self, backend: &Backend) {
         self.backends.leave(backend.pid);
+        self.channels.unlisten(backend.pid, None);
+    }
+
+    /// The sessions that listen.
+    pub(crate) fn channels(&self) -> &Arc<Channels> {
+        &self.channels
     }
 
     /// Microseconds since 1970 UTC, for people.
@@ -221,6 +236,15 @@ impl Gateway {
         self.config.spawn.spawn(forget.boxed());
     }
 
+    /// Lets writers of tables go on, in the background, that a schema change has held and does not commit.
+    pub(crate) fn release(self: &Arc<Self>, held: Still) {
+        if held.is_empty() {
+            return;
+        }
+        let gateway = Arc::clone(self);
+        self.config.spawn.spawn(async move { held.release(&gateway).await }.boxed());
+    }
+
     /// Deletes rows nobody reads or writes any more, in the background, when nobody looks for the outcome of a commit among
     /// them any more either.
     pub(crate) fn collect(self: &Arc<Self>, storage_ids: Vec<u32>) {
@@ -262,9 +286,15 @@ impl Gateway {
 impl kv::GatewayDoor for Gateway {
     async fn call(&self, request: GatewayRequest) -> GatewayResponse {
         match request.body {
-            Some(Body::ListSessions(_)) => GatewayResponse { sessions: self.backends.list(), signalled: false },
+            Some(Body::ListSessions(_)) => {
+                GatewayResponse { gateway_id: self.id(), sessions: self.backends.list(), signalled: false }
+            }
             Some(Body::Signal(signal)) => {
-                GatewayResponse { sessions: Vec::new(), signalled: self.backends.signal(&signal) }
+                GatewayResponse { signalled: self.backends.signal(&signal), ..GatewayResponse::default() }
+            }
+            Some(Body::Poke(_)) => {
+                self.channels.poke();
+                GatewayResponse::default()
             }
             None => GatewayResponse::default(),
         }

@@ -17,9 +17,10 @@
 //! holds PostgreSQL's types with their oids and their text and binary forms; [`error`] its error codes.
 //!
 //! What it does not do: frame messages (`server::pgwire`), route keys to regions or commit (`kv`), keep rows anywhere
-//! but in `kv`. SERIALIZABLE and FOREIGN KEY come with later issues; what is missing
+//! but in `kv`. SERIALIZABLE comes with a later issue; what is missing
 //! answers SQLSTATE 0A000 and names itself.
 
+pub mod advisory;
 pub mod catalog;
 pub mod codec;
 pub mod copy;
@@ -30,6 +31,7 @@ pub mod eval;
 pub mod gateway;
 pub mod keyplan;
 pub mod name;
+pub mod notify;
 pub mod planted;
 pub mod query;
 pub mod reader;

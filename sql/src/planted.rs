@@ -13,6 +13,12 @@ pub enum Planted {
     RepeatUnknown,
     /// An UPDATE writes no entries of the new row into the secondary indexes.
     ForgetEntry,
+    /// Whoever is first in an advisory lock's queue has it, whatever its record says: a queue is lost with its leader.
+    TrustQueue,
+    /// A session keeps its advisory locks when its gateway's lease has lapsed, and others take it for dead.
+    KeepLostLocks,
+    /// A row's parent is looked for and not locked: it may go before the row is committed.
+    SkipParentLock,
 }
 
 /// The bug of a gateway, if it has one.

@@ -5,7 +5,8 @@ use std::{ops::Range, sync::Arc};
 use parking_lot::Mutex;
 
 use crate::{
-    dml::{Certainty, RowLocking},
+    catalog::Table,
+    dml::{Certainty, Integrity, Links, Pair, RowLocking},
     error::SqlResult,
     eval::Env,
     planted::Plant,
@@ -28,6 +29,8 @@ pub struct Work<'a> {
     pub eager: bool,
     /// How rows are locked before they are changed. `None`: what has changed meanwhile is left to the commit, which follows.
     pub locking: Option<RowLocking>,
+    /// What keeps foreign keys; `None` where the statement touches none.
+    pub links: Option<Links>,
     /// For tables without a primary key.
     pub row_ids: &'a RowIds,
     /// The session's sequences.
@@ -48,6 +51,13 @@ impl Work<'_> {
             None if self.eager => Certainty::Read,
             None => Certainty::AtCommit,
         }
+    }
+    /// Keeps foreign keys after rows of a table were written; `pairs` says which, and is not asked where there are none.
+    pub async fn settle(&self, table: &Table, pairs: impl FnOnce() -> Vec<Pair>) -> SqlResult<()> {
+        let Some(links) = &self.links else { return Ok(()) };
+        let Work { reader, now_us, settings, plant, .. } = self;
+        let integrity = Integrity { reader, links, now_us: *now_us, settings, plant: *plant };
+        integrity.settle(table, pairs()).await
     }
     /// For expressions over a row.
     pub fn env<'b>(&'b self, row: &'b [Datum]) -> Env<'b> {

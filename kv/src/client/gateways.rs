@@ -6,8 +6,8 @@ use futures::future::join_all;
 use proto::{
     StoreId,
     wire::{
-        GatewayRequest, KvRequest, ListSessionsRequest, RequestHeader, SessionStatus, SignalRequest, StoreStatus,
-        gateway_request, kv_request, kv_response,
+        GatewayRequest, GatewayResponse, KvRequest, ListSessionsRequest, PokeRequest, RequestHeader, SessionStatus,
+        SignalRequest, StoreStatus, gateway_request, kv_request, kv_response,
     },
 };
 
@@ -40,13 +40,21 @@ impl Client {
 
     /// The SQL sessions of all nodes that answer.
     pub async fn sessions(&self) -> Result<Vec<(StoreId, SessionStatus)>, Error> {
+        let sessions = |(store, gateway): (StoreId, GatewayResponse)| {
+            gateway.sessions.into_iter().map(move |session| (store, session))
+        };
+        Ok(self.gateways().await?.into_iter().flat_map(sessions).collect())
+    }
+
+    /// The same, node by node.
+    pub async fn gateways(&self) -> Result<Vec<(StoreId, GatewayResponse)>, Error> {
         let list = gateway_request::Body::ListSessions(ListSessionsRequest {});
-        let mut found = Vec::new();
-        for (store, answer) in self.ask_all(kv_request::Body::Gateway(GatewayRequest { body: Some(list) })).await? {
-            let kv_response::Body::Gateway(answer) = answer else { return Err(wrong_answer("session list")) };
-            found.extend(answer.sessions.into_iter().map(|session| (store, session)));
-        }
-        Ok(found)
+        let answers = self.ask_all(kv_request::Body::Gateway(GatewayRequest { body: Some(list) })).await?;
+        let gateway = |(store, answer)| match answer {
+            kv_response::Body::Gateway(answer) => Ok((store, answer)),
+            _ => Err(wrong_answer("session list")),
+        };
+        answers.into_iter().map(gateway).collect()
     }
 
     /// Cancels a session's statement, or ends the session, on whichever node it is. `false`: no node that answers has it.
@@ -54,6 +62,12 @@ impl Client {
         let request = GatewayRequest { body: Some(gateway_request::Body::Signal(signal)) };
         let answers = self.ask_all(kv_request::Body::Gateway(request)).await?;
         Ok(answers.iter().any(|(_, answer)| matches!(answer, kv_response::Body::Gateway(answer) if answer.signalled)))
+    }
+
+    /// Tells all gateways that there are notifications.
+    pub async fn poke_listeners(&self) -> Result<(), Error> {
+        let poke = GatewayRequest { body: Some(gateway_request::Body::Poke(PokeRequest {})) };
+        self.ask_all(kv_request::Body::Gateway(poke)).await.map(|_| ())
     }
 
     /// The store of this client's own node, if it has one.

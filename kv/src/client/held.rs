@@ -36,9 +36,14 @@ impl HeldRows {
         }
     }
 
-    /// A row is locked, and its newest version is `seen`. `false`: it was locked before, and has changed since.
+    /// A row is locked, and its newest version is `seen`. `false`: it was locked before, and has changed since. Under a KEY SHARE
+    /// others may have changed it: who has asked for more now has read what they made of it.
     pub(crate) fn granted(&mut self, key: &Bytes, mode: RowLockMode, seen: Timestamp) -> bool {
         let Some(row) = self.rows.get_mut(key) else { return true };
+        if row.mode == RowLockMode::KeyShare {
+            (row.mode, row.seen) = (mode, Some(seen));
+            return true;
+        }
         row.mode = row.mode.max(mode);
         *row.seen.get_or_insert(seen) == seen
     }
@@ -149,6 +154,17 @@ mod tests {
         held.ask(&[key("a"), key("b")], RowLockMode::Share, STORE);
         held.retain(&[key("b")]);
         assert_eq!(held.take_since(0), BTreeMap::from([(STORE, vec![key("b")])]));
+    }
+
+    #[test]
+    fn a_row_whose_key_alone_is_shared_may_change() {
+        let mut held = HeldRows::default();
+        held.ask(&[key("a")], RowLockMode::KeyShare, STORE);
+        assert!(held.granted(&key("a"), RowLockMode::KeyShare, Timestamp(5)));
+        assert!(held.granted(&key("a"), RowLockMode::KeyShare, Timestamp(6)));
+        assert!(held.granted(&key("a"), RowLockMode::NoKeyUpdate, Timestamp(7)));
+        assert_eq!(held.version(&key("a")), Some(Timestamp(7)));
+        assert!(!held.granted(&key("a"), RowLockMode::NoKeyUpdate, Timestamp(8)));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::{Error, error::Refusal};
 use bytes::Bytes;
 use futures::{
     FutureExt,
-    future::{Either, select},
+    future::{Either, join_all, select},
 };
 use proto::{
     StoreId, Timestamp,
@@ -73,6 +73,13 @@ pub struct LockedRow {
 }
 
 impl Txn {
+    /// Gives up the locks of `keys`. When it returns, others can have them, unless a store could not be told.
+    pub async fn give_up_rows(&self, keys: &[Bytes]) {
+        let Ok(released) = self.state().map(|mut state| state.locks.take_some(keys, 0)) else { return };
+        let told = releases(self.start_ts(), released).map(|(store, request)| self.client().told(store, request));
+        join_all(told).await;
+    }
+
     /// Locks rows until the transaction ends, and reads them: in the order asked, each as it is now, whatever the
     /// snapshot. Rows that do not exist are locked only when `lock` says so.
     pub async fn lock_rows(&self, keys: &[Bytes], lock: &RowLock) -> Result<Vec<LockedRow>, Error> {
@@ -192,6 +199,23 @@ impl Txn {
     }
 }
 
+/// What stores are told about rows that are given up.
+fn releases(
+    start_ts: Timestamp,
+    rows: impl IntoIterator<Item = (StoreId, Vec<Bytes>)>,
+) -> impl Iterator<Item = (StoreId, RowLocksRequest)> {
+    let request = move |keys: &[Bytes]| RowLocksRequest {
+        start_ts: start_ts.0,
+        action: RowLocksAction::Release as i32,
+        keys: keys.to_vec(),
+        ..RowLocksRequest::default()
+    };
+    let of_store = move |(store, keys): (StoreId, Vec<Bytes>)| {
+        keys.chunks(MAX_KEYS).map(|keys| (store, request(keys))).collect::<Vec<_>>()
+    };
+    rows.into_iter().flat_map(of_store)
+}
+
 /// What the requests of one call to lock rows share.
 struct Waits {
     deadline: Deadline,
@@ -202,30 +226,21 @@ struct Waits {
 impl Client {
     /// Gives row locks up, in the background.
     pub(crate) fn release_rows(&self, start_ts: Timestamp, rows: impl IntoIterator<Item = (StoreId, Vec<Bytes>)>) {
-        for (store, keys) in rows {
-            for keys in keys.chunks(MAX_KEYS) {
-                let request = RowLocksRequest {
-                    start_ts: start_ts.0,
-                    action: RowLocksAction::Release as i32,
-                    keys: keys.to_vec(),
-                    ..RowLocksRequest::default()
-                };
-                self.tell(store, request);
-            }
-        }
+        releases(start_ts, rows).for_each(|(store, request)| self.tell(store, request));
     }
 
-    /// Tells a store something about row locks. If it does not get there, they go when their time is over.
+    /// Tells a store something about row locks, in the background. If it does not get there, they go when their time is over.
     pub(crate) fn tell(&self, store: StoreId, request: RowLocksRequest) {
         let client = self.clone();
-        let told = async move {
-            let header = RequestHeader { deadline_ms: 1_000, ..RequestHeader::default() };
-            let request = KvRequest { header: Some(header), body: Some(Body::RowLocks(request)) };
-            if let Err(error) = client.inner.rpc.call(store, request).await {
-                tracing::debug!(%store, %error, "a store was not told about row locks");
-            }
-        };
-        self.inner.spawn.spawn(told.boxed());
+        self.inner.spawn.spawn(async move { client.told(store, request).await }.boxed());
+    }
+
+    async fn told(&self, store: StoreId, request: RowLocksRequest) {
+        let header = RequestHeader { deadline_ms: 1_000, ..RequestHeader::default() };
+        let request = KvRequest { header: Some(header), body: Some(Body::RowLocks(request)) };
+        if let Err(error) = self.inner.rpc.call(store, request).await {
+            tracing::debug!(%store, %error, "a store was not told about row locks");
+        }
     }
 
     /// The row locks of all stores that answer, with the store that keeps them.

@@ -332,6 +332,11 @@ impl Pd for LocalPd {
         Ok(SafePointGrant { refuse_below, collect_below: 0, lease_ms: LEASE_MS })
     }
 
+    async fn gateway_alive(&self, gateway: u64) -> Result<bool, PdError> {
+        let now = self.now();
+        Ok(self.catalog.lock().gateways.get(&gateway).is_some_and(|(_, expires)| *expires > now))
+    }
+
     async fn publish_catalog(&self, version: u64) -> Result<(), PdError> {
         self.catalog.lock().published = version;
         self.published.send_replace(version);

@@ -15,11 +15,11 @@ use proto::{
     wire::{
         self, AllocIdsRequest, CancelOperatorRequest, CancelOperatorResponse, CatalogLeaseRequest,
         CatalogPublishRequest, ClusterStatusRequest, ClusterStatusResponse, FindRegionRequest, FindRegionResponse,
-        GetRegionRequest, GetStoresRequest, HeartbeatRequest, HeartbeatResponse, OperatorsRequest, OperatorsResponse,
-        PdRequest, PdResponse, PlanRequest, PlanResponse, RegionStatus, RegisterStoreRequest, RegisterStoreResponse,
-        ReportWaitsRequest, RequestHeader, SafePointGrant, SafePointRequest, ScanRegionsRequest, SchedulersRequest,
-        SchedulersResponse, SplitRegionRequest, StoreChangeRequest, StoreChangeResponse, StoreStatus, TimestampRequest,
-        pd_request::Body, pd_response::Body as Out, plan_request::Kind,
+        GatewayAliveRequest, GetRegionRequest, GetStoresRequest, HeartbeatRequest, HeartbeatResponse, OperatorsRequest,
+        OperatorsResponse, PdRequest, PdResponse, PlanRequest, PlanResponse, RegionStatus, RegisterStoreRequest,
+        RegisterStoreResponse, ReportWaitsRequest, RequestHeader, SafePointGrant, SafePointRequest, ScanRegionsRequest,
+        SchedulersRequest, SchedulersResponse, SplitRegionRequest, StoreChangeRequest, StoreChangeResponse,
+        StoreStatus, TimestampRequest, pd_request::Body, pd_response::Body as Out, plan_request::Kind,
     },
 };
 use raftstore::Instant;
@@ -480,6 +480,14 @@ impl kv::Pd for PdClient {
         let store_id = self.inner.local.read().as_ref().map_or(0, |(store, _)| store.0);
         match self.call(Body::SafePoint(SafePointRequest { store_id }), self.deadline()).await? {
             Out::SafePoint(grant) => Ok(grant),
+            _ => Err(odd_answer()),
+        }
+    }
+
+    async fn gateway_alive(&self, gateway: u64) -> Result<bool, PdError> {
+        let request = GatewayAliveRequest { gateway_id: gateway };
+        match self.call(Body::GatewayAlive(request), self.deadline()).await? {
+            Out::GatewayAlive(answer) => Ok(answer.alive),
             _ => Err(odd_answer()),
         }
     }

@@ -1,7 +1,8 @@
 //! Catalog leases and the wait of a DDL.
 
 use proto::wire::{
-    CatalogLeaseRequest, CatalogLeaseResponse, CatalogPublishRequest, CatalogPublishResponse, PdResponse, pd_response,
+    CatalogLeaseRequest, CatalogLeaseResponse, CatalogPublishRequest, CatalogPublishResponse, GatewayAliveResponse,
+    PdResponse, pd_response,
 };
 
 use super::{Answer, Failure, Service};
@@ -25,6 +26,11 @@ impl Service {
         let response = PdResponse { body: Some(pd_response::Body::CatalogLease(body)), ..PdResponse::default() };
         let news = grant.published > request.acknowledged_version;
         Ok(if news { Answer::Done(response) } else { Answer::Wait { otherwise: response, recheck_ms: None } })
+    }
+
+    pub(super) async fn gateway_alive(&self, now: Now, gateway: u64) -> Result<GatewayAliveResponse, Failure> {
+        let at = self.allocate(now, 1).await?;
+        Ok(GatewayAliveResponse { alive: self.state.lock().catalog.is_alive(gateway, at) })
     }
 
     pub(super) async fn catalog_publish(&self, now: Now, request: &CatalogPublishRequest) -> Result<Answer, Failure> {

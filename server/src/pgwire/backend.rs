@@ -113,6 +113,14 @@ impl Backend<'_> {
         }
         result
     }
+    /// `A`: a notification from the session of process `pid`.
+    pub fn notification(&mut self, pid: u32, channel: &str, payload: &str) {
+        self.message(b'A', |b| {
+            b.put_u32(pid);
+            string(b, channel);
+            string(b, payload);
+        });
+    }
     /// `C`: what was done.
     pub fn command_complete(&mut self, tag: &str) {
         self.message(b'C', |b| string(b, tag));

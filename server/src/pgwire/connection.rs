@@ -7,7 +7,7 @@
 //!            └────────────── Sync ──────────────────────────────────▶ ReadyForQuery ┘
 //! ```
 
-use std::sync::atomic::Ordering;
+use std::sync::{Arc, atomic::Ordering};
 
 use bytes::Bytes;
 use sql::{Session, SqlError, SqlState, Step, TransactionStatus, types::Format};
@@ -119,11 +119,24 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
         let outside_transaction = self.session.status() == TransactionStatus::Idle;
         let cancel = self.session.cancel_token();
         let over = |phase: &Phase| *phase == Phase::Closing || (*phase == Phase::Draining && outside_transaction);
-        tokio::select! {
-            biased;
-            message = self.wire.message() => message?.ok_or(Fault::Left),
-            _ = self.phase.wait_for(over) => Err(Fault::Statement(SqlError::terminated())),
-            error = cancel.terminated() => Err(Fault::Statement(error)),
+        let backend = Arc::clone(self.session.backend());
+        loop {
+            tokio::select! {
+                biased;
+                message = self.wire.message() => return message?.ok_or(Fault::Left),
+                _ = self.phase.wait_for(over) => return Err(Fault::Statement(SqlError::terminated())),
+                error = cancel.terminated() => return Err(Fault::Statement(error)),
+                () = backend.told(), if outside_transaction && !self.skipping => {}
+            }
+            self.notifications();
+            self.wire.flush().await?;
+        }
+    }
+
+    /// What other sessions have to say to those who listen. Never inside of a transaction.
+    fn notifications(&mut self) {
+        for notification in self.session.backend().take_notifications() {
+            self.wire.say().notification(notification.pid, &notification.channel, &notification.payload);
         }
     }
 
@@ -278,6 +291,9 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
     fn ready(&mut self) {
         self.notices();
         let status = self.session.rest();
+        if status == TransactionStatus::Idle {
+            self.notifications();
+        }
         let mut say = self.wire.say();
         self.session.take_parameter_changes().iter().for_each(|(name, value)| say.parameter_status(name, value));
         say.ready(status);

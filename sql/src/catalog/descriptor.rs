@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use proto::KeyRange;
 
+use super::foreign_key::ForeignKeyDescriptor;
 use crate::types::ColumnType;
 
 /// Most columns of a table, as in PostgreSQL.
@@ -90,6 +91,10 @@ pub struct TableDescriptor {
     pub indexes: Vec<IndexDescriptor>,
     /// CHECK constraints, by name.
     pub checks: Vec<CheckDescriptor>,
+    /// FOREIGN KEY constraints of this table, in the order in which they came.
+    pub foreign_keys: Vec<ForeignKeyDescriptor>,
+    /// Ids of tables with a FOREIGN KEY that references this one; itself if it does.
+    pub referrers: Vec<u32>,
 }
 
 /// A CHECK constraint.
@@ -153,6 +158,17 @@ impl TableDescriptor {
     /// It has an index of that name; the primary key's counts.
     pub fn has_index(&self, name: &str) -> bool {
         self.primary_key.as_deref() == Some(name) || self.indexes.iter().any(|index| index.name == name)
+    }
+    /// It has a foreign key, or another table has one that references it.
+    pub fn is_linked(&self) -> bool {
+        !self.foreign_keys.is_empty() || !self.referrers.is_empty()
+    }
+    /// It has a constraint of that name.
+    pub fn has_constraint(&self, name: &str) -> bool {
+        self.primary_key.as_deref() == Some(name)
+            || self.indexes.iter().any(|index| index.constraint && index.name == name)
+            || self.checks.iter().any(|check| check.name == name)
+            || self.foreign_keys.iter().any(|key| key.name == name)
     }
     /// The secondary indexes that may be read.
     pub fn public_indexes(&self) -> impl Iterator<Item = &IndexDescriptor> {

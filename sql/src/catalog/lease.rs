@@ -36,6 +36,14 @@ struct Lease {
     local_end: Instant,
 }
 
+/// Leases that ran out before they were renewed.
+#[derive(Default)]
+struct Lapsed {
+    count: u64,
+    /// The end of the last one.
+    end: Timestamp,
+}
+
 /// The cached catalog under its lease.
 pub struct LeasedCatalog {
     client: Client,
@@ -46,6 +54,7 @@ pub struct LeasedCatalog {
     lease: ArcSwap<Lease>,
     fences: Mutex<Vec<std::sync::Weak<Fence>>>,
     version: watch::Sender<u64>,
+    lapsed: Mutex<Lapsed>,
     plant: Plant,
 }
 
@@ -67,6 +76,7 @@ impl LeasedCatalog {
             current: ArcSwap::default(),
             fences: Mutex::default(),
             version: watch::Sender::new(0),
+            lapsed: Mutex::default(),
             plant,
         };
         // Version 0 is acknowledged first: the gateway is known to PD before it loads, so no change is missed.
@@ -99,6 +109,32 @@ impl LeasedCatalog {
     /// Whether the lease holds at this moment: what was read before the call may be shown.
     pub fn holds(&self) -> bool {
         self.clock.now() < self.lease.load().local_end
+    }
+    /// How many leases have run out before they were renewed: what sessions hold beyond their transactions ended with each.
+    pub fn lapses(&self) -> u64 {
+        self.lapsed.lock().count
+    }
+    /// Calls `lost` whenever a lease has run out, for ever.
+    pub async fn watch(&self, lost: impl Fn()) {
+        let mut seen = self.lapses();
+        loop {
+            let lease = **self.lease.load();
+            let left = lease.local_end.since(self.clock.now());
+            if left.is_zero() {
+                self.note_lapse(lease);
+            }
+            if self.lapses() != seen {
+                seen = self.lapses();
+                lost();
+            }
+            self.clock.sleep(left.max(RETRY_PAUSE)).await;
+        }
+    }
+    fn note_lapse(&self, lease: Lease) {
+        let mut lapsed = self.lapsed.lock();
+        if lapsed.end != lease.end {
+            *lapsed = Lapsed { count: lapsed.count + 1, end: lease.end };
+        }
     }
     /// 40001 when the lease ran out while something was read.
     pub fn check(&self) -> SqlResult<()> {
@@ -142,6 +178,10 @@ impl LeasedCatalog {
         let asked = self.clock.now();
         let now = self.pd.timestamp().await?;
         let (published, end) = self.pd.catalog_lease(self.gateway, acknowledged, wait).await?;
+        let old = **self.lease.load();
+        if self.clock.now() >= old.local_end {
+            self.note_lapse(old);
+        }
         let length = Duration::from_millis(end.physical_ms().saturating_sub(now.physical_ms()));
         self.lease.store(Arc::new(Lease { end, local_end: asked + (length - length / DRIFT_DIVISOR) }));
         Ok(published)

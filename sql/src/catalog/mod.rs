@@ -13,6 +13,7 @@
 
 pub mod descriptor;
 pub mod fence;
+pub mod foreign_key;
 pub mod lease;
 pub mod record;
 pub mod sequence;
@@ -21,6 +22,7 @@ pub mod store;
 
 pub use descriptor::{ColumnDescriptor, Identity, Table, TableDescriptor};
 pub use fence::Fence;
+pub use foreign_key::ForeignKeyDescriptor;
 pub use lease::LeasedCatalog;
 pub use sequence::{Sequence, SequenceDescriptor};
 pub use snapshot::CatalogSnapshot;

@@ -9,6 +9,7 @@ use prost::Message;
 
 use super::{
     descriptor::{CheckDescriptor, ColumnDescriptor, Identity, IndexColumn, IndexDescriptor, Table, TableDescriptor},
+    foreign_key::ForeignKeyRecord,
     sequence::{Options, Owner, Sequence, SequenceDescriptor},
 };
 use crate::{
@@ -104,6 +105,10 @@ struct TableRecord {
     indexes: Vec<IndexRecord>,
     #[prost(message, repeated, tag = "12")]
     checks: Vec<CheckRecord>,
+    #[prost(message, repeated, tag = "13")]
+    foreign_keys: Vec<ForeignKeyRecord>,
+    #[prost(uint32, repeated, tag = "14")]
+    referrers: Vec<u32>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -217,6 +222,8 @@ pub fn encode(table: &TableDescriptor) -> Bytes {
             .cloned()
             .map(|CheckDescriptor { id, name, expr }| CheckRecord { id, name, expr })
             .collect(),
+        foreign_keys: table.foreign_keys.iter().map(ForeignKeyRecord::from).collect(),
+        referrers: table.referrers.clone(),
     };
     versioned(&record)
 }
@@ -321,6 +328,8 @@ pub fn decode(bytes: &[u8]) -> SqlResult<Table> {
     if indexes.iter().any(|index| index.columns.is_empty() || unknown(index)) {
         return Err(corrupt("an index names no column"));
     }
+    let foreign_keys =
+        record.foreign_keys.into_iter().map(|key| key.decoded(columns.len())).collect::<SqlResult<_>>()?;
     Ok(Arc::new(TableDescriptor {
         id: record.id,
         storage_id: record.storage_id,
@@ -338,12 +347,15 @@ pub fn decode(bytes: &[u8]) -> SqlResult<Table> {
             .into_iter()
             .map(|CheckRecord { id, name, expr }| CheckDescriptor { id, name, expr })
             .collect(),
+        foreign_keys,
+        referrers: record.referrers,
     }))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::catalog::foreign_key::{Action, Deferral, ForeignKeyDescriptor};
 
     #[test]
     fn descriptors_come_back() {
@@ -377,6 +389,20 @@ mod tests {
                 public: true,
             }],
             checks: vec![CheckDescriptor { id: 104, name: "t_k_check".into(), expr: "k > 0".into() }],
+            foreign_keys: vec![ForeignKeyDescriptor {
+                id: 105,
+                name: "t_k_fkey".into(),
+                columns: vec![0],
+                parent: 90,
+                referenced: vec![1],
+                index: 91,
+                match_full: true,
+                on_update: Action::SetDefault,
+                on_delete: Action::Cascade,
+                deferral: Deferral::Deferred,
+                validated: false,
+            }],
+            referrers: vec![100, 107],
         };
         let bytes = encode(&table);
         assert_eq!(*decode(&bytes).unwrap(), table);

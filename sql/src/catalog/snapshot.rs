@@ -109,6 +109,29 @@ impl CatalogSnapshot {
         };
         (0..).map(name).find(free).expect("numbers do not end")
     }
+    /// The tables that a change of rows of one may reach by foreign keys: its parents, and from child to child those that
+    /// reference it, with their parents. Itself first.
+    pub fn reached_from(&self, table: u32) -> Vec<u32> {
+        let (mut reached, mut written) = (vec![table], vec![table]);
+        let mut at = 0;
+        while let Some(table) = written.get(at).and_then(|id| self.by_id(*id)) {
+            at += 1;
+            for parent in table.foreign_keys.iter().map(|key| key.parent) {
+                if !reached.contains(&parent) {
+                    reached.push(parent);
+                }
+            }
+            for child in &table.referrers {
+                if !written.contains(child) {
+                    written.push(*child);
+                }
+                if !reached.contains(child) {
+                    reached.push(*child);
+                }
+            }
+        }
+        reached
+    }
     /// Takes a table out.
     pub fn remove(&mut self, id: u32) -> Option<Table> {
         let table = self.by_id.remove(&id)?;

@@ -8,6 +8,8 @@
 //!   table 5  sequences     sequence id u32           → descriptor (record.rs)
 //!   table 6  values        value id u32              → called u8 ‖ last i64  changed in transactions of their own
 //!   table 7  dropped       storage id u32 ‖ index id u32 → when                  entries of dropped indexes, still to be deleted
+//!   table 8  advisory      lock name                 → its holders              see `crate::advisory`
+//!   table 9  notifications  number                   → channel and payload      see `crate::notify`
 //! ```
 //!
 //! Every DDL transaction reads and writes the catalog version: two of them conflict, and one loses with 40001.

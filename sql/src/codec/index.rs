@@ -197,6 +197,8 @@ mod tests {
             writes_fenced_until: 0,
             indexes: vec![index],
             checks: Vec::new(),
+            foreign_keys: Vec::new(),
+            referrers: Vec::new(),
         }
     }
 

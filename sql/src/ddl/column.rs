@@ -4,7 +4,7 @@ use datafusion::sql::sqlparser::ast::{
     self, ColumnDef, ColumnOption, Expr, FunctionArg, FunctionArgExpr, FunctionArguments, GeneratedAs, Ident, Value,
 };
 
-use super::{check::Said, default};
+use super::{check::Said, default, foreign_key};
 use crate::{
     catalog::{ColumnDescriptor, Identity, descriptor::ROW_ID_COLUMN},
     error::{SqlError, SqlResult, SqlState},
@@ -24,6 +24,8 @@ pub struct Definition {
     pub unique: Vec<Unique>,
     /// CHECK.
     pub checks: Vec<Said>,
+    /// REFERENCES.
+    pub references: Vec<foreign_key::Said>,
     /// Where its values come from.
     pub draws: Option<Draws>,
 }
@@ -59,7 +61,8 @@ pub fn read(definition: &ColumnDef, id: u32) -> SqlResult<Definition> {
     let mut column = ColumnDescriptor::new(id, name, column_type);
     column.nullable = serial.is_none();
     let draws = serial.map(|_| Draws::New(SequenceOptions::default()));
-    let mut read = Definition { column, key: None, unique: Vec::new(), checks: Vec::new(), draws };
+    let mut read =
+        Definition { column, key: None, unique: Vec::new(), checks: Vec::new(), references: Vec::new(), draws };
     for option in &definition.options {
         let named = option.name.as_ref().map(|name: &Ident| folded(name));
         read.take(&option.option, named)?;
@@ -73,12 +76,18 @@ impl Definition {
             ColumnOption::Null => {}
             ColumnOption::NotNull => self.column.nullable = false,
             ColumnOption::Default(expr) => self.default(expr)?,
-            ColumnOption::PrimaryKey(_) => self.key = Some(named),
+            ColumnOption::PrimaryKey(primary) => {
+                foreign_key::must_be_immediate(primary.characteristics.as_ref(), "PRIMARY KEY")?;
+                self.key = Some(named);
+            }
             ColumnOption::Unique(unique) => {
+                foreign_key::must_be_immediate(unique.characteristics.as_ref(), "UNIQUE")?;
                 let nulls_distinct = unique.nulls_distinct != ast::NullsDistinctOption::NotDistinct;
                 self.unique.push(Unique { name: named, nulls_distinct });
             }
-            ColumnOption::ForeignKey(_) => return Err(SqlError::unsupported("a FOREIGN KEY constraint")),
+            ColumnOption::ForeignKey(key) => {
+                self.references.push(foreign_key::read(key, Some(&self.column.name), named)?);
+            }
             ColumnOption::Check(check) => self.checks.push(Said { name: named, expr: (*check.expr).clone() }),
             ColumnOption::Generated { generated_as, sequence_options, generation_expr: None, .. } => {
                 self.identity(*generated_as, sequence_options.as_deref().unwrap_or_default())?;

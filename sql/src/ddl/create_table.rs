@@ -10,16 +10,19 @@ use super::{
     Pending,
     check::{self, Said},
     column::{self, Definition, Draws},
+    constraint::Alone,
+    foreign_key,
     index::{self, Unique},
 };
 use crate::{
     catalog::{
-        CatalogSnapshot, ColumnDescriptor, SequenceDescriptor, TableDescriptor,
+        CatalogSnapshot, ColumnDescriptor, Sequence, SequenceDescriptor, TableDescriptor,
         descriptor::{MAX_COLUMNS, MAX_KEY_COLUMNS, ROW_ID_COLUMN},
         sequence::Owner,
         store,
     },
     error::{Severity, SqlError, SqlResult, SqlState},
+    gateway::Gateway,
     name::{RelationName, folded, quoted},
     query::catalog::oids,
     statement::sequence::SequenceOptions,
@@ -29,8 +32,14 @@ use crate::{
 /// A notice for the client, when there is one.
 pub type Notice = Option<SqlError>;
 
-/// Creates a table in `pending`, with the sequences and indexes its definition asks for.
-pub async fn create(client: &kv::Client, pending: &mut Pending, create: &CreateTable) -> SqlResult<Notice> {
+/// Creates a table in `pending`, with the sequences and indexes its definition asks for. `alone` says what
+/// the transaction has done before.
+pub async fn create(
+    gateway: &Arc<Gateway>,
+    pending: &mut Pending,
+    create: &CreateTable,
+    alone: Alone,
+) -> SqlResult<Notice> {
     check_clauses(create)?;
     let name = RelationName::new(&create.name)?;
     let schema = name.creation_schema()?.to_owned();
@@ -42,22 +51,64 @@ pub async fn create(client: &kv::Client, pending: &mut Pending, create: &CreateT
         let message = format!("{}, skipping", duplicate.message);
         return Ok(Some(SqlError::notice(Severity::Notice, SqlState::DUPLICATE_TABLE, message)));
     }
-    let Design { mut table, draws, uniques, checks } = describe(create, schema, name.name)?;
+    let mut design = describe(create, schema, name.name)?;
+    let references = std::mem::take(&mut design.references);
+    let (mut table, sequences) = made(gateway.client(), &pending.catalog, design, references.len()).await?;
+    add_references(&pending.catalog, &mut table, &references)?;
+    let parents: Vec<u32> = table.foreign_keys.iter().map(|key| key.parent).collect();
+    foreign_key::hold(gateway, pending, &parents, (false, alone)).await?;
+    if pending.catalog.has_relation(&table.schema, &table.name) {
+        return Err(SqlError::serialization("Another session made a table of the same name at the same time."));
+    }
+    foreign_key::link(pending, &table);
+    pending.create(Arc::new(table));
+    sequences.into_iter().for_each(|sequence| pending.create_sequence(sequence));
+    Ok(None)
+}
+
+/// The constraints of a table whose id is known; the ids behind the table's own and those of what is made with it are theirs.
+fn add_references(
+    catalog: &CatalogSnapshot,
+    table: &mut TableDescriptor,
+    references: &[foreign_key::Said],
+) -> SqlResult<()> {
+    let used = table.checks.iter().map(|check| check.id).chain(table.indexes.iter().map(|index| index.id));
+    let drawn = table.columns.iter().filter_map(|column| column.sequence);
+    let mut id = used.chain(drawn).chain([table.id]).max().unwrap_or(table.id);
+    for said in references {
+        id += 1;
+        let key = foreign_key::described(catalog, table, said, id, &[])?;
+        if key.parent == table.id {
+            table.referrers = vec![table.id];
+        }
+        table.foreign_keys.push(key);
+    }
+    Ok(())
+}
+
+/// The table of a design with its sequences, under new ids; `more` ids behind theirs are free.
+async fn made(
+    client: &kv::Client,
+    catalog: &CatalogSnapshot,
+    design: Design,
+    more: usize,
+) -> SqlResult<(TableDescriptor, Vec<Sequence>)> {
+    let Design { mut table, draws, uniques, checks, .. } = design;
     let mut names = vec![table.name.clone()];
     names.extend(table.primary_key.clone());
-    if let Some(taken) = names[1..].iter().find(|name| pending.catalog.has_relation(&table.schema, name)) {
+    if let Some(taken) = names[1..].iter().find(|name| catalog.has_relation(&table.schema, name)) {
         return Err(store::duplicate_relation(taken));
     }
-    let mut id = store::allocate_ids(client, 1 + (draws.len() + uniques.len() + checks.len()) as u32).await?;
+    let mut id = store::allocate_ids(client, 1 + (draws.len() + uniques.len() + checks.len() + more) as u32).await?;
     table.id = id;
     table.storage_id = id;
     let mut sequences = Vec::new();
     for (at, draws) in draws {
         let sequence = match draws {
-            Draws::Named(name) => named_sequence(&pending.catalog, &name)?,
+            Draws::Named(name) => named_sequence(catalog, &name)?,
             Draws::New(options) => {
                 id += 1;
-                let sequence = owned_sequence(&pending.catalog, &table, at, &options, id, &names)?;
+                let sequence = owned_sequence(catalog, &table, at, &options, id, &names)?;
                 names.push(sequence.name.clone());
                 if table.columns[at].identity.is_none() {
                     table.columns[at].default = Some(format!("nextval('{}'::regclass)", quoted(&sequence.name)));
@@ -70,20 +121,18 @@ pub async fn create(client: &kv::Client, pending: &mut Pending, create: &CreateT
     }
     for unique in uniques {
         id += 1;
-        let index = index::unique_index(&pending.catalog, &table, unique, id, &names)?;
+        let index = index::unique_index(catalog, &table, unique, id, &names)?;
         names.push(index.name.clone());
         table.indexes.push(index);
     }
     for said in checks {
         id += 1;
-        let check = check::described(&pending.catalog, &table, said, id, &names)?;
+        let check = check::described(catalog, &table, said, id, &names)?;
         names.push(check.name.clone());
         table.checks.push(check);
     }
     table.checks.sort_by(|a, b| a.name.cmp(&b.name));
-    pending.create(Arc::new(table));
-    sequences.into_iter().for_each(|sequence| pending.create_sequence(sequence));
-    Ok(None)
+    Ok((table, sequences))
 }
 
 fn named_sequence(catalog: &CatalogSnapshot, name: &str) -> SqlResult<u32> {
@@ -127,6 +176,7 @@ struct Design {
     draws: Vec<(usize, Draws)>,
     uniques: Vec<Unique>,
     checks: Vec<Said>,
+    references: Vec<foreign_key::Said>,
 }
 
 fn check_clauses(create: &CreateTable) -> SqlResult<()> {
@@ -170,9 +220,10 @@ fn describe(create: &CreateTable, schema: String, name: String) -> SqlResult<Des
     let mut columns: Vec<ColumnDescriptor> = Vec::with_capacity(create.columns.len() + 1);
     let mut key: Option<(Option<String>, Vec<usize>)> = None;
     let (mut draws, mut uniques, mut checks) = (Vec::new(), Vec::new(), Vec::new());
+    let mut references = Vec::new();
     for definition in &create.columns {
         let at = columns.len();
-        let Definition { column, key: is_key, unique, checks: checked, draws: drawn } =
+        let Definition { column, key: is_key, unique, checks: checked, references: referenced, draws: drawn } =
             column::read(definition, at as u32 + 1)?;
         if columns.iter().any(|known| known.name == column.name) {
             return Err(SqlError::new(
@@ -183,6 +234,7 @@ fn describe(create: &CreateTable, schema: String, name: String) -> SqlResult<Des
         columns.push(column);
         draws.extend(drawn.map(|drawn| (at, drawn)));
         checks.extend(checked);
+        references.extend(referenced);
         let of_column = |unique: column::Unique| Unique {
             name: unique.name,
             columns: vec![at],
@@ -196,12 +248,13 @@ fn describe(create: &CreateTable, schema: String, name: String) -> SqlResult<Des
     for constraint in &create.constraints {
         match constraint {
             TableConstraint::PrimaryKey(primary) => {
+                foreign_key::must_be_immediate(primary.characteristics.as_ref(), "PRIMARY KEY")?;
                 let named = primary.name.as_ref().map(folded);
                 let positions = key_positions(primary, &columns)?;
                 set_key(&mut key, &name, (named, positions))?;
             }
             TableConstraint::Unique(unique) => uniques.push(index::read_unique(unique, &columns)?),
-            TableConstraint::ForeignKey(_) => return Err(SqlError::unsupported("a FOREIGN KEY constraint")),
+            TableConstraint::ForeignKey(key) => references.push(foreign_key::read(key, None, None)?),
             TableConstraint::Check(check) => {
                 checks.push(Said { name: check.name.as_ref().map(folded), expr: (*check.expr).clone() });
             }
@@ -223,8 +276,10 @@ fn describe(create: &CreateTable, schema: String, name: String) -> SqlResult<Des
         writes_fenced_until: 0,
         indexes: Vec::new(),
         checks: Vec::new(),
+        foreign_keys: Vec::new(),
+        referrers: Vec::new(),
     };
-    Ok(Design { table, draws, uniques, checks })
+    Ok(Design { table, draws, uniques, checks, references })
 }
 
 /// The primary key's name and columns, which get NOT NULL; or the hidden row id, which is added.

@@ -21,7 +21,7 @@ use datafusion::sql::sqlparser::ast::{
 use kv::{CommitOptions, Floor, ScanOptions, Txn};
 use proto::KeyRange;
 
-use super::Pending;
+use super::{Pending, constraint, foreign_key};
 use crate::{
     catalog::{
         CatalogSnapshot, ColumnDescriptor, Table, TableDescriptor,
@@ -64,9 +64,7 @@ pub fn read_unique(unique: &UniqueConstraint, columns: &[ColumnDescriptor]) -> S
     if !matches!(unique.index_type_display, KeyOrIndexDisplay::None) {
         return Err(SqlError::syntax("syntax error in UNIQUE"));
     }
-    if unique.characteristics.is_some() {
-        return Err(SqlError::unsupported("a DEFERRABLE constraint"));
-    }
+    foreign_key::must_be_immediate(unique.characteristics.as_ref(), "UNIQUE")?;
     let named = unique.columns.iter().map(|column| plain(column).map(|(name, _)| name));
     let names = named.collect::<SqlResult<Vec<String>>>()?;
     let positions = positions(&names, columns, "named in key")?;
@@ -113,7 +111,7 @@ fn positions(names: &[String], columns: &[ColumnDescriptor], why: &str) -> SqlRe
 }
 
 /// The columns' names in one, for the name of an index.
-fn joined(table: &TableDescriptor, columns: &[usize]) -> String {
+pub fn joined(table: &TableDescriptor, columns: &[usize]) -> String {
     let names: Vec<&str> = columns.iter().map(|at| table.columns[*at].name.as_str()).collect();
     names.join("_")
 }
@@ -466,37 +464,18 @@ pub async fn drop_indexes(
             return Err(SqlError::new(SqlState::DEPENDENT_OBJECTS_STILL_EXIST, message)
                 .with_hint(format!("You can drop constraint {index} on table {table} instead.")));
         };
+        let keys = foreign_key::on_table(&pending.catalog, &table, Some(index));
+        if !keys.is_empty() {
+            let what = format!("index {}", name.name);
+            return Err(constraint::depended_on(&what, &keys, &what));
+        }
         remove(gateway, pending, &table, index, alone && names.len() == 1).await?;
     }
     Ok(notices)
 }
 
-/// ALTER TABLE … DROP CONSTRAINT; a notice when there is none under IF EXISTS.
-pub async fn drop_constraint(
-    gateway: &Arc<Gateway>,
-    pending: &mut Pending,
-    table: &Table,
-    name: &str,
-    if_exists: bool,
-    alone: bool,
-) -> SqlResult<Option<SqlError>> {
-    if table.primary_key.as_deref() == Some(name) {
-        return Err(SqlError::unsupported("ALTER TABLE … DROP CONSTRAINT of a primary key"));
-    }
-    match table.indexes.iter().find(|index| index.constraint && index.name == name) {
-        Some(index) => remove(gateway, pending, table, index.id, alone).await.map(|()| None),
-        None => {
-            let message = format!("constraint \"{name}\" of relation \"{}\" does not exist", table.name);
-            if if_exists {
-                let message = format!("{message}, skipping");
-                return Ok(Some(SqlError::notice(Severity::Notice, SqlState::SUCCESS, message)));
-            }
-            Err(SqlError::new(SqlState::UNDEFINED_OBJECT, message))
-        }
-    }
-}
-
-async fn remove(
+/// Takes an index away. `alone` says that the transaction consists of this statement.
+pub async fn remove(
     gateway: &Arc<Gateway>,
     pending: &mut Pending,
     table: &Table,

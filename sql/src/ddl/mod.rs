@@ -13,18 +13,23 @@
 pub mod borders;
 pub mod check;
 pub mod column;
+pub mod constraint;
 pub mod create_table;
 pub mod default;
 pub mod drop_table;
+pub mod foreign_key;
 pub mod index;
 pub mod primary_key;
 pub mod sequence;
+pub mod still;
 pub mod truncate;
+pub mod validate;
 
 use std::sync::Arc;
 
 use proto::Timestamp;
 
+use self::still::Still;
 use crate::catalog::{CatalogSnapshot, Sequence, Table, store::Changes};
 
 /// What a transaction has changed of the schema.
@@ -43,6 +48,8 @@ pub struct Pending {
     pub discarded: Vec<u32>,
     /// The commit must be earlier, or writers that were held off are not held off any more.
     pub commit_before: Option<Timestamp>,
+    /// Tables whose writers are held off until it ends.
+    pub held: Still,
     created: Vec<u32>,
     created_sequences: Vec<u32>,
 }
@@ -59,6 +66,7 @@ impl Pending {
             unpublished: Vec::new(),
             discarded: Vec::new(),
             commit_before: None,
+            held: Still::default(),
             created: Vec::new(),
             created_sequences: Vec::new(),
         }

@@ -8,15 +8,18 @@
 //!
 //! If the gateway dies on the way, writes are refused until the time of step 1 is over, and the new storage id is garbage.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use datafusion::sql::sqlparser::ast::PrimaryKeyConstraint;
-use kv::{CommitOptions, Floor, ScanOptions};
-use proto::Timestamp;
+use kv::ScanOptions;
 
-use super::{Pending, create_table, index::not_created};
+use super::{
+    Pending, create_table, foreign_key,
+    index::not_created,
+    still::{self, Patience, Still},
+};
 use crate::{
-    catalog::{LeasedCatalog, Table, TableDescriptor, store},
+    catalog::{Table, TableDescriptor, store},
     codec::TableCodec,
     dml::{BulkWriter, Target},
     error::{SqlError, SqlResult, SqlState},
@@ -25,13 +28,9 @@ use crate::{
     types::Datum,
 };
 
-/// How long writes to the table are refused at most: enough to copy some ten million rows.
-const FENCE: Duration = Duration::from_secs(600);
-
 /// Adds the key in `pending`. `alone` says that the transaction consists of this statement.
 pub async fn add(
     gateway: &Arc<Gateway>,
-    catalog: &LeasedCatalog,
     pending: &mut Pending,
     table: &Table,
     primary: &PrimaryKeyConstraint,
@@ -46,12 +45,9 @@ pub async fn add(
     if !own && !alone {
         return Err(SqlError::unsupported("ALTER TABLE ADD PRIMARY KEY in a transaction with other statements"));
     }
-    let mut source = Arc::clone(table);
-    if !own {
-        source = refuse_writes(gateway, table).await?;
-        *pending = Pending::new(&catalog.current());
-        pending.commit_before = Some(Timestamp(source.writes_fenced_until));
-    }
+    foreign_key::must_be_immediate(primary.characteristics.as_ref(), "PRIMARY KEY")?;
+    let still = if own { Still::default() } else { still::hold(gateway, pending, &[table.id], Patience::Long).await? };
+    let source = Arc::clone(still.table(table.id).unwrap_or(table));
     let storage_id = store::allocate_ids(gateway.client(), 1).await?;
     let new = keyed(&source, key, constraint, storage_id);
     match copy(gateway, &source, &new).await {
@@ -60,9 +56,6 @@ pub async fn add(
             Ok(())
         }
         Err(error) => {
-            if !own {
-                allow_writes(gateway, &source).await;
-            }
             gateway.collect(vec![storage_id]);
             Err(error)
         }
@@ -80,46 +73,6 @@ fn keyed(table: &TableDescriptor, key: Vec<usize>, constraint: String, storage_i
     new.version += 1;
     new.writes_fenced_until = 0;
     new
-}
-
-/// Publishes a descriptor that refuses writes for a while; it.
-async fn refuse_writes(gateway: &Gateway, table: &TableDescriptor) -> SqlResult<Table> {
-    let now = gateway.config().pd.timestamp().await?;
-    let until = Timestamp::new(now.physical_ms() + FENCE.as_millis() as u64, 0);
-    let mut fenced = table.clone();
-    fenced.writes_fenced_until = until.0;
-    fenced.version += 1;
-    let fenced = Arc::new(fenced);
-    let version = replace(gateway, table.version, Arc::clone(&fenced)).await?;
-    gateway.publish(version).await?;
-    Ok(fenced)
-}
-
-/// Takes the refusal back. If that fails, it ends by itself.
-async fn allow_writes(gateway: &Gateway, table: &TableDescriptor) {
-    let mut open = table.clone();
-    open.writes_fenced_until = 0;
-    open.version += 1;
-    let published = match replace(gateway, table.version, Arc::new(open)).await {
-        Ok(version) => gateway.publish(version).await,
-        Err(error) => Err(error),
-    };
-    if let Err(error) = published {
-        tracing::warn!(table = %table.name, %error, "writes stay refused until the copy's time is over");
-    }
-}
-
-/// Replaces a descriptor of version `expected` in a transaction of its own; the catalog version. 40001 when it is another one.
-async fn replace(gateway: &Gateway, expected: u64, table: Table) -> SqlResult<u64> {
-    let txn = gateway.client().begin().await?;
-    let catalog = store::load(&txn).await?;
-    if catalog.by_id(table.id).is_none_or(|known| known.version != expected) {
-        return Err(SqlError::serialization("Another session changed the table at the same time."));
-    }
-    let changes = store::Changes { put: vec![table], ..Default::default() };
-    let version = store::write(&txn, catalog.version, &changes).await?;
-    txn.commit(CommitOptions { floor: Floor::StartTs, max_commit_ts: None }).await?;
-    Ok(version)
 }
 
 /// Copies all rows of `old` to where `new` keeps them.

@@ -1,34 +1,75 @@
 //! TRUNCATE: the table goes on under a new, empty storage id.
+//!
+//! Tables with a part in foreign keys stand still meanwhile: who removes a parent must not look for children where they were.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
-use datafusion::sql::sqlparser::ast::{Truncate, TruncateIdentityOption};
+use datafusion::sql::sqlparser::ast::{CascadeOption, Truncate, TruncateIdentityOption};
 
-use super::{Pending, sequence};
+use super::{Pending, constraint::Alone, foreign_key, sequence};
 use crate::{
-    catalog::store,
-    error::{SqlError, SqlResult},
+    catalog::{Table, store},
+    error::{Severity, SqlError, SqlResult, SqlState},
+    gateway::Gateway,
     name::RelationName,
 };
 
-/// Truncates tables in `pending`.
-pub async fn truncate(client: &kv::Client, pending: &mut Pending, truncate: &Truncate) -> SqlResult<()> {
+/// Truncates tables in `pending`, with notices for those that follow under CASCADE. `alone` says what the
+/// transaction has done before.
+pub async fn truncate(
+    gateway: &Arc<Gateway>,
+    pending: &mut Pending,
+    truncate: &Truncate,
+    alone: Alone,
+) -> SqlResult<Vec<SqlError>> {
     if truncate.partitions.is_some() {
         return Err(SqlError::syntax("syntax error in TRUNCATE"));
     }
-    let mut tables = Vec::with_capacity(truncate.table_names.len());
+    let mut tables: Vec<Table> = Vec::with_capacity(truncate.table_names.len());
     for target in &truncate.table_names {
         let name = RelationName::new(&target.name)?;
-        tables.push(pending.catalog.resolve(name.schema.as_deref(), &name.name)?.clone());
+        let table = pending.catalog.resolve(name.schema.as_deref(), &name.name)?;
+        if !tables.iter().any(|known| known.id == table.id) {
+            tables.push(Arc::clone(table));
+        }
     }
+    let notices = followers(pending, &mut tables, matches!(truncate.cascade, Some(CascadeOption::Cascade)))?;
+    let linked: Vec<u32> = tables.iter().filter(|table| table.is_linked()).map(|table| table.id).collect();
+    foreign_key::hold(gateway, pending, &linked, (false, alone)).await?;
+    let client = gateway.client();
     for table in tables {
-        let mut new = (*table).clone();
+        let mut new = foreign_key::opened(pending.catalog.by_id(table.id).unwrap_or(&table));
         new.storage_id = store::allocate_ids(client, 1).await?;
-        new.version += 1;
         pending.replace_storage(table.storage_id, Arc::new(new));
         if matches!(truncate.identity, Some(TruncateIdentityOption::Restart)) {
             sequence::restart_owned(client, pending, table.id).await?;
         }
     }
-    Ok(())
+    Ok(notices)
+}
+
+/// Adds the tables that reference those that are truncated. 0A000 when they may not follow.
+fn followers(pending: &Pending, tables: &mut Vec<Table>, cascade: bool) -> SqlResult<Vec<SqlError>> {
+    let mut notices = Vec::new();
+    let mut known: BTreeSet<u32> = tables.iter().map(|table| table.id).collect();
+    let mut at = 0;
+    while let Some(table) = tables.get(at).cloned() {
+        at += 1;
+        for (child, _, _) in foreign_key::on_table(&pending.catalog, &table, None) {
+            if !known.insert(child.id) {
+                continue;
+            }
+            if !cascade {
+                let message = "cannot truncate a table referenced in a foreign key constraint";
+                let (child, parent) = (&child.name, &table.name);
+                return Err(SqlError::new(SqlState::FEATURE_NOT_SUPPORTED, message)
+                    .with_detail(format!("Table \"{child}\" references \"{parent}\"."))
+                    .with_hint(format!("Truncate table \"{child}\" at the same time, or use TRUNCATE ... CASCADE.")));
+            }
+            let message = format!("truncate cascades to table \"{}\"", child.name);
+            notices.push(SqlError::notice(Severity::Notice, SqlState::SUCCESS, message));
+            tables.push(child);
+        }
+    }
+    Ok(notices)
 }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use kv::{RowLockMode, Txn};
 
 use super::{
-    Certainty, Target,
+    Certainty, Target, foreign,
     locking::{MAX_ROUNDS, RowLocking, changed_since, restless},
     target::Change,
 };
@@ -153,6 +153,14 @@ impl Met {
 }
 
 impl Resolved {
+    /// The rows before and after.
+    pub fn pairs(&self) -> Vec<foreign::Pair> {
+        let pair = |old, row: &Vec<Datum>| foreign::Pair { old, new: Some(row.clone()) };
+        let fresh = self.fresh.iter().map(|(_, row)| pair(None, row));
+        let changed = |(_, change): &(usize, Change)| pair(Some(change.old.clone()), &change.row);
+        fresh.chain(self.changes.iter().map(changed)).collect()
+    }
+
     /// Writes all of it. The rows that were inserted or changed come back, in the statement's order.
     pub async fn write(
         mut self,

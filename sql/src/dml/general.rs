@@ -11,7 +11,7 @@ use bytes::Bytes;
 use kv::RowLockMode;
 
 use super::{
-    Target,
+    Pair, Target,
     locking::{MAX_ROUNDS, changed_since, restless},
     target::Change as RowChange,
 };
@@ -50,10 +50,14 @@ pub async fn run(planned: &Planned, work: &Work<'_>, values: &RunValues<'_>) -> 
                 Some(conflict) => {
                     let met = super::conflict::meet(&target, conflict, txn, rows, certainty).await?;
                     let resolved = met.resolve(&source, &target, conflict)?;
-                    resolved.write(&target, conflict, txn, certainty, work.plant).await?
+                    let pairs = work.links.as_ref().map(|_| resolved.pairs());
+                    let rows = resolved.write(&target, conflict, txn, certainty, work.plant).await?;
+                    work.settle(&target.table, || pairs.unwrap_or_default()).await?;
+                    rows
                 }
                 None => {
                     target.insert(txn, &rows, certainty).await?;
+                    work.settle(&target.table, || Pair::inserted(&rows)).await?;
                     rows
                 }
             };
@@ -63,11 +67,13 @@ pub async fn run(planned: &Planned, work: &Work<'_>, values: &RunValues<'_>) -> 
             let mode = target.update_lock(assigned.iter().copied());
             let (source, changes) = found_rows(planned, work, values, &target, assigned, mode).await?;
             target.update(txn, &changes, certainty, work.plant).await?;
+            work.settle(&target.table, || Pair::updated(&changes)).await?;
             (source, changes.into_iter().map(|change| change.row).collect())
         }
         Change::Delete { .. } => {
             let (source, gone) = found_rows(planned, work, values, &target, &[], RowLockMode::Update).await?;
             target.delete(txn, &gone, certainty).await?;
+            work.settle(&target.table, || Pair::deleted(&gone)).await?;
             (source, gone.into_iter().map(|change| change.row).collect())
         }
     };

@@ -6,6 +6,7 @@
 pub mod bulk;
 pub mod conflict;
 pub mod entries;
+pub mod foreign;
 pub mod general;
 pub mod identity;
 pub mod locking;
@@ -14,6 +15,7 @@ pub mod select_for;
 pub mod target;
 
 pub use bulk::BulkWriter;
+pub use foreign::{Integrity, Links, Pair};
 pub use locking::{Certainty, Isolation, RowLocking};
 pub use returning::Projection;
 pub use target::Target;

@@ -35,7 +35,7 @@ pub struct Target {
 pub struct Change {
     /// The key it had.
     pub old_key: Bytes,
-    /// What it was; empty where the table has no secondary index.
+    /// What it was; empty where the table has no secondary index and no part in a foreign key.
     pub old: Vec<Datum>,
     /// What it becomes.
     pub row: Vec<Datum>,
@@ -70,7 +70,7 @@ impl Target {
 
     /// The row as it was, for [`Change::old`].
     pub fn kept(&self, row: &[Datum]) -> Vec<Datum> {
-        if self.indexes.is_empty() { Vec::new() } else { row.to_vec() }
+        if self.indexes.is_empty() && !self.table.is_linked() { Vec::new() } else { row.to_vec() }
     }
 
     /// Changes rows. Moves to another key are deletes first, then inserts, so that rows may trade places.
@@ -220,7 +220,8 @@ pub fn not_null(table: &TableDescriptor, column: &str) -> SqlError {
     .with_column(column)
 }
 
-fn shown(datum: &Datum, column: &crate::catalog::ColumnDescriptor) -> String {
+/// A value as messages show it.
+pub(super) fn shown(datum: &Datum, column: &crate::catalog::ColumnDescriptor) -> String {
     if datum.is_null() {
         return "null".into();
     }

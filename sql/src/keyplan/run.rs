@@ -14,7 +14,7 @@ use super::{
 use crate::{
     catalog::Sequence,
     codec::TableCodec,
-    dml::{Isolation, Projection, Target, target::Change},
+    dml::{Isolation, Pair, Projection, Target, target::Change},
     error::{SqlError, SqlResult, SqlState},
     eval::{Env, Scalar},
     query::scan::bounds::Spans,
@@ -315,6 +315,7 @@ async fn insert(plan: &InsertPlan, work: &Work<'_>) -> SqlResult<Rows> {
     }
     let txn = work.reader.txn(plan.target.table.storage_id);
     plan.target.insert(txn, &rows, work.certainty(plan.target.table.storage_id)).await?;
+    work.settle(&plan.target.table, || Pair::inserted(&rows)).await?;
     give_back(plan.returning.as_ref(), &rows, work)
 }
 
@@ -376,8 +377,10 @@ async fn modify(plan: &ModifyPlan, work: &Work<'_>) -> SqlResult<Rows> {
     }
     if plan.assignments.is_some() {
         target.update(txn, &changes, work.certainty(target.table.storage_id), work.plant).await?;
+        work.settle(&target.table, || Pair::updated(&changes)).await?;
     } else {
         target.delete(txn, &changes, work.certainty(target.table.storage_id)).await?;
+        work.settle(&target.table, || Pair::deleted(&changes)).await?;
     }
     let rows: Vec<Vec<Datum>> = changes.into_iter().map(|change| change.row).collect();
     give_back(plan.returning.as_ref(), &rows, work)

@@ -22,12 +22,23 @@ use proto::{
     Timestamp,
     wire::{SessionState, SessionStatus, SignalRequest},
 };
+use tokio::sync::Notify;
 
 use super::{CancelToken, Startup};
-use crate::{dml::Isolation, sequence::Sequences};
+use crate::{
+    advisory::Advisory,
+    dml::Isolation,
+    error::{SqlError, SqlState},
+    notify::{Notification, Pending},
+    sequence::Sequences,
+};
 
 /// Bytes of a statement that others are shown: PostgreSQL's track_activity_query_size.
 const MAX_QUERY_BYTES: usize = 1024;
+/// Bytes of notifications that wait for a client.
+const MAX_INBOX_BYTES: usize = 16 << 20;
+/// Notices of functions that wait for the client to be told; what is beyond is dropped.
+const MAX_NOTICES: usize = 1000;
 /// Lower bits of a process id: a node's sessions at once stay far below.
 const NUMBER_BITS: u32 = 21;
 /// The upper ones; the sign stays clear.
@@ -51,12 +62,26 @@ pub struct Backend {
     pub database: String,
     /// What it draws from.
     pub(crate) sequences: Arc<Sequences>,
+    /// Its advisory locks.
+    pub(crate) advisory: Arc<Advisory>,
     /// Ends what it does.
     pub(crate) cancel: CancelToken,
     client_address: String,
     started_us: u64,
+    /// What its transaction has said and not committed.
+    pub(crate) pending: Mutex<Pending>,
+    inbox: Mutex<Inbox>,
+    told: Notify,
     secret: OnceLock<Bytes>,
+    notices: Mutex<Vec<SqlError>>,
     activity: Mutex<Activity>,
+}
+
+/// Notifications that the client has not been told yet.
+#[derive(Debug, Default)]
+struct Inbox {
+    waiting: Vec<Notification>,
+    bytes: usize,
 }
 
 /// Times are microseconds since 1970 UTC.
@@ -79,7 +104,14 @@ struct Open {
 
 impl Backends {
     /// A new session of the node with this store.
-    pub(crate) fn enter(&self, store: u64, startup: &Startup, sequences: Arc<Sequences>, now_us: u64) -> Arc<Backend> {
+    pub(crate) fn enter(
+        &self,
+        store: u64,
+        startup: &Startup,
+        sequences: Arc<Sequences>,
+        now_us: u64,
+        advisory: impl FnOnce(u32) -> Arc<Advisory>,
+    ) -> Arc<Backend> {
         let mut all = self.all.lock();
         let pid = loop {
             let number = self.next.fetch_add(1, Ordering::Relaxed) & ((1 << NUMBER_BITS) - 1);
@@ -93,10 +125,15 @@ impl Backends {
             user: startup.user.clone(),
             database: startup.database.clone(),
             sequences,
+            advisory: advisory(pid),
             cancel: CancelToken::default(),
             client_address: startup.client_address.clone(),
             started_us: now_us,
+            pending: Mutex::default(),
+            inbox: Mutex::default(),
+            told: Notify::new(),
             secret: OnceLock::new(),
+            notices: Mutex::default(),
             activity: Mutex::new(Activity { state_changed_us: now_us, ..Activity::default() }),
         });
         all.insert(pid, Arc::clone(&backend));
@@ -122,6 +159,13 @@ impl Backends {
         self.all.lock().values().for_each(|backend| backend.cancel.cancel());
     }
 
+    /// The gateway's lease has lapsed: sessions whose locks end with it end as well.
+    pub(crate) fn end_holders(&self) {
+        let all = self.all.lock();
+        let holders = all.values().filter(|backend| backend.advisory.holds_any());
+        holders.for_each(|backend| backend.cancel.terminate(SqlError::locks_lost()));
+    }
+
     /// `true`: the session is here, and it has been told. A wrong secret is not told apart from a wrong process id.
     pub(crate) fn signal(&self, signal: &SignalRequest) -> bool {
         let Some(backend) = self.all.lock().get(&signal.pid).cloned() else { return false };
@@ -129,7 +173,7 @@ impl Backends {
             return false;
         }
         match signal.terminate {
-            true => backend.cancel.terminate(),
+            true => backend.cancel.terminate(SqlError::terminated()),
             false => backend.cancel.cancel(),
         }
         true
@@ -137,6 +181,11 @@ impl Backends {
 }
 
 impl Backend {
+    /// Its advisory locks.
+    pub fn advisory(&self) -> &Arc<Advisory> {
+        &self.advisory
+    }
+
     /// What a CancelRequest has to know. The first one stays.
     pub fn set_secret(&self, secret: Bytes) {
         let _ = self.secret.set(secret);
@@ -144,6 +193,44 @@ impl Backend {
 
     pub(crate) fn set_application_name(&self, name: &str) {
         name.clone_into(&mut self.activity.lock().application_name);
+    }
+
+    /// A notification for the client. One that takes none for too long is sent away.
+    pub(crate) fn tell(&self, notification: Notification) {
+        let mut inbox = self.inbox.lock();
+        inbox.bytes += notification.channel.len() + notification.payload.len() + size_of::<Notification>();
+        if inbox.bytes > MAX_INBOX_BYTES {
+            *inbox = Inbox::default();
+            let message = "terminating connection because it takes no notifications";
+            self.cancel.terminate(SqlError::new(SqlState::OUT_OF_MEMORY, message).fatal());
+            return;
+        }
+        inbox.waiting.push(notification);
+        self.told.notify_one();
+    }
+
+    /// Completes when there are notifications.
+    pub async fn told(&self) {
+        while self.inbox.lock().waiting.is_empty() {
+            self.told.notified().await;
+        }
+    }
+
+    /// For the client, outside of a transaction.
+    pub fn take_notifications(&self) -> Vec<Notification> {
+        std::mem::take(&mut *self.inbox.lock()).waiting
+    }
+
+    /// For the client: what a function has to say besides its value.
+    pub(crate) fn notice(&self, notice: SqlError) {
+        let mut notices = self.notices.lock();
+        if notices.len() < MAX_NOTICES {
+            notices.push(notice);
+        }
+    }
+
+    pub(crate) fn take_notices(&self) -> Vec<SqlError> {
+        std::mem::take(&mut self.notices.lock())
     }
 
     /// A statement starts.
@@ -154,6 +241,11 @@ impl Backend {
         activity.query.extend_from_slice(shown);
         activity.query_started_us = now_us;
         activity.go_to(SessionState::Active, now_us);
+    }
+
+    /// The running statement.
+    pub(crate) fn label(&self) -> Bytes {
+        Bytes::copy_from_slice(&self.activity.lock().query)
     }
 
     /// It waits for the client.
@@ -186,6 +278,7 @@ impl Backend {
             state_changed_us: activity.state_changed_us,
             transaction_started_us: open.map_or(0, |open| open.started_us),
             transaction: open.map_or(0, |open| open.start_ts.0),
+            advisory_owner: self.advisory.owner().unwrap_or_default().0,
             isolation: open.map_or("", |open| open.isolation.name()).to_owned(),
         }
     }

@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use datafusion::sql::sqlparser::ast::{
-    AlterTable, AlterTableOperation, DiscardObject, Expr, Ident, ObjectType, Reset, Set, Statement, TableConstraint,
+    AlterTable, AlterTableOperation, DiscardObject, DropBehavior, Expr, Ident, ObjectType, Reset, Set, Statement,
     TransactionAccessMode, TransactionIsolationLevel, TransactionMode, UnaryOperator, Value,
 };
 
@@ -15,11 +15,16 @@ use super::{
     transaction::State,
 };
 use crate::{
-    ddl::{Pending, create_table, drop_table, index, primary_key, sequence, truncate},
+    ddl::{
+        Pending,
+        constraint::{self, Alone, Dropping},
+        create_table, drop_table, index, sequence, truncate,
+    },
     dml::Isolation,
     error::{Severity, SqlError, SqlResult, SqlState},
     eval::{Compiler, ParamTypes, Refusal},
     name::{RelationName, folded},
+    notify::Change,
     query::{RunValues, explain},
     statement::{Command, SequenceStatement, sequence::Action},
     types::{Datum, PgType},
@@ -61,8 +66,18 @@ impl Session {
                 Ok(Running::done("RESET"))
             }
             Statement::ShowVariable { variable } => self.show(variable),
-            Statement::Discard { object_type } => self.discard(object_type),
+            Statement::Discard { object_type } => self.discard(object_type).await,
             Statement::Deallocate { name, .. } => self.deallocate(name),
+            Statement::NOTIFY { channel, payload } => {
+                self.open(false)?;
+                self.backend.pending.lock().notify(&folded(channel), payload.as_deref().unwrap_or_default())?;
+                Ok(Running::done("NOTIFY"))
+            }
+            Statement::LISTEN { channel } => self.listening("LISTEN", Change::Listen(folded(channel))),
+            Statement::UNLISTEN { channel } if channel.value == "*" && channel.quote_style.is_none() => {
+                self.listening("UNLISTEN", Change::UnlistenAll)
+            }
+            Statement::UNLISTEN { channel } => self.listening("UNLISTEN", Change::Unlisten(folded(channel))),
             Statement::Prepare { name, data_types, statement } => {
                 let types = data_types.iter().map(|data_type| {
                     crate::query::bind::type_names::column_type(data_type).map(|column_type| column_type.pg_type)
@@ -138,6 +153,7 @@ impl Session {
             return Ok(Running::done("COMMIT"));
         }
         self.rollback();
+        self.backend.advisory.freed().await;
         Ok(Running::done("ROLLBACK"))
     }
 
@@ -238,7 +254,14 @@ impl Session {
         running
     }
 
-    fn discard(&mut self, object: &DiscardObject) -> SqlResult<Running> {
+    /// LISTEN, UNLISTEN: carried out at COMMIT.
+    fn listening(&mut self, tag: &str, change: Change) -> SqlResult<Running> {
+        self.open(false)?;
+        self.backend.pending.lock().change(change);
+        Ok(Running::done(tag))
+    }
+
+    async fn discard(&mut self, object: &DiscardObject) -> SqlResult<Running> {
         match object {
             DiscardObject::ALL => {
                 if self.in_block() {
@@ -250,6 +273,8 @@ impl Session {
                 self.statements.clear();
                 self.portals.clear();
                 self.backend.sequences.forget();
+                self.backend.advisory.unlock_all().await;
+                self.gateway.channels().unlisten(self.backend.pid, None);
                 let changes = self.settings.reset_all();
                 self.changes.extend(changes);
                 Ok(Running::done("DISCARD ALL"))
@@ -379,14 +404,20 @@ impl Session {
                 "cannot change the schema in a read-only transaction",
             ));
         }
+        let fresh = open.txn.is_none() && open.pending.is_none();
+        let alone = Alone { single, fresh };
         let mut pending = open.pending.clone().unwrap_or_else(|| Pending::new(&base));
-        let tag = match statement {
-            SchemaStatement::Sql(statement) => self.change_by(&mut pending, statement, single).await?,
-            SchemaStatement::Sequence(statement) => {
-                let client = self.gateway.client().clone();
-                let notice = sequence::run(&client, &mut pending, statement).await?;
-                self.notices.extend(notice);
-                if statement.action == Action::Create { "CREATE SEQUENCE" } else { "ALTER SEQUENCE" }
+        let changed = match statement {
+            SchemaStatement::Sql(statement) => self.change_by(&mut pending, statement, alone).await,
+            SchemaStatement::Sequence(statement) => self.change_sequence(&mut pending, statement).await,
+        };
+        let tag = match changed {
+            Ok(tag) => tag,
+            Err(error) => {
+                if fresh {
+                    pending.held.release(&self.gateway).await;
+                }
+                return Err(error);
             }
         };
         let open = self.open(false)?;
@@ -397,17 +428,28 @@ impl Session {
         Ok(tag)
     }
 
+    async fn change_sequence(
+        &mut self,
+        pending: &mut Pending,
+        statement: &SequenceStatement,
+    ) -> SqlResult<&'static str> {
+        let client = self.gateway.client().clone();
+        let notice = sequence::run(&client, pending, statement).await?;
+        self.notices.extend(notice);
+        Ok(if statement.action == Action::Create { "CREATE SEQUENCE" } else { "ALTER SEQUENCE" })
+    }
+
     async fn change_by(
         &mut self,
         pending: &mut Pending,
         statement: &Statement,
-        single: bool,
+        alone: Alone,
     ) -> SqlResult<&'static str> {
         let gateway = Arc::clone(&self.gateway);
-        let client = gateway.client();
+        let single = alone.single;
         Ok(match statement {
             Statement::CreateTable(create) => {
-                let notice = create_table::create(client, pending, create).await?;
+                let notice = create_table::create(&gateway, pending, create, alone).await?;
                 self.notices.extend(notice);
                 "CREATE TABLE"
             }
@@ -416,8 +458,8 @@ impl Session {
                 self.notices.extend(notice);
                 "CREATE INDEX"
             }
-            Statement::Drop { object_type: ObjectType::Table, if_exists, names, .. } => {
-                let notices = drop_table::drop_tables(pending, names, *if_exists)?;
+            Statement::Drop { object_type: ObjectType::Table, if_exists, names, cascade, .. } => {
+                let notices = drop_table::drop_tables(pending, names, *if_exists, *cascade)?;
                 self.notices.extend(notices);
                 "DROP TABLE"
             }
@@ -432,18 +474,19 @@ impl Session {
                 "DROP SEQUENCE"
             }
             Statement::Truncate(statement) => {
-                truncate::truncate(client, pending, statement).await?;
+                let notices = truncate::truncate(&gateway, pending, statement, alone).await?;
+                self.notices.extend(notices);
                 "TRUNCATE TABLE"
             }
             Statement::AlterTable(alter) => {
-                self.alter(pending, alter, single).await?;
+                self.alter(pending, alter, alone).await?;
                 "ALTER TABLE"
             }
             other => return Err(plan::unsupported(other)),
         })
     }
 
-    async fn alter(&mut self, pending: &mut Pending, alter: &AlterTable, single: bool) -> SqlResult<()> {
+    async fn alter(&mut self, pending: &mut Pending, alter: &AlterTable, alone: Alone) -> SqlResult<()> {
         let name = RelationName::new(&alter.name)?;
         let table = match pending.catalog.resolve(name.schema.as_deref(), &name.name) {
             Ok(table) => Arc::clone(table),
@@ -457,17 +500,18 @@ impl Session {
         let gateway = Arc::clone(&self.gateway);
         let [operation] = alter.operations.as_slice() else { return Err(unsupported_change(&alter.operations)) };
         match operation {
-            AlterTableOperation::AddConstraint { constraint: TableConstraint::PrimaryKey(primary), .. } => {
-                let catalog = Arc::clone(&self.catalog);
-                primary_key::add(&gateway, &catalog, pending, &table, primary, single).await
+            AlterTableOperation::AddConstraint { constraint, not_valid } => {
+                constraint::add(&gateway, pending, &table, constraint, (*not_valid, alone)).await
             }
-            AlterTableOperation::AddConstraint { constraint: TableConstraint::Unique(unique), .. } => {
-                index::add_unique(&gateway, pending, &table, unique, single).await
+            AlterTableOperation::ValidateConstraint { name } => {
+                constraint::validate(&gateway, pending, &table, &folded(name)).await
             }
-            AlterTableOperation::DropConstraint { if_exists, name, .. } => {
+            AlterTableOperation::DropConstraint { if_exists, name, drop_behavior } => {
+                let how =
+                    Dropping { if_exists: *if_exists, cascade: matches!(drop_behavior, Some(DropBehavior::Cascade)) };
                 let name = folded(name);
-                let notice = index::drop_constraint(&gateway, pending, &table, &name, *if_exists, single).await?;
-                self.notices.extend(notice);
+                let notices = constraint::drop(&gateway, pending, &table, (&name, how), alone).await?;
+                self.notices.extend(notices);
                 Ok(())
             }
             _ => Err(unsupported_change(&alter.operations)),
@@ -478,11 +522,12 @@ impl Session {
 /// 0A000 that names the first change which is none that is known.
 fn unsupported_change(operations: &[AlterTableOperation]) -> SqlError {
     let is_other = |operation: &&AlterTableOperation| {
-        let known = matches!(operation, AlterTableOperation::DropConstraint { .. });
-        let keys = |constraint: &TableConstraint| {
-            matches!(constraint, TableConstraint::PrimaryKey(_) | TableConstraint::Unique(_))
-        };
-        !(known || matches!(operation, AlterTableOperation::AddConstraint { constraint, .. } if keys(constraint)))
+        !matches!(
+            operation,
+            AlterTableOperation::DropConstraint { .. }
+                | AlterTableOperation::AddConstraint { .. }
+                | AlterTableOperation::ValidateConstraint { .. }
+        )
     };
     let Some(other) = operations.iter().find(is_other) else {
         return SqlError::unsupported("ALTER TABLE with several changes");

@@ -12,9 +12,9 @@ use super::{
     transaction::State,
 };
 use crate::{
-    catalog::{Sequence, store},
+    catalog::{Sequence, Table, store},
     copy::{CopyOut, Input, columns_of},
-    dml::{BulkWriter, Certainty, Target},
+    dml::{BulkWriter, Certainty, Integrity, Target, foreign::Later},
     error::{SqlError, SqlResult, SqlState},
     eval::cast,
     name::RelationName,
@@ -38,6 +38,8 @@ pub(super) struct CopyIn {
     announced: bool,
     count: u64,
     single: bool,
+    /// Rows whose parents may come behind them.
+    orphans: Later,
 }
 
 enum Sink {
@@ -120,7 +122,10 @@ impl Session {
         let relation = RelationName::new(name)?;
         let snapshot = self.snapshot();
         let table = snapshot.resolve(relation.schema.as_deref(), &relation.name)?.clone();
-        self.enter_tables(&[table.id])?;
+        match table.foreign_keys.is_empty() {
+            true => self.enter_tables(&[table.id])?,
+            false => self.enter_tables(&snapshot.reached_from(table.id))?,
+        }
         let start_ts = self.txn().await?.start_ts();
         let open = self.open(false)?;
         if open.read_only {
@@ -146,8 +151,9 @@ impl Session {
             Ok((*at, Sequence::clone(sequence)))
         };
         let drawn = input.drawn().iter().map(sequence).collect::<SqlResult<Vec<_>>>()?;
-        let rows = Vec::new();
-        self.copy_in = Some(Box::new(CopyIn { target, input, sink, drawn, rows, announced: false, count: 0, single }));
+        let (rows, orphans) = (Vec::new(), Later::default());
+        self.copy_in =
+            Some(Box::new(CopyIn { target, input, sink, drawn, rows, announced: false, count: 0, single, orphans }));
         let mut running = Running::with_tag(Tag::Fixed("COPY".to_owned()));
         running.source = Source::CopyIn;
         running.single = single;
@@ -210,14 +216,30 @@ impl Session {
         }
         match &mut copy.sink {
             Sink::Bulk(writer) => {
-                for row in rows {
-                    let key = copy.target.codec.key(&row).map_err(|error| copy.input.placed(error))?;
-                    let value = copy.target.codec.value(&row).map_err(|error| copy.input.placed(error))?;
-                    writer.push(key, value, &row).await?;
+                for row in &rows {
+                    let key = copy.target.codec.key(row).map_err(|error| copy.input.placed(error))?;
+                    let value = copy.target.codec.value(row).map_err(|error| copy.input.placed(error))?;
+                    writer.push(key, value, row).await?;
                 }
-                Ok(())
             }
-            Sink::Buffer => self.copy_buffer(&copy.target, &rows, copy.single).await,
+            Sink::Buffer => self.copy_buffer(&copy.target, &rows, copy.single).await?,
+        }
+        if copy.target.table.foreign_keys.is_empty() {
+            return Ok(());
+        }
+        self.with_parents(&copy.target.table, Some(&rows), &mut copy.orphans).await
+    }
+
+    /// 23503 for rows without a parent; with `None` all rows have come.
+    async fn with_parents(&mut self, table: &Table, rows: Option<&[Vec<Datum>]>, orphans: &mut Later) -> SqlResult<()> {
+        let links = self.links("COPY FROM STDIN")?;
+        let now_us = self.open(false)?.now_us;
+        let (reader, _) = self.reader().await?;
+        let (settings, plant) = (self.settings.format.clone(), self.gateway.plant());
+        let integrity = Integrity { reader: &reader, links: &links, now_us, settings: &settings, plant };
+        match rows {
+            Some(rows) => super::run::guarded(self, integrity.settle_some(table, rows, orphans)).await,
+            None => super::run::guarded(self, integrity.settle_rest(std::mem::take(orphans))).await,
         }
     }
 
@@ -253,9 +275,12 @@ impl Session {
         copy.input.finish();
         self.copy_rows(copy).await?;
         self.copy_out_of_buffer(copy).await?;
-        match &mut copy.sink {
-            Sink::Bulk(writer) => writer.finish().await,
-            Sink::Buffer => Ok(()),
+        if let Sink::Bulk(writer) = &mut copy.sink {
+            writer.finish().await?;
+        }
+        match copy.target.table.foreign_keys.is_empty() {
+            true => Ok(()),
+            false => self.with_parents(&copy.target.table, None, &mut copy.orphans).await,
         }
     }
 

@@ -181,7 +181,7 @@ impl Session {
     /// the next message before it calls this.
     pub async fn execute(&mut self, portal: &str, max_rows: u32, last: bool) -> SqlResult<()> {
         let taken = self.portals.remove(portal);
-        self.begin_statement(taken.as_ref().map_or("", |portal| &portal.prepared.sql));
+        self.begin_statement(taken.as_ref().map_or("", |portal| &portal.prepared.sql))?;
         let Some(mut taken) = taken else {
             self.fail(false);
             return Err(no_portal(portal));

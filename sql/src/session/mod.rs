@@ -14,6 +14,7 @@
 //! | `plan` | which way a statement goes |
 //! | `run` | statements on rows, with their retries |
 //! | `command` | everything else: SET, DDL, PREPARE … |
+//! | `constraints` | what is checked at COMMIT |
 //! | `copy` | COPY |
 //! | `past` | AS OF SYSTEM TIME |
 //! | `extended` | the messages of the extended protocol |
@@ -21,6 +22,7 @@
 pub mod backend;
 pub mod cancel;
 mod command;
+mod constraints;
 mod copy;
 mod cursor;
 mod extended;
@@ -119,7 +121,7 @@ impl Session {
     pub(crate) fn new(gateway: Arc<Gateway>, catalog: Arc<LeasedCatalog>, startup: Startup) -> SqlResult<Self> {
         let settings = Settings::new(&startup.user, &startup.parameters).map_err(SqlError::fatal)?;
         let transaction = Transaction { state: State::Idle, fence: catalog.fence() };
-        let backend = gateway.enter(&startup);
+        let backend = gateway.enter(&startup, &catalog);
         backend.set_application_name(settings.show("application_name")?.1);
         Ok(Session {
             gateway,
@@ -174,7 +176,9 @@ impl Session {
     }
     /// Notices since the last call, to be sent before the next step's message.
     pub fn take_notices(&mut self) -> Vec<SqlError> {
-        std::mem::take(&mut self.notices)
+        let mut notices = std::mem::take(&mut self.notices);
+        notices.extend(self.backend.take_notices());
+        notices
     }
     /// ParameterStatus messages since the last call (after connect: all that are reported).
     pub fn take_parameter_changes(&mut self) -> Vec<(String, String)> {
@@ -195,6 +199,7 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         self.rollback();
+        self.backend.advisory.end();
         self.gateway.leave(&self.backend);
     }
 }

@@ -8,12 +8,15 @@ use parking_lot::Mutex;
 
 use super::step::Field;
 use crate::{
-    catalog::CatalogSnapshot,
+    catalog::{CatalogSnapshot, TableDescriptor},
     error::{SqlError, SqlResult},
     eval::Refusal,
-    keyplan::{KeyPlan, compile},
+    keyplan::{KeyPlan, ModifyPlan, compile},
     query::{self, PlanCache, normalise, plan::tables_read},
-    statement::{Command, CopyStatement, Moment, SequenceStatement, SplitStatement, locate::locate, parse_one},
+    statement::{
+        Command, ConstraintsStatement, CopyStatement, Moment, SequenceStatement, SplitStatement, locate::locate,
+        parse_one,
+    },
     types::{ColumnType, Datum, FormatSettings, PgType, Text, text},
 };
 
@@ -35,6 +38,8 @@ pub enum PlanKind {
     Sequence(Arc<SequenceStatement>),
     /// Regions are cut.
     Split(Arc<SplitStatement>),
+    /// SET CONSTRAINTS.
+    Constraints(Arc<ConstraintsStatement>),
     /// COPY.
     Copy(Arc<CopyStatement>),
     /// DECLARE.
@@ -69,6 +74,62 @@ pub struct StatementPlan {
     pub writes: bool,
     /// It reads what was so then.
     pub as_of: Option<Arc<Moment>>,
+    /// What foreign keys want of it.
+    pub linked: Linked,
+}
+
+/// What foreign keys want of a statement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Linked {
+    /// Nothing.
+    No,
+    /// Its new rows have to have parents.
+    Parents,
+    /// It may change or remove keys: its rows are locked before it changes them.
+    Keys,
+}
+
+impl Linked {
+    /// Of an UPDATE of these columns.
+    fn updating(table: &TableDescriptor, assigned: &[usize]) -> Self {
+        let own = table.foreign_keys.iter().any(|key| key.columns.iter().any(|at| assigned.contains(at)));
+        let unique = table.indexes.iter().filter(|index| index.unique);
+        let keys =
+            table.key.iter().copied().chain(unique.flat_map(|index| index.columns.iter().map(|column| column.at)));
+        // The key of a row is what a check that waits for COMMIT finds it by.
+        let linked = own || (table.is_linked() && keys.into_iter().any(|at| assigned.contains(&at)));
+        if linked { Linked::Keys } else { Linked::No }
+    }
+    fn inserting(table: &TableDescriptor) -> Self {
+        if table.foreign_keys.is_empty() { Linked::No } else { Linked::Parents }
+    }
+    fn deleting(table: &TableDescriptor) -> Self {
+        if table.referrers.is_empty() { Linked::No } else { Linked::Keys }
+    }
+    fn of_key_plan(plan: &KeyPlan) -> Self {
+        let table = &plan.target().table;
+        match plan {
+            KeyPlan::Read(_) => Linked::No,
+            KeyPlan::Insert(_) => Self::inserting(table),
+            KeyPlan::Modify(ModifyPlan { assignments: None, .. }) => Self::deleting(table),
+            KeyPlan::Modify(ModifyPlan { assignments: Some(assignments), .. }) => {
+                Self::updating(table, &assignments.iter().map(|(at, _)| *at).collect::<Vec<_>>())
+            }
+        }
+    }
+    fn of_change(change: &query::Change) -> Self {
+        match change {
+            query::Change::Insert { table, conflict: Some(query::Conflict { update: Some(update), .. }), .. } => {
+                match Self::updating(table, &update.assigned) {
+                    Linked::No => Self::inserting(table),
+                    linked => linked,
+                }
+            }
+            query::Change::Insert { table, .. } => Self::inserting(table),
+            query::Change::Update { table, assigned, .. } => Self::updating(table, assigned),
+            query::Change::Delete { table, .. } => Self::deleting(table),
+        }
+    }
 }
 
 impl StatementPlan {
@@ -80,38 +141,46 @@ impl StatementPlan {
             fields: None,
             tables: Vec::new(),
             writes: false,
+            linked: Linked::No,
             as_of: None,
         }
     }
 
-    fn key(plan: KeyPlan, param_types: Vec<PgType>, version: u64) -> Self {
+    fn key(plan: KeyPlan, param_types: Vec<PgType>, catalog: &CatalogSnapshot) -> Self {
+        let linked = Linked::of_key_plan(&plan);
+        let table = plan.target().table.id;
         StatementPlan {
             fields: plan.projection().map(|projection| projection.fields.clone().into()),
-            tables: vec![plan.target().table.id],
+            tables: if linked == Linked::No { vec![table] } else { catalog.reached_from(table) },
             writes: plan.writes() || plan.locks(),
             kind: PlanKind::Key(Arc::new(plan)),
-            version,
+            version: catalog.plan_version(),
             param_types,
+            linked,
             as_of: None,
         }
     }
 
-    fn general(planned: query::Planned, version: u64) -> Self {
+    fn general(planned: query::Planned, catalog: &CatalogSnapshot) -> Self {
         let plan = &planned.plan;
         let column = |column: &query::OutputColumn| {
             let (table_oid, column_id) = column.origin.unwrap_or_default();
             Field { table_oid, column_id, ..Field::computed(column.name.clone(), column.column_type) }
         };
-        let mut tables: Vec<u32> = tables_read(plan.logical()).into_iter().collect();
+        let known = tables_read(plan.logical());
+        let mut tables: Vec<u32> = known.iter().copied().collect();
+        let linked = plan.change().map_or(Linked::No, Linked::of_change);
         let fields: Option<Vec<Field>> = match plan.change() {
             None => {
                 let visible = plan.locks().map_or(plan.columns().len(), |locks| locks.visible);
                 Some(plan.columns()[..visible].iter().map(column).collect())
             }
             Some(change) => {
-                if !tables.contains(&change.table().id) {
-                    tables.push(change.table().id);
-                }
+                let reached = match linked {
+                    Linked::No => vec![change.table().id],
+                    _ => catalog.reached_from(change.table().id),
+                };
+                tables.extend(reached.into_iter().filter(|id| !known.contains(id)));
                 change.returning().map(|returning| returning.columns.iter().map(column).collect())
             }
         };
@@ -121,7 +190,8 @@ impl StatementPlan {
             writes: plan.change().is_some() || plan.locks().is_some(),
             param_types: plan.parameters().iter().map(|column_type| column_type.pg_type).collect(),
             kind: PlanKind::General(planned),
-            version,
+            version: catalog.plan_version(),
+            linked,
             as_of: None,
         }
     }
@@ -236,7 +306,7 @@ impl StatementPlanner {
         self.compiled.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         Ok(match compile::compile(&statement, catalog, types) {
             Ok(compiled) if compiled.params.len() == types.len() => {
-                Some(StatementPlan::key(compiled.plan, compiled.params, catalog.plan_version()))
+                Some(StatementPlan::key(compiled.plan, compiled.params, catalog))
             }
             // Errors are reported with the statement as it was written.
             _ => None,
@@ -256,6 +326,9 @@ impl StatementPlanner {
             Command::Copy(copy) => return Ok(StatementPlan::plain(PlanKind::Copy(Arc::clone(copy)))),
             Command::Sequence(sequence) => {
                 return Ok(StatementPlan::plain(PlanKind::Sequence(Arc::clone(sequence))));
+            }
+            Command::Constraints(constraints) => {
+                return Ok(StatementPlan::plain(PlanKind::Constraints(Arc::new(constraints.clone()))));
             }
             Command::Split(split) => return Ok(StatementPlan::plain(PlanKind::Split(Arc::clone(split)))),
             Command::Maintenance(tag) => return Ok(StatementPlan::plain(PlanKind::Maintenance(tag))),
@@ -320,16 +393,16 @@ impl StatementPlanner {
         let types: Vec<Option<ColumnType>> = declared.iter().map(column_type).collect();
         if let Some(planned) = self.queries.find(sql, catalog, &types)? {
             self.general.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-            return Ok(StatementPlan::general(planned, catalog.plan_version()));
+            return Ok(StatementPlan::general(planned, catalog));
         }
         self.compiled.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         match compile::compile(statement, catalog, declared) {
-            Ok(compiled) => Ok(StatementPlan::key(compiled.plan, compiled.params, catalog.plan_version())),
+            Ok(compiled) => Ok(StatementPlan::key(compiled.plan, compiled.params, catalog)),
             Err(Refusal::Error(error)) => Err(error),
             Err(Refusal::Unknown) => {
                 self.general.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                 let planned = self.queries.plan(sql, (**statement).clone(), catalog, &types)?;
-                Ok(StatementPlan::general(planned, catalog.plan_version()))
+                Ok(StatementPlan::general(planned, catalog))
             }
         }
     }

@@ -8,14 +8,14 @@ use kv::{Instant, Txn};
 use super::{
     Session, Step,
     command::SchemaStatement,
-    plan::{PlanKind, StatementPlan},
+    plan::{Linked, PlanKind, StatementPlan},
     portal::{Portal, Progress, Running, Source, Tag},
     step::{RowBatch, RowShape},
     transaction::State,
 };
 use crate::{
     catalog::CatalogSnapshot,
-    dml::{RowLocking, general, locking, select_for},
+    dml::{Links, RowLocking, general, locking, select_for},
     error::{SqlError, SqlResult, SqlState},
     keyplan::{KeyPlan, run as keyrun},
     planted::Planted,
@@ -64,19 +64,25 @@ where
 impl Session {
     /// How the statement that runs now locks rows.
     pub(super) fn locking(&mut self, sql: &str) -> SqlResult<RowLocking> {
-        let timeout = self.settings.milliseconds("lock_timeout");
-        let timeout = (timeout > 0).then(|| Duration::from_millis(timeout));
+        let timeout = self.lock_timeout();
         let isolation = self.open(false)?.isolation;
         Ok(RowLocking { isolation, timeout, label: locking::label(sql) })
     }
 
+    /// `None`: whoever waits for a lock waits as long as it takes.
+    fn lock_timeout(&self) -> Option<Duration> {
+        let timeout = self.settings.milliseconds("lock_timeout");
+        (timeout > 0).then(|| Duration::from_millis(timeout))
+    }
+
     /// A new statement starts: earlier cancels do not concern it, its time runs.
-    pub(super) fn begin_statement(&mut self, sql: &str) {
+    pub(super) fn begin_statement(&mut self, sql: &str) -> SqlResult<()> {
         self.backend.runs(sql, self.gateway.now_us());
         self.backend.cancel.reset();
         let timeout = self.settings.milliseconds("statement_timeout");
         let now = self.gateway.config().clock.now();
         self.deadline = (timeout > 0).then(|| now + Duration::from_millis(timeout));
+        self.backend.advisory.check()
     }
 
     /// Starts a portal's statement. `last`: outside of a transaction it is one of its own.
@@ -113,6 +119,10 @@ impl Session {
                 let single = last && matches!(self.transaction.state, State::Idle);
                 let done = Box::pin(self.split_regions(&split, single)).await;
                 done.inspect_err(|_| self.fail(single))
+            }
+            PlanKind::Constraints(constraints) => {
+                let set = Box::pin(self.set_constraints(&constraints)).await;
+                set.inspect_err(|_| self.fail(false))
             }
             PlanKind::Copy(copy) => {
                 let single = last && matches!(self.transaction.state, State::Idle);
@@ -189,10 +199,11 @@ impl Session {
             // The row is read under its lock: that costs no more than to read it.
             PlanKind::Key(key_plan) if key_plan.reads_for_write() => Some(self.locking(&portal.prepared.sql)?),
             PlanKind::General(planned) if planned.plan.locks().is_some() => Some(self.locking(&portal.prepared.sql)?),
-            _ if !single || again => Some(self.locking(&portal.prepared.sql)?),
+            _ if !single || again || plan.linked == Linked::Keys => Some(self.locking(&portal.prepared.sql)?),
             _ => None,
         };
-        let mut running = self.run_plan(&plan, &portal.params, single, locking).await?;
+        let links = if plan.linked == Linked::No { None } else { Some(self.links(&portal.prepared.sql)?) };
+        let mut running = self.run_plan(&plan, &portal.params, single, (locking, links)).await?;
         running.single = single;
         if single && matches!(running.source, Source::Nothing) {
             self.checked()?;
@@ -289,7 +300,7 @@ impl Session {
         plan: &StatementPlan,
         params: &[Datum],
         single: bool,
-        locking: Option<RowLocking>,
+        (locking, links): (Option<RowLocking>, Option<Links>),
     ) -> SqlResult<Running> {
         let (reader, filling) = self.reader().await?;
         self.usable(plan, reader.main())?;
@@ -304,6 +315,7 @@ impl Session {
             settings: &settings,
             eager: !single,
             locking,
+            links,
             row_ids,
             sequences: &backend.sequences,
             plant: self.gateway.plant(),
@@ -321,6 +333,7 @@ impl Session {
                 keyrun::Read::Index(index) => stream(shape, Source::Index(index)),
             },
             PlanKind::General(planned) => {
+                self.backend.advisory.set_timeout(self.lock_timeout());
                 let clock = Arc::clone(&self.gateway.config().clock);
                 let values = RunValues {
                     parameters: params,

@@ -36,7 +36,8 @@ impl Session {
     pub(super) async fn savepoint(&mut self, name: String) -> SqlResult<Running> {
         self.in_block_for("SAVEPOINT")?;
         let txn = self.txn().await?;
-        let values = self.settings.values();
+        let (values, advisory) = (self.settings.values(), self.backend.advisory.place());
+        let said = self.backend.pending.lock().place();
         let open = self.open(false)?;
         if open.pending.is_some() {
             return Err(SqlError::unsupported("a savepoint behind a change of the schema in one transaction"));
@@ -46,7 +47,8 @@ impl Session {
             return Err(SqlError::new(SqlState::CONFIGURATION_LIMIT_EXCEEDED, message));
         }
         let settings = (values, open.settings.clone());
-        open.savepoints.push(Savepoint { name, place: txn.savepoint(), settings });
+        let deferred = open.deferred.lock().place();
+        open.savepoints.push(Savepoint { name, place: txn.savepoint(), advisory, said, settings, deferred });
         Ok(Running::done("SAVEPOINT"))
     }
 
@@ -71,6 +73,9 @@ impl Session {
         if let Some(txn) = &open.txn {
             txn.roll_back_to(open.savepoints[at].place);
         }
+        self.backend.advisory.end_since(open.savepoints[at].advisory);
+        self.backend.pending.lock().roll_back_to(open.savepoints[at].said);
+        open.deferred.lock().roll_back_to(&open.savepoints[at].deferred);
         let (values, ended) = open.savepoints[at].settings.clone();
         // Without a change before the savepoint the end of the transaction finds what it is now.
         let unchanged = || ChangedSettings { rolled_back: values.clone(), committed: values.clone() };

@@ -42,7 +42,7 @@ impl Queue {
 impl Session {
     /// Query: then call [`Session::next`] until `None`. After an error the rest of the text is dropped.
     pub async fn simple(&mut self, sql: &str) -> SqlResult<()> {
-        self.begin_statement(sql);
+        self.begin_statement(sql)?;
         self.portals.remove("");
         if let Some(portal) = self.known(sql)? {
             let queue = Queue { rest: VecDeque::new(), single: true, running: Some(portal), described: false };

@@ -3,13 +3,18 @@
 use std::sync::Arc;
 
 use kv::{CommitOptions, Floor, Txn};
+use parking_lot::Mutex;
 
 use super::{Session, TransactionStatus, settings::Values};
 use crate::{
     catalog::{CatalogSnapshot, Fence, store},
     ddl::Pending,
-    dml::{Isolation, Target},
+    dml::{
+        Isolation, Target,
+        foreign::{Deferred, Place},
+    },
     error::{Severity, SqlError, SqlResult, SqlState},
+    notify,
     planted::Planted,
     reader::Reader,
 };
@@ -34,6 +39,8 @@ pub(super) struct Open {
     pub savepoints: Vec<Savepoint>,
     /// What SET and SET LOCAL changed in it; `None` when nothing.
     pub settings: Option<ChangedSettings>,
+    /// Constraints that are checked at COMMIT.
+    pub deferred: Arc<Mutex<Deferred>>,
 }
 
 /// What the settings will be when the transaction has ended.
@@ -49,8 +56,14 @@ pub(super) struct ChangedSettings {
 pub(super) struct Savepoint {
     pub name: String,
     pub place: kv::Savepoint,
+    /// Of the advisory locks.
+    pub advisory: usize,
+    /// Of what it has to say.
+    pub said: crate::notify::Place,
     /// The settings at that time.
     pub settings: (Values, Option<ChangedSettings>),
+    /// The checks for COMMIT at that time.
+    pub deferred: Place,
 }
 
 pub(super) enum State {
@@ -127,6 +140,7 @@ impl Session {
                 isolation,
                 savepoints: Vec::new(),
                 settings: None,
+                deferred: Arc::default(),
             };
             self.transaction.state = State::Open(Box::new(open));
         }
@@ -190,6 +204,47 @@ impl Session {
 
     /// Commits the open transaction; without one nothing happens. Whatever the result, it has ended. After a lost answer it is 40003.
     pub(super) async fn commit(&mut self) -> SqlResult<()> {
+        let committed = self.commit_said().await;
+        self.backend.advisory.freed().await;
+        committed
+    }
+
+    /// Commits with what the transaction has to say to others.
+    async fn commit_said(&mut self) -> SqlResult<()> {
+        if !matches!(self.transaction.state, State::Open(_)) {
+            return self.commit_open().await;
+        }
+        if let Err(error) = self.check_deferred("COMMIT", true).await {
+            self.rollback();
+            return Err(error);
+        }
+        let (said, changes) = self.backend.pending.lock().take();
+        let count = said.len() as u64;
+        let mut last = 0;
+        if count > 0 {
+            let pid = self.backend.pid;
+            let written = match self.txn().await {
+                Ok(txn) => notify::write(&txn, pid, said).await,
+                Err(error) => Err(error),
+            };
+            match written {
+                Ok(number) => last = number,
+                Err(error) => {
+                    self.rollback();
+                    return Err(error);
+                }
+            }
+        }
+        self.commit_open().await?;
+        let channels = Arc::clone(self.gateway.channels());
+        channels.apply(&self.backend, changes).await?;
+        if count > 0 {
+            channels.sent(self.backend.pid, last + 1 - count, last).await;
+        }
+        Ok(())
+    }
+
+    async fn commit_open(&mut self) -> SqlResult<()> {
         let State::Open(open) = &mut self.transaction.state else {
             self.transaction.state = State::Idle;
             return Ok(());
@@ -302,6 +357,7 @@ impl Session {
     fn abandon(&mut self, pending: Option<Pending>) {
         if let Some(pending) = pending {
             self.gateway.collect([pending.unpublished, pending.discarded].concat());
+            self.gateway.release(pending.held);
         }
         self.end(false);
     }
@@ -317,6 +373,8 @@ impl Session {
         }
         self.transaction.fence.end();
         self.backend.ends();
+        self.backend.advisory.end_since(0);
+        self.backend.pending.lock().take();
     }
 
     /// A setting is about to change; a transaction's end may change it back.

@@ -2,6 +2,7 @@
 
 pub mod as_of;
 pub mod borders;
+pub mod constraints;
 pub mod copy;
 pub mod locate;
 pub mod parse;
@@ -15,6 +16,7 @@ use datafusion::sql::sqlparser::ast;
 
 pub use as_of::Moment;
 pub use borders::SplitStatement;
+pub use constraints::ConstraintsStatement;
 pub use copy::CopyStatement;
 pub use parse::parse_one;
 pub use sequence::SequenceStatement;
@@ -35,6 +37,8 @@ pub enum Command {
     Split(Arc<SplitStatement>),
     /// CREATE or ALTER SEQUENCE, which we parse ourselves.
     Sequence(Arc<SequenceStatement>),
+    /// SET CONSTRAINTS, which we parse ourselves.
+    Constraints(ConstraintsStatement),
     /// VACUUM, ANALYZE, CHECKPOINT …: there is nothing to do; the tag says that it is done.
     Maintenance(&'static str),
 }

@@ -9,7 +9,7 @@ use datafusion::sql::sqlparser::{
     tokenizer::Tokenizer,
 };
 
-use super::{Command, as_of, borders, copy, row_lock, sequence, split::skip_blank};
+use super::{Command, as_of, borders, constraints, copy, row_lock, sequence, split::skip_blank};
 use crate::error::{SqlError, SqlResult, SqlState};
 
 /// Stack that a thread needs which runs sessions: parser, planner and expressions recurse as deep as a statement is nested, and
@@ -68,8 +68,12 @@ pub fn parse_one(sql: &str) -> SqlResult<Command> {
                 return Ok(overridden(statement(&rest, sql)?, overriding));
             }
         }
+        "SET" => {
+            if let Some(constraints) = constraints::parse(sql, body)? {
+                return Ok(Command::Constraints(constraints));
+            }
+        }
         "MOVE" => return Err(SqlError::unsupported("MOVE")),
-        "LISTEN" | "NOTIFY" | "UNLISTEN" => return Err(SqlError::unsupported("LISTEN and NOTIFY")),
         "LOCK" => return Err(SqlError::unsupported("LOCK TABLE")),
         "CALL" | "DO" => return Err(SqlError::unsupported("a procedure")),
         _ => {}

@@ -13,7 +13,7 @@ use datafusion::sql::sqlparser::{
 };
 use kv::local::Local;
 use sql::{
-    Reader, SqlError, SqlResult,
+    Gateway, GatewayConfig, Reader, Session, SqlError, SqlResult, Startup,
     catalog::{CatalogSnapshot, ColumnDescriptor, TableDescriptor},
     codec::TableCodec,
     query::{
@@ -22,20 +22,19 @@ use sql::{
         explain, physical_plans, planner_runs,
         scan::store::RowScan,
     },
-    sequence::{Pools, Sequences},
     types::{ColumnType, Datum, FormatSettings, PgType, arrow::datum_at, text},
 };
 
 /// 2024-02-29 12:34:56.789 UTC: every transaction's time.
 pub const NOW: i64 = 1_709_210_096_789_000;
-const USER: &str = "postgres";
 
 /// See the module.
 pub struct Harness {
     local: Local,
     snapshot: Arc<CatalogSnapshot>,
     cache: PlanCache,
-    sequences: Arc<Sequences>,
+    /// Whose statements they are.
+    session: Session,
     next_table: u32,
     next_row: i64,
     seen: (u64, u64),
@@ -43,7 +42,7 @@ pub struct Harness {
 
 impl Harness {
     /// With region borders at tables 100 and 101 and within table 100's first column's small integers.
-    pub fn new() -> Self {
+    pub async fn new() -> Self {
         let mut borders: Vec<bytes::Bytes> =
             (100..104).map(|table| proto::keyspace::table_prefix(proto::keyspace::SQL_KEYSPACE, table)).collect();
         let mut inside = proto::keyspace::index_prefix(proto::keyspace::SQL_KEYSPACE, 100, 0).to_vec();
@@ -51,10 +50,10 @@ impl Harness {
         borders.push(inside.into());
         borders.sort();
         let local = Local::start(&borders, Some(Arc::new(RowScan::default())));
-        let sequences = Arc::new(Sequences::new(Arc::new(Pools::new(local.client.clone()))));
+        let session = session(&local).await;
         Harness {
             local,
-            sequences,
+            session,
             snapshot: Arc::new(CatalogSnapshot::new(1, [])),
             cache: PlanCache::default(),
             next_table: 100,
@@ -87,7 +86,7 @@ impl Harness {
         let txn = self.local.client.begin().await?;
         let mut rows = planned
             .plan
-            .start(Reader::new(txn.clone()), &run_values(&planned, &values, &self.local, &self.sequences))
+            .start(Reader::new(txn.clone()), &run_values(&planned, &values, &self.local, &self.session))
             .await?;
         let mut out = String::new();
         match planned.plan.change() {
@@ -117,7 +116,7 @@ impl Harness {
         let lines = explain::explain(
             &planned.plan,
             Reader::new(txn),
-            &run_values(&planned, &values, &self.local, &self.sequences),
+            &run_values(&planned, &values, &self.local, &self.session),
         )
         .await?;
         Ok(lines.join("\n"))
@@ -146,6 +145,8 @@ impl Harness {
             writes_fenced_until: 0,
             indexes: Vec::new(),
             checks: Vec::new(),
+            foreign_keys: Vec::new(),
+            referrers: Vec::new(),
         };
         for column in &create.columns {
             let option = |wanted: fn(&ColumnOption) -> bool| column.options.iter().any(|o| wanted(&o.option));
@@ -191,11 +192,21 @@ fn push_column(table: &mut TableDescriptor, name: String, column_type: ColumnTyp
     table.next_column_id += 1;
 }
 
+/// A session of a gateway that does nothing else.
+async fn session(local: &Local) -> Session {
+    let Local { client, pd, clock, spawn, .. } = local;
+    let (client, pd, clock, spawn) = (client.clone(), pd.clone(), clock.clone(), spawn.clone());
+    let gateway = Gateway::new(GatewayConfig { client, pd, clock, spawn });
+    gateway.start().await.expect("the gateway starts");
+    let startup = Startup { user: "postgres".into(), database: "postgres".into(), ..Startup::default() };
+    gateway.connect(startup).expect("the session is let in")
+}
+
 fn run_values<'a>(
     planned: &'a Planned,
     parameters: &'a [Datum],
     local: &'a Local,
-    sequences: &'a Arc<Sequences>,
+    session: &'a Session,
 ) -> RunValues<'a> {
     static SETTINGS: LazyLock<FormatSettings> = LazyLock::new(FormatSettings::default);
     let lifted = &planned.lifted;
@@ -203,11 +214,9 @@ fn run_values<'a>(
         parameters,
         lifted,
         transaction_time: NOW,
-        user: USER,
-        database: USER,
         settings: &SETTINGS,
         clock: &local.clock,
-        sequences,
+        backend: session.backend(),
     }
 }
 

@@ -32,7 +32,7 @@ struct ScriptRunner {
 impl ScriptRunner {
     fn new() -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
-        let harness = runtime.block_on(async { Harness::new() });
+        let harness = runtime.block_on(Harness::new());
         ScriptRunner { runtime, harness }
     }
 }

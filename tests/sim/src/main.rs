@@ -12,7 +12,7 @@ const USAGE: &str = "usage: flaredb-sim --seed N | --seeds A..B   [--kind NAME] 
   --seed N       one seed, twice; RUST_LOG=sim=debug shows the faults, sim=trace every event
   --seeds A..B   seeds A up to, but not including, B, each twice
   --kind NAME    one of stores, register, bank, moving, space, guard;
-                 with SQL in the build (feature sql) sqlregister, sqlbank, schema";
+                 with SQL in the build (feature sql) sqlregister, sqlbank, schema, family";
 
 struct Arguments {
     seeds: std::ops::Range<u64>,

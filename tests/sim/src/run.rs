@@ -11,7 +11,7 @@ use std::{
 use futures::future::BoxFuture;
 
 #[cfg(feature = "sql")]
-use crate::sql::{Gateways, Schema};
+use crate::sql::{AdvisoryLocks, Family, Gateways, Schema};
 use crate::{
     changes::{self, Changes},
     cluster::{
@@ -68,6 +68,12 @@ pub enum Kind {
     Space,
     /// Nodes, transactions that keep each other off by row locks.
     Guard,
+    /// Gateways, parents that go while children come.
+    #[cfg(feature = "sql")]
+    Family,
+    /// Gateways, advisory locks of their sessions.
+    #[cfg(feature = "sql")]
+    Advisory,
 }
 
 /// All that this build has.
@@ -84,6 +90,10 @@ pub const KINDS: &[Kind] = &[
     Kind::Schema,
     Kind::Space,
     Kind::Guard,
+    #[cfg(feature = "sql")]
+    Kind::Family,
+    #[cfg(feature = "sql")]
+    Kind::Advisory,
 ];
 
 impl Kind {
@@ -94,7 +104,7 @@ impl Kind {
             Kind::Register | Kind::Bank | Kind::Space | Kind::Guard => (faults::USUAL.to_vec(), TORMENT),
             Kind::Moving => ([faults::USUAL, &[Fault::Exile]].concat(), TORMENT * 2),
             #[cfg(feature = "sql")]
-            Kind::SqlRegister | Kind::SqlBank | Kind::Schema => {
+            Kind::SqlRegister | Kind::SqlBank | Kind::Schema | Kind::Family | Kind::Advisory => {
                 ([faults::USUAL, &[Fault::Exile]].concat(), LONG_TORMENT)
             }
         }
@@ -159,6 +169,10 @@ pub fn run(seed: u64, kind: Kind, settings: &Settings) -> Report {
         Kind::SqlBank => perform(kind, world.clone(), gateways(&world), Arc::new(Bank::default())),
         #[cfg(feature = "sql")]
         Kind::Schema => perform(kind, world.clone(), gateways(&world), Arc::new(Schema::default())),
+        #[cfg(feature = "sql")]
+        Kind::Family => perform(kind, world.clone(), gateways(&world), Arc::new(Family::default())),
+        #[cfg(feature = "sql")]
+        Kind::Advisory => perform(kind, world.clone(), gateways(&world), Arc::new(AdvisoryLocks::default())),
     }
 }
 

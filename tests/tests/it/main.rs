@@ -11,6 +11,7 @@ mod public_kv;
 mod recovery;
 mod refusals;
 mod regions;
+#[allow(clippy::disallowed_methods, reason = "real processes run on real time")]
 mod sessions;
 mod slt;
 #[allow(clippy::disallowed_methods, reason = "real processes run on real time")]

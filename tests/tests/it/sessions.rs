@@ -1,6 +1,7 @@
 //! Sessions of several nodes, as one cluster's: who sees whom, who cancels and ends whom, who keeps whom off.
 
 use std::{
+    future::poll_fn,
     io::{Read, Write},
     net::TcpStream,
     time::Duration,
@@ -8,7 +9,8 @@ use std::{
 
 use anyhow::{Result, ensure};
 use tests::{cluster::Cluster, wait};
-use tokio_postgres::{Client, error::SqlState};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio_postgres::{AsyncMessage, Client, NoTls, error::SqlState};
 
 /// For what the cluster does on its own.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -132,4 +134,188 @@ async fn a_cancel_request_may_come_in_at_another_node() {
         }
     };
     assert!(error.contains("57014"), "{error}");
+}
+
+/// What a statement of one boolean says.
+async fn says(client: &Client, statement: &str) -> bool {
+    client.query_one(statement, &[]).await.unwrap_or_else(|error| panic!("{statement}: {error}")).get(0)
+}
+
+/// Until somebody waits for the advisory lock of this number.
+async fn wanted(viewer: &Client, objid: u32) {
+    wait::until("somebody waits for the lock", LIMIT, || async {
+        let waits = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND objid = $1 AND NOT granted";
+        let row = viewer.query_one(waits, &[&objid]).await?;
+        ensure!(row.get::<_, Option<i32>>(0).is_some(), "nobody's");
+        Ok(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn advisory_locks_hold_between_nodes() {
+    let cluster = Cluster::start_ready(3).await;
+    let (a, b, c) = (named(&cluster, 0, "a").await, named(&cluster, 1, "b").await, named(&cluster, 2, "c").await);
+
+    // A session's, counted; two integers are another lock than one bigint.
+    a.batch_execute("SELECT pg_advisory_lock(7), pg_advisory_lock(7)").await.unwrap();
+    assert!(!says(&b, "SELECT pg_try_advisory_lock(7)").await);
+    assert!(!says(&b, "SELECT pg_try_advisory_lock_shared(7)").await);
+    assert!(says(&b, "SELECT pg_try_advisory_lock(0, 7)").await);
+    assert!(says(&a, "SELECT pg_advisory_unlock(7)").await);
+    let (waited, ()) = tokio::join!(b.batch_execute("SELECT pg_advisory_lock(7)"), async {
+        wanted(&c, 7).await;
+        assert!(says(&a, "SELECT pg_advisory_unlock(7)").await);
+    });
+    waited.unwrap();
+    assert!(!says(&a, "SELECT pg_advisory_unlock(7)").await, "it is b's");
+    b.batch_execute("SELECT pg_advisory_unlock_all()").await.unwrap();
+    assert!(says(&a, "SELECT pg_try_advisory_lock(7) AND pg_try_advisory_lock(0, 7)").await);
+
+    // Shared; and a wait that ends by itself or is cancelled leaves nothing behind.
+    assert!(
+        says(&b, "SELECT pg_try_advisory_lock_shared(8)").await
+            && says(&c, "SELECT pg_try_advisory_lock_shared(8)").await
+    );
+    let patience = a.batch_execute("SET lock_timeout = '50ms'; SELECT pg_advisory_lock(8)").await;
+    assert_eq!(patience.unwrap_err().code(), Some(&SqlState::LOCK_NOT_AVAILABLE));
+    a.batch_execute("SET lock_timeout = 0; SET statement_timeout = '50ms'").await.unwrap();
+    let patience = a.batch_execute("SELECT pg_advisory_lock(8)").await;
+    assert_eq!(patience.unwrap_err().code(), Some(&SqlState::QUERY_CANCELED));
+    a.batch_execute("RESET statement_timeout").await.unwrap();
+    b.batch_execute("SELECT pg_advisory_unlock_all()").await.unwrap();
+    c.batch_execute("DISCARD ALL").await.unwrap();
+    assert!(says(&b, "SELECT pg_try_advisory_lock(8)").await);
+
+    // A transaction's: gone with COMMIT, ROLLBACK, ROLLBACK TO, an error.
+    for end in ["COMMIT", "ROLLBACK", "SELECT 1 / 0"] {
+        a.batch_execute("BEGIN; SELECT pg_advisory_xact_lock(9)").await.unwrap();
+        assert!(!says(&b, "SELECT pg_try_advisory_xact_lock(9)").await);
+        let _ = a.batch_execute(end).await;
+        let _ = a.batch_execute("ROLLBACK").await;
+        assert!(says(&b, "SELECT pg_try_advisory_xact_lock(9)").await, "after {end}");
+    }
+    a.batch_execute("BEGIN; SAVEPOINT s; SELECT pg_advisory_xact_lock(9); ROLLBACK TO s; SELECT 1").await.unwrap();
+    wait::until("the savepoint's lock is free", LIMIT, || async {
+        ensure!(says(&b, "SELECT pg_try_advisory_xact_lock(9)").await, "not yet");
+        Ok(())
+    })
+    .await;
+
+    // Two that wait for each other.
+    a.batch_execute("COMMIT; SELECT pg_advisory_unlock_all(); SELECT pg_advisory_lock(1)").await.unwrap();
+    b.batch_execute("SELECT pg_advisory_lock(2)").await.unwrap();
+    let ask = async |client: &Client, lock: &str| {
+        let asked = client.batch_execute(lock).await;
+        // The statement failed; what the session had locked before is still its own.
+        client.batch_execute("SELECT pg_advisory_unlock_all()").await.unwrap();
+        asked
+    };
+    let (first, second) = tokio::join!(ask(&a, "SELECT pg_advisory_lock(2)"), ask(&b, "SELECT pg_advisory_lock(1)"));
+    let deadlock = [first, second].into_iter().filter_map(Result::err).collect::<Vec<_>>();
+    assert_eq!(deadlock.len(), 1, "{deadlock:?}");
+    assert_eq!(deadlock[0].code(), Some(&SqlState::T_R_DEADLOCK_DETECTED));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_advisory_lock_outlives_its_queues_leader_and_not_its_node() {
+    let mut cluster = Cluster::start_ready(3).await;
+    let holder = named(&cluster, 0, "holder").await;
+    holder.batch_execute("SELECT pg_advisory_lock(7)").await.unwrap();
+    // Whichever node has the queue in memory: neither of the others takes the lock with it when it dies.
+    for node in [1, 2] {
+        cluster.kill(node);
+        let other = &cluster.nodes()[3 - node];
+        wait::until("the lock is asked for", LIMIT, || async {
+            let other = other.connect().await?;
+            let got: bool = other.query_one("SELECT pg_try_advisory_lock(7)", &[]).await?.get(0);
+            assert!(!got, "it is the holder's");
+            Ok(())
+        })
+        .await;
+        cluster.start(node);
+        cluster.wait_ready().await;
+    }
+    cluster.kill(0);
+    let heir = &cluster.nodes()[1];
+    wait::until("the lock of a dead node is free", LIMIT, || async {
+        let heir = heir.connect().await?;
+        let got: bool = heir.query_one("SELECT pg_try_advisory_lock(7)", &[]).await?.get(0);
+        ensure!(got, "it is still the dead one's");
+        Ok(())
+    })
+    .await;
+}
+
+/// A session and what it is told.
+async fn listener(cluster: &Cluster, node: usize) -> (Client, UnboundedReceiver<(String, String)>) {
+    let connection = cluster.nodes()[node].connection();
+    let (client, mut connection) = tokio_postgres::connect(&connection, NoTls).await.expect("the node serves");
+    let (sender, told) = unbounded_channel();
+    tokio::spawn(async move {
+        while let Some(Ok(message)) = poll_fn(|cx| connection.poll_message(cx)).await {
+            if let AsyncMessage::Notification(n) = message {
+                let _ = sender.send((n.channel().to_owned(), n.payload().to_owned()));
+            }
+        }
+    });
+    (client, told)
+}
+
+/// The next thing a listener is told.
+async fn next(told: &mut UnboundedReceiver<(String, String)>) -> (String, String) {
+    let next = tokio::time::timeout(LIMIT, told.recv()).await.expect("a notification comes in time");
+    next.expect("the session goes on")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn notifications_come_with_their_commit_and_in_its_order() {
+    let cluster = Cluster::start_ready(3).await;
+    let (near, mut near_told) = listener(&cluster, 0).await;
+    let (far, mut far_told) = listener(&cluster, 1).await;
+    let sender = named(&cluster, 2, "sender").await;
+    near.batch_execute("LISTEN jobs; LISTEN own").await.unwrap();
+    far.batch_execute("BEGIN; LISTEN jobs; LISTEN undone; COMMIT; BEGIN; UNLISTEN jobs; ROLLBACK; UNLISTEN undone")
+        .await
+        .unwrap();
+
+    let say = |text: &str| ("jobs".to_owned(), text.to_owned());
+    sender.batch_execute("BEGIN; NOTIFY jobs, 'never'; ROLLBACK; NOTIFY nobody, 'x'; NOTIFY undone").await.unwrap();
+    let all = "BEGIN; NOTIFY jobs, 'a'; NOTIFY jobs, 'a'; SAVEPOINT s; NOTIFY jobs, 'taken back'; ROLLBACK TO s;
+               SELECT pg_notify('jobs', 'b' || g) FROM generate_series(1, 3) AS g(g); COMMIT";
+    sender.batch_execute(all).await.unwrap();
+    for told in [&mut near_told, &mut far_told] {
+        for text in ["a", "b1", "b2", "b3"] {
+            assert_eq!(next(told).await, say(text));
+        }
+    }
+    // Those of several sessions come to everybody in one order.
+    let senders = [&sender, &near, &far];
+    let send = async |at: usize| {
+        for n in 0..20 {
+            senders[at].batch_execute(&format!("NOTIFY jobs, '{at}.{n}'")).await.unwrap();
+        }
+    };
+    tokio::join!(send(0), send(1), send(2));
+    let (mut near_saw, mut far_saw) = (Vec::new(), Vec::new());
+    for _ in 0..60 {
+        near_saw.push(next(&mut near_told).await);
+        far_saw.push(next(&mut far_told).await);
+    }
+    assert_eq!(near_saw, far_saw);
+
+    // Who is in a transaction is told when it is over; who listens to itself has its own with its COMMIT.
+    near.batch_execute("BEGIN; SELECT 1").await.unwrap();
+    sender.batch_execute("NOTIFY jobs, 'late'").await.unwrap();
+    assert_eq!(next(&mut far_told).await, say("late"));
+    assert!(near_told.try_recv().is_err(), "it is in a transaction");
+    near.batch_execute("NOTIFY own, 'echo'; COMMIT").await.unwrap();
+    assert_eq!((next(&mut near_told).await, next(&mut near_told).await), (say("late"), ("own".into(), "echo".into())));
+
+    let long = sender.batch_execute(&format!("NOTIFY jobs, '{}'", "x".repeat(8000))).await;
+    assert_eq!(long.unwrap_err().code(), Some(&SqlState::INVALID_PARAMETER_VALUE));
+    near.batch_execute("UNLISTEN *").await.unwrap();
+    sender.batch_execute("NOTIFY jobs, 'last'").await.unwrap();
+    assert_eq!(next(&mut far_told).await, say("last"));
+    assert!(near_told.try_recv().is_err());
 }

@@ -86,7 +86,10 @@ async fn drop_tables(client: &Client) {
         .await
         .expect("the tables are listed");
     for row in rows {
-        client.simple_query(&format!("DROP TABLE {}", row.get::<_, &str>(0))).await.expect("a table is dropped");
+        client
+            .simple_query(&format!("DROP TABLE {} CASCADE", row.get::<_, &str>(0)))
+            .await
+            .expect("a table is dropped");
     }
 }
 

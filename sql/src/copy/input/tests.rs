@@ -40,6 +40,8 @@ fn target(columns: Vec<ColumnDescriptor>, hidden: bool) -> Target {
         writes_fenced_until: 0,
         indexes: Vec::new(),
         checks: Vec::new(),
+        foreign_keys: Vec::new(),
+        referrers: Vec::new(),
     }))
 }
 

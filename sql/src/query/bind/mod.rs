@@ -9,6 +9,7 @@
 //! Behind the door stands DataFusion's own SQL planner so far; name resolution is its, typing of operators, literals,
 //! casts and the names of columns are PostgreSQL's. What DataFusion can't plan is 0A000 with its words.
 
+pub mod ancestors;
 pub mod arguments;
 pub mod arrays;
 pub mod conflict;

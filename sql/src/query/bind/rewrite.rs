@@ -13,6 +13,7 @@
 //! | `a SIMILAR TO p` | `a ~ similar_to_escape(p)` |
 //! | `FROM a, LATERAL (SELECT f(a.x)) AS o(n)` | `FROM (SELECT *, f(x) …)`: see [`super::lateral`] |
 //! | `FROM f(x) AS g` | `FROM f(x) AS g(g)`: see [`super::series`] |
+//! | `x IN (SELECT pg_partition_ancestors(t) UNION ALL VALUES (t))` | `x = t`: see [`super::ancestors`] |
 //! | `pg_sleep($1)` | `pg_sleep($1::float8)`: see [`super::arguments`] |
 //! | select items without a name | named as PostgreSQL names them |
 
@@ -24,7 +25,7 @@ use datafusion::sql::sqlparser::ast::{
     Statement, TableFactor, UnaryOperator, Value, ValueWithSpan, VisitMut, VisitorMut,
 };
 
-use super::{arguments, arrays, folded, names, rows, series, type_names};
+use super::{ancestors, arguments, arrays, folded, names, rows, series, type_names};
 use crate::{
     catalog::CatalogSnapshot,
     error::{SqlError, SqlResult, SqlState},
@@ -77,6 +78,11 @@ impl VisitorMut for Rewriter<'_> {
 
     fn post_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<SqlError> {
         series::name(factor);
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<SqlError> {
+        ancestors::without(expr);
         ControlFlow::Continue(())
     }
 

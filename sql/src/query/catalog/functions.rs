@@ -125,6 +125,9 @@ impl Names {
         if let Some(check) = check {
             return Datum::text(format!("CHECK (({}))", check.expr));
         }
+        if let Some(definition) = self.foreign_key_definition(datum) {
+            return definition;
+        }
         let unique = self.0.tables().find_map(|table| {
             let is = |index: &&IndexDescriptor| Some(oids::unique_constraint(index)) == number(datum);
             table.indexes.iter().filter(|index| index.constraint).find(is).map(|index| (table, index))
@@ -134,6 +137,16 @@ impl Names {
             let nulls = if index.nulls_distinct { "" } else { " NULLS NOT DISTINCT" };
             Datum::text(format!("UNIQUE{nulls} ({})", columns.collect::<Vec<_>>().join(", ")))
         })
+    }
+
+    fn foreign_key_definition(&self, datum: &Datum) -> Option<Datum> {
+        let id = number(datum)?;
+        let found = |table: &Arc<TableDescriptor>| {
+            Some((Arc::clone(table), table.foreign_keys.iter().find(|key| key.id == id)?.clone()))
+        };
+        let (child, key) = self.0.tables().find_map(found)?;
+        let parent = self.0.by_id(key.parent)?;
+        Some(Datum::text(key.definition(&child, parent)))
     }
 
     /// The whole index, or with a column number that column's name.

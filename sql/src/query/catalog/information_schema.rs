@@ -2,7 +2,9 @@
 
 use super::table::{ColumnSpec, SystemTable, int4, text};
 use crate::{
-    catalog::{CatalogSnapshot, Identity, Table},
+    catalog::{
+        CatalogSnapshot, ForeignKeyDescriptor, Identity, Table, descriptor::IndexDescriptor, foreign_key::Deferral,
+    },
     types::{
         ColumnType, Datum,
         PgType::{self, Int4, Text},
@@ -84,6 +86,28 @@ const KEY_COLUMN_USAGE: [ColumnSpec; 9] = [
     ("position_in_unique_constraint", Int4),
 ];
 
+const REFERENTIAL_CONSTRAINTS: [ColumnSpec; 9] = [
+    ("constraint_catalog", Text),
+    ("constraint_schema", Text),
+    ("constraint_name", Text),
+    ("unique_constraint_catalog", Text),
+    ("unique_constraint_schema", Text),
+    ("unique_constraint_name", Text),
+    ("match_option", Text),
+    ("update_rule", Text),
+    ("delete_rule", Text),
+];
+
+const CONSTRAINT_COLUMN_USAGE: [ColumnSpec; 7] = [
+    ("table_catalog", Text),
+    ("table_schema", Text),
+    ("table_name", Text),
+    ("column_name", Text),
+    ("constraint_catalog", Text),
+    ("constraint_schema", Text),
+    ("constraint_name", Text),
+];
+
 /// One of the views of this file.
 pub fn build(snapshot: &CatalogSnapshot, name: &str) -> Option<SystemTable> {
     Some(match name {
@@ -92,6 +116,8 @@ pub fn build(snapshot: &CatalogSnapshot, name: &str) -> Option<SystemTable> {
         "schemata" => schemata(),
         "table_constraints" => table_constraints(snapshot),
         "key_column_usage" => key_column_usage(snapshot),
+        "referential_constraints" => referential_constraints(snapshot),
+        "constraint_column_usage" => constraint_column_usage(snapshot),
         _ => return None,
     })
 }
@@ -197,19 +223,95 @@ fn schemata() -> SystemTable {
     rows
 }
 
-/// The constraints of a table: name, type, positions of a key's columns.
-fn keys(table: &Table) -> Vec<(&str, &'static str, Vec<usize>)> {
-    let key = table.primary_key.iter().map(|name| (name.as_str(), "PRIMARY KEY", table.key.clone()));
+/// A constraint of a table on some of its columns.
+struct Constraint<'a> {
+    name: &'a str,
+    kind: &'static str,
+    columns: Vec<usize>,
+    foreign: Option<&'a ForeignKeyDescriptor>,
+}
+
+fn constraints(table: &Table) -> Vec<Constraint<'_>> {
+    let plain = |name, kind, columns| Constraint { name, kind, columns, foreign: None };
+    let key = table.primary_key.iter().map(|name| plain(name.as_str(), "PRIMARY KEY", table.key.clone()));
     let unique = table.indexes.iter().filter(|index| index.constraint);
-    let unique =
-        unique.map(|index| (index.name.as_str(), "UNIQUE", index.columns.iter().map(|column| column.at).collect()));
-    key.chain(unique).collect()
+    let columns = |index: &IndexDescriptor| index.columns.iter().map(|column| column.at).collect();
+    let unique = unique.map(|index| plain(index.name.as_str(), "UNIQUE", columns(index)));
+    let foreign = table.foreign_keys.iter().map(|key| Constraint {
+        name: &key.name,
+        kind: "FOREIGN KEY",
+        columns: key.columns.clone(),
+        foreign: Some(key),
+    });
+    key.chain(unique).chain(foreign).collect()
+}
+
+fn yes(truth: bool) -> Datum {
+    text(if truth { "YES" } else { "NO" })
+}
+
+/// The unique constraint that a foreign key leans on: its name, and its columns. An index without a constraint has no name here.
+fn leant_on<'a>(parent: &'a Table, key: &ForeignKeyDescriptor) -> (Option<&'a str>, Vec<usize>) {
+    match parent.indexes.iter().find(|index| index.id == key.index) {
+        Some(index) => {
+            let name = index.constraint.then_some(index.name.as_str());
+            (name, index.columns.iter().map(|column| column.at).collect())
+        }
+        None => (parent.primary_key.as_deref(), parent.key.clone()),
+    }
+}
+
+fn referential_constraints(snapshot: &CatalogSnapshot) -> SystemTable {
+    let mut rows = SystemTable::new(&REFERENTIAL_CONSTRAINTS);
+    for (table, key) in snapshot.tables().flat_map(|table| table.foreign_keys.iter().map(move |key| (table, key))) {
+        let Some(parent) = snapshot.by_id(key.parent) else { continue };
+        let (unique, _) = leant_on(parent, key);
+        let of_unique = |value: &str| unique.map_or(Datum::Null, |_| text(value));
+        rows.push(&[
+            ("constraint_catalog", text(DATABASE)),
+            ("constraint_schema", text(&table.schema)),
+            ("constraint_name", text(&key.name)),
+            ("unique_constraint_catalog", of_unique(DATABASE)),
+            ("unique_constraint_schema", of_unique(&parent.schema)),
+            ("unique_constraint_name", unique.map_or(Datum::Null, text)),
+            ("match_option", text(if key.match_full { "FULL" } else { "NONE" })),
+            ("update_rule", text(key.on_update.words())),
+            ("delete_rule", text(key.on_delete.words())),
+        ]);
+    }
+    rows
+}
+
+/// For a foreign key the columns that it references.
+fn constraint_column_usage(snapshot: &CatalogSnapshot) -> SystemTable {
+    let mut rows = SystemTable::new(&CONSTRAINT_COLUMN_USAGE);
+    for table in snapshot.tables() {
+        for Constraint { name, columns, foreign, .. } in constraints(table) {
+            let (used, columns) = match foreign {
+                None => (Some(table), columns),
+                Some(key) => (snapshot.by_id(key.parent), key.referenced.clone()),
+            };
+            let Some(used) = used else { continue };
+            for at in columns {
+                rows.push(&[
+                    ("table_catalog", text(DATABASE)),
+                    ("table_schema", text(&used.schema)),
+                    ("table_name", text(&used.name)),
+                    ("column_name", text(&used.columns[at].name)),
+                    ("constraint_catalog", text(DATABASE)),
+                    ("constraint_schema", text(&table.schema)),
+                    ("constraint_name", text(name)),
+                ]);
+            }
+        }
+    }
+    rows
 }
 
 fn table_constraints(snapshot: &CatalogSnapshot) -> SystemTable {
     let mut rows = SystemTable::new(&TABLE_CONSTRAINTS);
     for table in snapshot.tables() {
-        for (name, kind, _) in keys(table) {
+        for Constraint { name, kind, foreign, .. } in constraints(table) {
             rows.push(&[
                 ("constraint_catalog", text(DATABASE)),
                 ("constraint_schema", text(&table.schema)),
@@ -218,8 +320,8 @@ fn table_constraints(snapshot: &CatalogSnapshot) -> SystemTable {
                 ("table_schema", text(&table.schema)),
                 ("table_name", text(&table.name)),
                 ("constraint_type", text(kind)),
-                ("is_deferrable", text("NO")),
-                ("initially_deferred", text("NO")),
+                ("is_deferrable", yes(foreign.is_some_and(ForeignKeyDescriptor::is_deferrable))),
+                ("initially_deferred", yes(foreign.is_some_and(|key| key.deferral == Deferral::Deferred))),
             ]);
         }
     }
@@ -229,8 +331,14 @@ fn table_constraints(snapshot: &CatalogSnapshot) -> SystemTable {
 fn key_column_usage(snapshot: &CatalogSnapshot) -> SystemTable {
     let mut rows = SystemTable::new(&KEY_COLUMN_USAGE);
     for table in snapshot.tables() {
-        for (name, _, columns) in keys(table) {
-            for (number, at) in (1..).zip(columns) {
+        for Constraint { name, columns, foreign, .. } in constraints(table) {
+            let parent = foreign.and_then(|key| Some((key, snapshot.by_id(key.parent)?)));
+            let unique = parent.map(|(key, parent)| (key, leant_on(parent, key).1));
+            for (place, at) in columns.into_iter().enumerate() {
+                let number = place as i32 + 1;
+                let in_unique = unique
+                    .as_ref()
+                    .and_then(|(key, columns)| columns.iter().position(|column| *column == key.referenced[place]));
                 rows.push(&[
                     ("constraint_catalog", text(DATABASE)),
                     ("constraint_schema", text(&table.schema)),
@@ -240,6 +348,7 @@ fn key_column_usage(snapshot: &CatalogSnapshot) -> SystemTable {
                     ("table_name", text(&table.name)),
                     ("column_name", text(&table.columns[at].name)),
                     ("ordinal_position", int4(number)),
+                    ("position_in_unique_constraint", in_unique.map_or(Datum::Null, |at| int4(at as i32 + 1))),
                 ]);
             }
         }

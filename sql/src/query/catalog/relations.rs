@@ -5,7 +5,11 @@ use super::{
     table::{ColumnSpec, SystemTable, int2, int4, oid, text, truth},
 };
 use crate::{
-    catalog::{CatalogSnapshot, TableDescriptor, descriptor::IndexColumn},
+    catalog::{
+        CatalogSnapshot, ForeignKeyDescriptor, TableDescriptor,
+        descriptor::{IndexColumn, PRIMARY_INDEX},
+        foreign_key::Deferral,
+    },
     types::{
         Datum,
         PgType::{Bool, Char, Float4, Int2, Int4, Name, Oid, Text},
@@ -71,7 +75,7 @@ const PG_INDEX: [ColumnSpec; 20] = [
     ("indpred", Text),
 ];
 
-const PG_CONSTRAINT: [ColumnSpec; 17] = [
+const PG_CONSTRAINT: [ColumnSpec; 20] = [
     ("oid", Oid),
     ("conname", Name),
     ("connamespace", Oid),
@@ -84,6 +88,9 @@ const PG_CONSTRAINT: [ColumnSpec; 17] = [
     ("conindid", Oid),
     ("conparentid", Oid),
     ("confrelid", Oid),
+    ("confupdtype", Char),
+    ("confdeltype", Char),
+    ("confmatchtype", Char),
     ("coninhcount", Int4),
     ("conislocal", Bool),
     ("connoinherit", Bool),
@@ -121,11 +128,20 @@ fn namespace_of(table: &TableDescriptor) -> u32 {
     oids::namespace(&table.schema).unwrap_or(oids::PUBLIC_NAMESPACE)
 }
 
+/// What is checked of a relation's rows.
+#[derive(Default)]
+struct Checks {
+    /// CHECK constraints.
+    checks: usize,
+    /// Foreign keys, of it or on it: PostgreSQL keeps them by triggers.
+    linked: bool,
+}
+
 /// Tables, indexes, sequences.
 fn pg_class(snapshot: &CatalogSnapshot) -> SystemTable {
     let mut rows = SystemTable::new(&PG_CLASS);
     let mut push =
-        |id: u32, name: &str, namespace: u32, kind: &str, am: u32, columns: usize, indexed: bool, checks: usize| {
+        |id: u32, name: &str, namespace: u32, kind: &str, am: u32, columns: usize, indexed: bool, checks: Checks| {
             rows.push(&[
                 ("oid", oid(id)),
                 ("relname", text(name)),
@@ -145,9 +161,9 @@ fn pg_class(snapshot: &CatalogSnapshot) -> SystemTable {
                 ("relpersistence", text("p")),
                 ("relkind", text(kind)),
                 ("relnatts", int2(columns as i16)),
-                ("relchecks", int2(checks as i16)),
+                ("relchecks", int2(checks.checks as i16)),
                 ("relhasrules", truth(false)),
-                ("relhastriggers", truth(false)),
+                ("relhastriggers", truth(checks.linked)),
                 ("relhassubclass", truth(false)),
                 ("relrowsecurity", truth(false)),
                 ("relforcerowsecurity", truth(false)),
@@ -163,18 +179,28 @@ fn pg_class(snapshot: &CatalogSnapshot) -> SystemTable {
         let columns = table.visible().count();
         let namespace = namespace_of(table);
         let indexed = table.primary_key.is_some() || !table.indexes.is_empty();
-        push(table.id, &table.name, namespace, "r", oids::HEAP, columns, indexed, table.checks.len());
+        let checks = Checks { checks: table.checks.len(), linked: table.is_linked() };
+        push(table.id, &table.name, namespace, "r", oids::HEAP, columns, indexed, checks);
         if let Some(key) = &table.primary_key {
-            push(oids::primary_index(table), key, namespace, "i", oids::BTREE, table.key.len(), false, 0);
+            push(
+                oids::primary_index(table),
+                key,
+                namespace,
+                "i",
+                oids::BTREE,
+                table.key.len(),
+                false,
+                Checks::default(),
+            );
         }
         for index in &table.indexes {
-            push(index.id, &index.name, namespace, "i", oids::BTREE, index.columns.len(), false, 0);
+            push(index.id, &index.name, namespace, "i", oids::BTREE, index.columns.len(), false, Checks::default());
         }
     }
     for sequence in snapshot.sequences() {
         let namespace = oids::namespace(&sequence.schema).unwrap_or(oids::PUBLIC_NAMESPACE);
         // last_value, log_cnt, is_called, as PostgreSQL counts them.
-        push(sequence.id, &sequence.name, namespace, "S", 0, 3, false, 0);
+        push(sequence.id, &sequence.name, namespace, "S", 0, 3, false, Checks::default());
     }
     rows
 }
@@ -269,6 +295,9 @@ fn pg_constraint(snapshot: &CatalogSnapshot) -> SystemTable {
             ("conindid", oid(index)),
             ("conparentid", oid(0)),
             ("confrelid", oid(0)),
+            ("confupdtype", text(" ")),
+            ("confdeltype", text(" ")),
+            ("confmatchtype", text(" ")),
             ("coninhcount", int4(0)),
             ("conislocal", truth(true)),
             ("connoinherit", truth(true)),
@@ -288,7 +317,47 @@ fn pg_constraint(snapshot: &CatalogSnapshot) -> SystemTable {
             push(table, check.id, &check.name, "c", 0, String::new());
         }
     }
+    for table in snapshot.tables() {
+        for key in &table.foreign_keys {
+            push_foreign_key(&mut rows, snapshot, table, key);
+        }
+    }
     rows
+}
+
+fn push_foreign_key(
+    rows: &mut SystemTable,
+    snapshot: &CatalogSnapshot,
+    table: &TableDescriptor,
+    key: &ForeignKeyDescriptor,
+) {
+    let Some(parent) = snapshot.by_id(key.parent) else { return };
+    let index = if key.index == PRIMARY_INDEX { oids::primary_index(parent) } else { key.index };
+    let array = |table: &TableDescriptor, positions: &[usize]| {
+        text(format!("{{{}}}", numbers(table, positions.iter().copied()).replace(' ', ",")))
+    };
+    rows.push(&[
+        ("oid", oid(key.id)),
+        ("conname", text(&key.name)),
+        ("connamespace", oid(namespace_of(table))),
+        ("contype", text("f")),
+        ("condeferrable", truth(key.is_deferrable())),
+        ("condeferred", truth(key.deferral == Deferral::Deferred)),
+        ("convalidated", truth(key.validated)),
+        ("conrelid", oid(table.id)),
+        ("contypid", oid(0)),
+        ("conindid", oid(index)),
+        ("conparentid", oid(0)),
+        ("confrelid", oid(parent.id)),
+        ("confupdtype", text(key.on_update.letter())),
+        ("confdeltype", text(key.on_delete.letter())),
+        ("confmatchtype", text(if key.match_full { "f" } else { "s" })),
+        ("coninhcount", int4(0)),
+        ("conislocal", truth(true)),
+        ("connoinherit", truth(true)),
+        ("conkey", array(table, &key.columns)),
+        ("confkey", array(parent, &key.referenced)),
+    ]);
 }
 
 fn pg_indexes(snapshot: &CatalogSnapshot) -> SystemTable {
@@ -317,7 +386,7 @@ fn pg_tables(snapshot: &CatalogSnapshot) -> SystemTable {
             ("tableowner", text("postgres")),
             ("hasindexes", truth(table.primary_key.is_some() || !table.indexes.is_empty())),
             ("hasrules", truth(false)),
-            ("hastriggers", truth(false)),
+            ("hastriggers", truth(table.is_linked())),
             ("rowsecurity", truth(false)),
         ]);
     }

@@ -10,8 +10,12 @@ use super::{
     sessions::Owners,
 };
 use crate::{
+    advisory::Name,
     catalog::Table,
-    query::catalog::table::{ColumnSpec, SystemTable, text, truth},
+    query::catalog::{
+        oids,
+        table::{ColumnSpec, SystemTable, int2, oid, text, truth},
+    },
     types::{
         Datum,
         PgType::{Bool, Int2, Int4, Int8, Oid, Text, TimestampTz},
@@ -69,6 +73,11 @@ fn name(transaction: u64) -> String {
 pub(super) fn lock(rows: &mut SystemTable, store: StoreId, lock: &RowLockStatus, tables: &[Table], owners: &Owners) {
     let table = table_at(tables, &lock.key);
     let named = |of: fn(&Table) -> &str| table.map_or(Datum::Null, |table| text(of(table)));
+    let row = match Name::of_queue(&lock.key) {
+        Some(Name::One(key)) => text(format!("advisory lock {key}")),
+        Some(Name::Two(first, second)) => text(format!("advisory lock {first}, {second}")),
+        None => pretty(tables, &lock.key),
+    };
     let waits_for: Vec<String> = lock.waits_for.iter().map(|holder| name(*holder)).collect();
     rows.push(&[
         ("transaction", text(name(lock.owner))),
@@ -76,11 +85,28 @@ pub(super) fn lock(rows: &mut SystemTable, store: StoreId, lock: &RowLockStatus,
         ("store_id", number(store.0)),
         ("table_schema", named(|table| &table.schema)),
         ("table_name", named(|table| &table.name)),
-        ("row", pretty(tables, &lock.key)),
+        ("row", row),
         ("mode", text(mode(lock))),
         ("granted", truth(lock.granted)),
         ("waits_for", if waits_for.is_empty() { Datum::Null } else { text(waits_for.join(", ")) }),
         ("statement", text(String::from_utf8_lossy(&lock.label))),
+    ]);
+}
+
+/// The same for an advisory lock.
+fn advisory(rows: &mut SystemTable, lock: &RowLockStatus, locked: Name, owners: &Owners) {
+    let (class, object, kind) = locked.ids();
+    rows.push(&[
+        ("locktype", text("advisory")),
+        ("database", oid(oids::DATABASE)),
+        ("classid", oid(class)),
+        ("objid", oid(object)),
+        ("objsubid", int2(kind)),
+        ("virtualtransaction", text(name(lock.owner))),
+        ("pid", owners.pid(lock.owner)),
+        ("mode", text(if lock.mode() == RowLockMode::Share { "ShareLock" } else { "ExclusiveLock" })),
+        ("granted", truth(lock.granted)),
+        ("fastpath", truth(false)),
     ]);
 }
 
@@ -94,6 +120,9 @@ pub(super) fn pg_lock(rows: &mut SystemTable, lock: &RowLockStatus, tables: &[Ta
             RowLockMode::NoKeyUpdate => "ExclusiveLock",
             RowLockMode::Update => "AccessExclusiveLock",
         }
+    }
+    if let Some(name) = Name::of_queue(&lock.key) {
+        return advisory(rows, lock, name, owners);
     }
     let relation = table_at(tables, &lock.key).map_or(Datum::Null, |table| Datum::Oid(table.id));
     rows.push(&[

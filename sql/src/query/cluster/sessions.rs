@@ -70,8 +70,12 @@ pub(super) struct Owners(BTreeMap<u64, u32>);
 
 impl Owners {
     pub(super) fn of(sessions: &[(StoreId, SessionStatus)]) -> Self {
-        let open = sessions.iter().filter(|(_, session)| session.transaction != 0);
-        Owners(open.map(|(_, session)| (session.transaction, session.pid)).collect())
+        let names = |session: &SessionStatus| {
+            let pid = session.pid;
+            [session.transaction, session.advisory_owner].map(|owner| (owner, pid))
+        };
+        let owners = sessions.iter().flat_map(|(_, session)| names(session));
+        Owners(owners.filter(|(owner, _)| *owner != 0).collect())
     }
 
     /// The process id; NULL for a transaction that no session has open: one of the server's own, or one that has just ended.
@@ -105,8 +109,11 @@ pub(super) fn activity(
 ) {
     let waiting: BTreeSet<u64> = locks.iter().filter(|(_, lock)| !lock.granted).map(|(_, lock)| lock.owner).collect();
     for (store, session) in sessions {
-        let waits = session.transaction != 0 && waiting.contains(&session.transaction);
-        let event = |name: &str| if waits { text(name) } else { Datum::Null };
+        let wait_event = match () {
+            () if waiting.contains(&session.transaction) => Some("tuple"),
+            () if waiting.contains(&session.advisory_owner) => Some("advisory"),
+            () => None,
+        };
         let client: Option<SocketAddr> = session.client_address.parse().ok();
         let transaction = match session.transaction {
             0 => Datum::Null,
@@ -125,8 +132,8 @@ pub(super) fn activity(
             ("xact_start", time(session.transaction_started_us)),
             ("query_start", time(session.query_started_us)),
             ("state_change", time(session.state_changed_us)),
-            ("wait_event_type", event("Lock")),
-            ("wait_event", event("tuple")),
+            ("wait_event_type", wait_event.map_or(Datum::Null, |_| text("Lock"))),
+            ("wait_event", wait_event.map_or(Datum::Null, text)),
             ("state", state(session)),
             ("backend_xid", transaction),
             ("query", query(session)),

@@ -1,9 +1,11 @@
 //! PostgreSQL's functions and operators over Arrow, where DataFusion has none or another meaning.
 
-pub mod aggregates;
+pub mod advisory;
+mod aggregates;
 pub mod arithmetic;
 pub mod cast;
 pub mod fields;
+mod notify;
 pub mod registry;
 pub mod rounding;
 pub mod scalar;

@@ -10,7 +10,7 @@ use datafusion::{
     logical_expr::{AggregateUDF, ScalarUDF, WindowUDF},
 };
 
-use super::{aggregates, fields, rounding, scalar, signals, sleep, standard, type_of, zone};
+use super::{advisory, aggregates, fields, notify, rounding, scalar, signals, sleep, standard, type_of, zone};
 
 /// All functions that need no catalog.
 pub struct Functions {
@@ -67,11 +67,13 @@ impl Functions {
         for declaration in standard::DECLARATIONS {
             functions.scalar.insert(declaration.name.to_owned(), Arc::new(scalar::build(*declaration, ())));
         }
-        for function in rounding::all().into_iter().chain(fields::all()).chain(signals::all()).chain([
-            zone::timezone(),
-            type_of::pg_typeof(),
-            sleep::pg_sleep(),
-        ]) {
+        for function in rounding::all()
+            .into_iter()
+            .chain(fields::all())
+            .chain(signals::all())
+            .chain(advisory::all())
+            .chain([zone::timezone(), type_of::pg_typeof(), sleep::pg_sleep(), notify::pg_notify()])
+        {
             functions.scalar.insert(function.name().to_owned(), Arc::new(function));
         }
         for name in HIDDEN {

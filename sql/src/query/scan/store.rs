@@ -114,6 +114,8 @@ impl ScanSpec {
             writes_fenced_until: 0,
             indexes: Vec::new(),
             checks: Vec::new(),
+            foreign_keys: Vec::new(),
+            referrers: Vec::new(),
         };
         Ok(RowShape::new(&table, wanted))
     }
@@ -193,6 +195,8 @@ mod tests {
             writes_fenced_until: 0,
             indexes: Vec::new(),
             checks: Vec::new(),
+            foreign_keys: Vec::new(),
+            referrers: Vec::new(),
         }
     }
 

@@ -124,6 +124,8 @@ pub const BUGS: &[Bug] = &[
     Bug::Sql(sql::planted::Planted::RepeatUnknown),
     #[cfg(all(feature = "planted-bugs", feature = "sql"))]
     Bug::Sql(sql::planted::Planted::ForgetEntry),
+    #[cfg(all(feature = "planted-bugs", feature = "sql"))]
+    Bug::Sql(sql::planted::Planted::SkipParentLock),
 ];
 
 /// How a cluster is built.

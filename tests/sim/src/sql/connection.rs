@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
+use proto::KeyRange;
 use sql::{Gateway, Session, SqlError, SqlState, Startup, Step, types::Format};
 
 use crate::runtime::World;
@@ -26,20 +27,21 @@ impl Answer {
 /// A gateway, and at most one connection to it. A clone is another client of the gateway, with a connection of its own.
 pub struct SqlClient {
     gateway: Arc<Gateway>,
+    client: kv::Client,
     world: World,
     connection: Option<Box<Connection>>,
 }
 
 impl Clone for SqlClient {
     fn clone(&self) -> Self {
-        SqlClient::new(self.gateway.clone(), self.world.clone())
+        SqlClient::new(self.gateway.clone(), self.client.clone(), self.world.clone())
     }
 }
 
 impl SqlClient {
     /// A client that has not connected yet.
-    pub fn new(gateway: Arc<Gateway>, world: World) -> Self {
-        SqlClient { gateway, world, connection: None }
+    pub fn new(gateway: Arc<Gateway>, client: kv::Client, world: World) -> Self {
+        SqlClient { gateway, client, world, connection: None }
     }
 
     /// The run.
@@ -47,14 +49,19 @@ impl SqlClient {
         &self.world
     }
 
+    /// The session ends; the next use connects again.
+    pub fn hang_up(&mut self) {
+        self.connection = None;
+    }
+
     /// The connection, made when there is none.
     pub fn connection(&mut self) -> Result<&mut Connection, SqlError> {
         if self.connection.is_none() {
             let startup = Startup { user: "postgres".into(), database: "postgres".into(), ..Startup::default() };
             let session = self.gateway.connect(startup)?;
-            let (gateway, world) = (self.gateway.clone(), self.world.clone());
+            let (gateway, client, world) = (self.gateway.clone(), self.client.clone(), self.world.clone());
             let prepared = BTreeMap::new();
-            self.connection = Some(Box::new(Connection { session, gateway, world, prepared, warned: false }));
+            self.connection = Some(Box::new(Connection { session, gateway, client, world, prepared, warned: false }));
         }
         Ok(self.connection.as_mut().expect("made just now"))
     }
@@ -64,6 +71,7 @@ impl SqlClient {
 pub struct Connection {
     session: Session,
     gateway: Arc<Gateway>,
+    client: kv::Client,
     world: World,
     /// Names of prepared statements by their text.
     prepared: BTreeMap<&'static str, String>,
@@ -72,6 +80,22 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// The session itself.
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// Keys with a value in a range, now.
+    pub async fn left_in(&mut self, range: KeyRange) -> Result<usize, kv::Error> {
+        let txn = self.client.begin().await?;
+        let mut scan = txn.scan(kv::ScanOptions { range, ..Default::default() });
+        let mut left = 0;
+        while let Some(page) = scan.next_page().await? {
+            left += page.rows.len();
+        }
+        Ok(left)
+    }
+
     /// A Query message.
     pub async fn query(&mut self, sql: &str) -> Result<Answer, SqlError> {
         self.warned = false;

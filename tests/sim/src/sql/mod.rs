@@ -12,7 +12,9 @@
 //! (`server`'s tests have it): a [`Connection`] calls the session as `server` does after it has taken a message apart.
 
 mod accounts;
+mod advisory;
 mod connection;
+mod family;
 mod registers;
 mod schema;
 
@@ -25,7 +27,9 @@ use rand::{Rng, RngCore};
 use rand_chacha::ChaCha8Rng;
 use sql::{Gateway, GatewayConfig};
 
+pub use advisory::AdvisoryLocks;
 pub use connection::{Answer, Connection, SqlClient};
+pub use family::Family;
 pub use schema::Schema;
 
 use crate::{
@@ -79,8 +83,9 @@ impl Tenant for Gateways {
                 tracing::debug!(%error, "a gateway waits for the catalog");
                 world.sleep(owner, START_AGAIN).await;
             }
+            node.serve_gateway(gateway.clone());
             world.count("gateways started", 1);
-            Ok(SqlClient::new(gateway, world))
+            Ok(SqlClient::new(gateway, node.client(), world))
         })
     }
 }

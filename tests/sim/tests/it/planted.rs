@@ -185,7 +185,22 @@ mod gateways {
     }
 
     #[test]
+    fn trusting_an_advisory_locks_queue_is_found() {
+        must_be_found(Kind::Advisory, 20, Bug::Sql(Sql::TrustQueue));
+    }
+
+    #[test]
+    fn keeping_advisory_locks_past_the_lease_is_found() {
+        must_be_found(Kind::Advisory, 20, Bug::Sql(Sql::KeepLostLocks));
+    }
+
+    #[test]
     fn forgetting_an_index_entry_is_found() {
         must_be_found(Kind::SqlRegister, 5, Bug::Sql(Sql::ForgetEntry));
+    }
+
+    #[test]
+    fn looking_for_a_parent_without_a_lock_is_found() {
+        must_be_found(Kind::Family, 5, Bug::Sql(Sql::SkipParentLock));
     }
 }

@@ -126,6 +126,23 @@ fn row_locks_keep_transactions_off_each_other() {
 
 #[cfg(feature = "sql")]
 #[test]
+fn advisory_locks_are_one_sessions_at_a_time() {
+    suite(
+        Kind::Advisory,
+        &[
+            "elections",
+            "exiles",
+            "gateways started",
+            "advisory locks held",
+            "advisory locks of somebody else",
+            "advisory locks not waited for longer",
+            "advisory locks lost with a lease",
+        ],
+    );
+}
+
+#[cfg(feature = "sql")]
+#[test]
 fn registers_in_sql_are_linearizable() {
     suite(
         Kind::SqlRegister,
@@ -168,6 +185,28 @@ fn everybody_sees_the_old_tables_or_the_new_ones() {
             "schema changes",
             "refused for a change of the schema",
             "ranges deleted",
+        ],
+    );
+}
+
+#[cfg(feature = "sql")]
+#[test]
+fn children_have_parents() {
+    suite(
+        Kind::Family,
+        &[
+            "exiles",
+            "gateways started",
+            "children added",
+            "children added in transactions",
+            "children given to others",
+            "children before their parents",
+            "parents removed",
+            "parents removed in transactions",
+            "families seen",
+            "kids truncated",
+            "orphans refused",
+            "parents kept by their children",
         ],
     );
 }

@@ -62,8 +62,27 @@ fn psqls_questions(node: &Node) {
             assert!(table.contains(part), "{command} shows {part}:\n{table}");
         }
     }
+    foreign_keys(node);
     let index = said(psql(node, &["-c", r"\d people_pkey"]));
     assert!(index.contains("primary key, btree, for table \"public.people\""), "{index}");
+}
+
+fn foreign_keys(node: &Node) {
+    let script = "CREATE TABLE pets (id int PRIMARY KEY, owner int REFERENCES people ON DELETE CASCADE,
+        vet int CONSTRAINT vet REFERENCES people DEFERRABLE INITIALLY DEFERRED)";
+    said(psql(node, &["-c", script]));
+    let (child, parent) = (said(psql(node, &["-c", r"\d pets"])), said(psql(node, &["-c", r"\d people"])));
+    for part in [
+        "Foreign-key constraints:",
+        "\"pets_owner_fkey\" FOREIGN KEY (owner) REFERENCES people(id) ON DELETE CASCADE",
+        "\"vet\" FOREIGN KEY (vet) REFERENCES people(id) DEFERRABLE INITIALLY DEFERRED",
+    ] {
+        assert!(child.contains(part), "{part}:\n{child}");
+    }
+    for part in ["Referenced by:", "TABLE \"pets\" CONSTRAINT \"vet\" FOREIGN KEY (vet) REFERENCES people(id)"] {
+        assert!(parent.contains(part), "{part}:\n{parent}");
+    }
+    said(psql(node, &["-c", "DROP TABLE pets"]));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
