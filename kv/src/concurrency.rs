@@ -18,6 +18,10 @@
 //! A new leader does not know what its predecessor has served, nor what was served of keys that have just come to its region
 //! by a merge. Before the first 1PC of a term, and after every change of the borders, it takes a timestamp from PD: every
 //! read of the past had an older one.
+//!
+//! A 1PC that has read what others may be writing (SERIALIZABLE) is both: it publishes, chooses and raises `max_ts` to what it
+//! has chosen in one step, and then waits for the writes in flight at or below that. They chose before it did, and wait for
+//! nobody who chose later: no circle.
 
 use std::{
     collections::BTreeMap,
@@ -40,10 +44,12 @@ pub struct Concurrency {
     max_ts: AtomicU64,
     /// How many keys are locked in memory: usually none, and then a read need not take the mutex.
     locked: AtomicU64,
-    locks: Mutex<BTreeMap<Bytes, MemoryLock>>,
+    locks: Mutex<Locks>,
     /// For each region the reign for which `max_ts` is known to cover all earlier ones.
     synced: Mutex<BTreeMap<RegionId, Reign>>,
 }
+
+type Locks = BTreeMap<Bytes, MemoryLock>;
 
 /// A time during which one leader alone has served the same keys.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -96,19 +102,44 @@ impl Concurrency {
 
     /// The same for a range.
     pub fn in_flight_in(&self, range: &KeyRange, read_ts: Timestamp) -> Option<InFlight> {
+        self.in_flight_beside(Timestamp::MAX, range, read_ts)
+    }
+
+    /// The same, but for what transaction `own` writes itself.
+    pub fn in_flight_beside(&self, own: Timestamp, range: &KeyRange, read_ts: Timestamp) -> Option<InFlight> {
         if range.is_empty() || self.locked.load(Ordering::SeqCst) == 0 {
             return None;
         }
         let upper = if range.end.is_empty() { Bound::Unbounded } else { Bound::Excluded(&range.end) };
         let locks = self.locks.lock();
         let mut inside = locks.range::<Bytes, _>((Bound::Included(&range.start), upper));
-        inside.find(|(_, lock)| lock.blocks(read_ts)).map(|(_, lock)| lock.in_flight())
+        inside.find(|(_, lock)| lock.start_ts != own && lock.blocks(read_ts)).map(|(_, lock)| lock.in_flight())
     }
 
     /// Announces a write of `keys` (whose latches the caller holds). Dropping the result takes it back.
     pub fn publish(self: &Arc<Self>, keys: Vec<Bytes>, start_ts: Timestamp) -> Published {
-        let (sender, done) = watch::channel(());
         let mut locks = self.locks.lock();
+        self.insert(&mut locks, keys, start_ts)
+    }
+
+    /// Announces a write of `keys`, chooses its commit timestamp, above `floor` and every read that has been announced, and
+    /// announces a read at that: others choose higher ones from now on.
+    pub fn publish_as_read(
+        self: &Arc<Self>,
+        keys: Vec<Bytes>,
+        start_ts: Timestamp,
+        floor: Timestamp,
+    ) -> (Timestamp, Published) {
+        let mut locks = self.locks.lock();
+        let published = self.insert(&mut locks, keys, start_ts);
+        let commit_ts = self.max_ts().max(floor).next();
+        self.raise(commit_ts);
+        published.promise(&mut locks, commit_ts);
+        (commit_ts, published)
+    }
+
+    fn insert(self: &Arc<Self>, locks: &mut Locks, keys: Vec<Bytes>, start_ts: Timestamp) -> Published {
+        let (sender, done) = watch::channel(());
         for key in &keys {
             let lock = MemoryLock { start_ts, commit_ts: Timestamp::ZERO, done: done.clone() };
             let before = locks.insert(key.clone(), lock);
@@ -154,10 +185,24 @@ impl Published {
     pub fn choose_commit_ts(&self, floor: Timestamp) -> Timestamp {
         let mut locks = self.concurrency.locks.lock();
         let commit_ts = self.concurrency.max_ts().max(floor).next();
+        self.promise(&mut locks, commit_ts);
+        commit_ts
+    }
+
+    /// Takes `commit_ts`, whose owner alone has announced a read at it, unless a later read has been announced.
+    pub fn take_commit_ts(&self, commit_ts: Timestamp) -> bool {
+        let mut locks = self.concurrency.locks.lock();
+        if self.concurrency.max_ts() > commit_ts {
+            return false;
+        }
+        self.promise(&mut locks, commit_ts);
+        true
+    }
+
+    fn promise(&self, locks: &mut Locks, commit_ts: Timestamp) {
         for key in &self.keys {
             locks.get_mut(key).expect("published keys stay until dropped").commit_ts = commit_ts;
         }
-        commit_ts
     }
 }
 
@@ -193,6 +238,30 @@ mod tests {
         assert_eq!(write.choose_commit_ts(Timestamp(10)), Timestamp(61));
         assert!(shared.in_flight_on([&key("a")], Timestamp(60)).is_none());
         assert!(shared.in_flight_in(&KeyRange::new("a", "b"), Timestamp(61)).is_some());
+    }
+
+    #[test]
+    fn of_two_that_write_what_the_other_reads_one_waits() {
+        let shared = Arc::new(Concurrency::default());
+        shared.raise(Timestamp(50));
+        let (first_ts, _first) = shared.publish_as_read(vec![key("a")], Timestamp(10), Timestamp(20));
+        let (second_ts, _second) = shared.publish_as_read(vec![key("b")], Timestamp(11), Timestamp(20));
+        assert_eq!((first_ts, second_ts), (Timestamp(51), Timestamp(52)));
+        let all = KeyRange::default();
+        assert!(shared.in_flight_beside(Timestamp(10), &all, first_ts).is_none());
+        assert!(shared.in_flight_beside(Timestamp(11), &all, second_ts).is_some());
+    }
+
+    #[test]
+    fn a_given_timestamp_is_taken_unless_somebody_has_read_later() {
+        let shared = Arc::new(Concurrency::default());
+        shared.raise(Timestamp(50));
+        let write = shared.publish(vec![key("a")], Timestamp(10));
+        assert!(!write.take_commit_ts(Timestamp(49)));
+        // Its own announcement was the last.
+        assert!(write.take_commit_ts(Timestamp(50)));
+        assert!(shared.in_flight_on([&key("a")], Timestamp(49)).is_none());
+        assert!(shared.in_flight_on([&key("a")], Timestamp(50)).is_some());
     }
 
     #[test]

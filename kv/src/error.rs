@@ -15,6 +15,12 @@ pub enum Error {
         /// The key both wrote.
         key: Bytes,
     },
+    /// What this transaction has read was changed by another one before it could commit (only if it is serializable). Run it again.
+    #[error("key {} was read, and changed by another transaction", hex(key))]
+    ReadConflict {
+        /// What was read.
+        key: Bytes,
+    },
     /// A row lock of another transaction was not waited for.
     #[error("the row {} is locked by another transaction", hex(key))]
     RowLocked {
@@ -72,7 +78,7 @@ pub enum Error {
 impl Error {
     /// Whether running the whole transaction again, with a new snapshot, can succeed.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Error::Conflict { .. } | Error::Aborted | Error::Fenced)
+        matches!(self, Error::Conflict { .. } | Error::ReadConflict { .. } | Error::Aborted | Error::Fenced)
     }
 }
 
@@ -101,6 +107,7 @@ impl From<KeyError> for Refusal {
             Some(Kind::CommitTsTooLow(low)) => return Refusal::CommitTsTooLow(Timestamp(low.min_commit_ts)),
             Some(Kind::TxnNotFound(_)) => return Refusal::TxnNotFound,
             Some(Kind::Conflict(c)) => Error::Conflict { key: c.key },
+            Some(Kind::ReadConflict(c)) => Error::ReadConflict { key: c.key },
             Some(Kind::AlreadyExists(c)) => Error::AlreadyExists { key: c.key },
             Some(Kind::Aborted(_)) => Error::Aborted,
             Some(Kind::CommitFenced(_)) => Error::Fenced,

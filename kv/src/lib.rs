@@ -26,6 +26,10 @@
 //!   each leader promises a timestamp above all it has served, the highest is the transaction's. With more keys one lock, the
 //!   primary's, decides: it is turned into a version at a timestamp from PD. The other locks follow in the background
 //!   either way. A value travels through the log once: commit moves it from its lock.
+//! - **Serializable transactions** remember what they have read ([`client`], `reads.rs`). At COMMIT they take a timestamp from PD, the
+//!   leaders see that all of it is at that timestamp as it was ([`txn`], `validate.rs`), as a read at it would, and what they write
+//!   commits at exactly that timestamp. So each is as if it had happened at one instant between its beginning and its end.
+//!   With reads and writes in one region the 1PC does all of it. Without writes there is nothing to look at.
 //! - **Whoever meets a lock** asks its primary, and finishes what is decided, or waits, or after the TTL (by PD's
 //!   time) ends it for everybody: rolls it back, or finds all locks of an async commit and commits it ([`txn`]).
 //! - **Old versions** go once nobody can read them: below PD's safe point every store refuses reads and prewrites, then the
@@ -35,9 +39,9 @@
 //!   learnt before the deadline it is reported as unknown, never as a failure ([`client::committer`]).
 //!
 //! Pure, in the sense of the design (no clock, no lock, no `async`): [`codec`], [`mvcc`], [`txn`], [`gc`], [`latch`], [`row_locks`], [`deadlock`],
-//! [`client::region_map`], [`client::committer`]. Around them [`Service`] and [`Client`] do the waiting and sending.
+//! [`client::region_map`], [`client::committer`], `client::reads`. Around them [`Service`] and [`Client`] do the waiting and sending.
 //!
-//! What it does not do: it knows no rows and no tables; it never dials a socket; it has no serializable transactions yet.
+//! What it does not do: it knows no rows and no tables; it never dials a socket.
 
 pub mod client;
 pub mod codec;

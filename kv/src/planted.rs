@@ -28,6 +28,12 @@ pub enum Planted {
     GcMarkerFirst,
     /// Client: a write under a row lock is not checked against what was committed since the lock was granted.
     TrustRowLocks,
+    /// Client: a serializable transaction commits without a look at what became of what it has read.
+    SkipValidation,
+    /// Client: that look is taken when the commit is decided: what is reported as failed is committed.
+    ValidateAfterDecision,
+    /// Store: what a transaction has read is looked at without keeping later commits above that timestamp.
+    ValidateUnannounced,
 }
 
 /// The bug of a client or of a service, if it has one.

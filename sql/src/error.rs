@@ -336,6 +336,13 @@ impl SqlError {
             .with_detail(detail)
             .with_hint("Repeat the transaction.")
     }
+    /// 40001 at the commit of a serializable transaction.
+    pub fn read_conflict() -> Self {
+        let message = "could not serialize access due to read/write dependencies among transactions";
+        Self::new(SqlState::SERIALIZATION_FAILURE, message)
+            .with_detail("Another transaction changed what this one has read.")
+            .with_hint("The transaction might succeed if retried.")
+    }
     /// 42P01 with PostgreSQL's words.
     pub fn undefined_table(name: &str) -> Self {
         Self::new(SqlState::UNDEFINED_TABLE, format!("relation \"{name}\" does not exist"))
@@ -419,6 +426,7 @@ impl From<kv::Error> for SqlError {
         use kv::Error as E;
         match error {
             E::Conflict { .. } => Self::serialization("Another transaction changed a row that this one writes."),
+            E::ReadConflict { .. } => Self::read_conflict(),
             E::Aborted => Self::serialization("The transaction was rolled back by another one that waited for it."),
             E::Fenced => Self::serialization("The schema may have changed since the transaction began."),
             // Callers that know the table name it.

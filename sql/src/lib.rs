@@ -17,8 +17,7 @@
 //! holds PostgreSQL's types with their oids and their text and binary forms; [`error`] its error codes.
 //!
 //! What it does not do: frame messages (`server::pgwire`), route keys to regions or commit (`kv`), keep rows anywhere
-//! but in `kv`. SERIALIZABLE comes with a later issue; what is missing
-//! answers SQLSTATE 0A000 and names itself.
+//! but in `kv`. What is missing answers SQLSTATE 0A000 and names itself.
 
 pub mod advisory;
 pub mod catalog;

@@ -9,7 +9,7 @@ use futures::{
     stream::FuturesUnordered,
 };
 use proto::{
-    Timestamp,
+    KeyRange, Timestamp,
     wire::{
         CommitRequest, HeartbeatTxnRequest, Mutation, PrewriteRequest, RollbackRequest, kv_request::Body, kv_response,
     },
@@ -24,6 +24,7 @@ use super::{
     read::{unexpected, wrong_answer},
     resolver::LockWait,
     route::{Attempt, Deadline},
+    validate::Validation,
 };
 
 /// Bytes of mutations in one request at most: an entry of the Raft log should not hold up the entries behind it.
@@ -50,6 +51,19 @@ pub(crate) struct CommitJob {
     pub(crate) mutations: Vec<Mutation>,
     /// Rows that are locked and not written, sorted: the locks must have stood until all writes are prewritten.
     pub(crate) proven: Vec<Bytes>,
+    /// Of a serializable transaction.
+    pub(crate) reads: Reads,
+}
+
+/// What a serializable transaction has read; of others nothing.
+#[derive(Debug, Default)]
+pub(crate) struct Reads {
+    /// Sorted, apart.
+    pub(crate) spans: Vec<KeyRange>,
+    /// A timestamp that PD gave it when it was about to commit, and nobody else.
+    pub(crate) fresh: Option<Timestamp>,
+    /// Of the versions it saw when it locked rows, the newest.
+    pub(crate) newest: Timestamp,
 }
 
 type Doing = BoxFuture<'static, Option<Event>>;
@@ -57,7 +71,8 @@ type Doing = BoxFuture<'static, Option<Event>>;
 /// Commits, or says why not.
 pub(crate) async fn run(mut job: CommitJob) -> Result<Timestamp, Error> {
     let mutations = std::mem::take(&mut job.mutations);
-    let mut committer = Committer::new(mutations, job.max_commit_ts, job.proven.is_empty());
+    let (one_pc, reads) = (job.proven.is_empty(), !job.reads.spans.is_empty());
+    let mut committer = Committer::new(mutations, job.max_commit_ts, one_pc, reads);
     let job = Arc::new(Job { keys: committer.mutations().to_vec(), job });
     let client = job.job.client.clone();
     let latest = client.inner.clock.now() + COMMIT_MEMORY;
@@ -71,6 +86,9 @@ pub(crate) async fn run(mut job: CommitJob) -> Result<Timestamp, Error> {
             && let Some(effect) = waiting.pop_front()
         {
             match effect {
+                Effect::Finish(Ok(at)) if client.has(Planted::ValidateAfterDecision) => {
+                    return job.validate(at, true, deadline).await.map(|()| at);
+                }
                 Effect::Finish(outcome) => return outcome,
                 Effect::CommitRest { runs, commit_ts } => job.commit_rest(runs, commit_ts),
                 Effect::Rollback { runs } => job.roll_back(runs),
@@ -131,12 +149,13 @@ impl Job {
 
     async fn perform(self: Arc<Self>, effect: Effect, deadline: Deadline) -> Event {
         match effect {
-            Effect::Prewrite { id, run, protocol, repeat } => {
+            Effect::Prewrite { id, run, protocol, validated, repeat } => {
                 self.pause(repeat).await;
-                self.prewrite(id, run, protocol, patience(repeat.count), deadline)
+                self.prewrite(id, run, (protocol, validated), patience(repeat.count), deadline)
                     .await
                     .unwrap_or_else(|e| Event::Refused(id, e))
             }
+            Effect::Validate => Event::Validated(self.validate_first(deadline).await),
             Effect::CommitPrimary { id, run, commit_ts, repeat } => {
                 self.pause(repeat).await;
                 let patience = patience(repeat.count);
@@ -156,8 +175,12 @@ impl Job {
             Effect::TakeTimestamp => {
                 let client = &self.job.client;
                 let proven = client.check_rows(self.job.start_ts, self.job.proven.clone(), deadline);
+                let validated = async {
+                    let ts = client.timestamp().await?;
+                    self.validate(ts, true, deadline).await.map(|()| ts)
+                };
                 // From here on whoever reads what is written waits for the outcome: the locks may go.
-                Event::Timestamp(try_join(client.timestamp(), proven).await.map(|(ts, ())| ts))
+                Event::Timestamp(try_join(validated, proven).await.map(|(ts, ())| ts))
             }
             Effect::AskPrimary { repeat } => {
                 self.pause(repeat).await;
@@ -167,6 +190,28 @@ impl Job {
                 unreachable!("done by the loop itself")
             }
         }
+    }
+
+    /// Whether what was read is at `at` as it was. `holds_locks`: some of its own may stand.
+    async fn validate(&self, at: Timestamp, holds_locks: bool, deadline: Deadline) -> Result<(), Error> {
+        let CommitJob { client, start_ts, reads, .. } = &self.job;
+        if reads.spans.is_empty() {
+            return Ok(());
+        }
+        client.validate_reads(&reads.spans, Validation { start_ts: *start_ts, at, holds_locks }, deadline).await
+    }
+
+    /// The same before anything is written, at a timestamp that is the transaction's alone.
+    async fn validate_first(&self, deadline: Deadline) -> Result<Timestamp, Error> {
+        let client = &self.job.client;
+        let at = match self.job.reads.fresh {
+            Some(ts) => ts,
+            None => client.timestamp().await?,
+        };
+        if !client.has(Planted::ValidateAfterDecision) {
+            self.validate(at, false, deadline).await?;
+        }
+        Ok(at)
     }
 
     async fn pause(&self, repeat: Repeat) {
@@ -207,13 +252,20 @@ impl Job {
         &self,
         id: SendId,
         run: Run,
-        protocol: Protocol,
+        (protocol, validated): (Protocol, Option<Timestamp>),
         patience: Duration,
         deadline: Deadline,
     ) -> Result<Event, Error> {
         let (route, head) = self.head(&run, deadline).await?;
         if head != run {
             return Ok(Event::Split(id, self.cut(run, deadline).await?));
+        }
+        let reads = match protocol == Protocol::OnePc && validated.is_none() {
+            true => self.job.reads.spans.as_slice(),
+            false => &[],
+        };
+        if !reads.iter().all(|span| route.region.range.covers(span)) {
+            return Ok(Event::ReadsElsewhere(id));
         }
         let asynchronous = protocol == Protocol::Async;
         let lists_others = asynchronous && run.start == 0;
@@ -224,12 +276,14 @@ impl Job {
             primary: self.primary().clone(),
             start_ts: self.job.start_ts.0,
             ttl_ms: self.job.ttl.as_millis() as u64,
-            min_commit_ts: self.job.floor.0,
+            min_commit_ts: validated.map_or(self.job.floor, |_| self.job.reads.newest).0,
             max_commit_ts: self.job.max_commit_ts.map_or(0, |ts| ts.0),
             try_one_pc: protocol == Protocol::OnePc,
             txn_size: self.keys.len() as u64,
             async_commit: asynchronous,
             secondaries,
+            reads: reads.iter().map(Into::into).collect(),
+            validated_ts: validated.map_or(0, |ts| ts.0),
         };
         let attempt = self.job.client.attempt(&route, Body::Prewrite(request), patience, deadline).await;
         let reply = match self.unanswered(id, attempt)? {
@@ -243,6 +297,7 @@ impl Job {
             return Ok(Event::IsCommitted(id, Timestamp(response.one_pc_commit_ts)));
         }
         match response.errors.into_iter().next().map(Refusal::from) {
+            None if asynchronous && response.undecided => Ok(Event::Undecided(id)),
             None => Ok(Event::Prewritten(id, Timestamp(response.min_commit_ts))),
             Some(Refusal::Locked(lock)) => Ok(Event::Locked(id, lock)),
             // Its own row locks would have kept that one off: it has none there, or has lost them.

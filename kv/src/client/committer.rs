@@ -15,6 +15,15 @@
 //!                                            └ no answer: Finish(CommitUnknown)
 //! ```
 //!
+//! A serializable transaction has its reads looked at as well. If all of them and all of its writes are in one region the 1PC
+//! does it. Otherwise:
+//!
+//! ```text
+//!   Start, Split or ReadsElsewhere ─► Validating at C ─► prewrites that commit at C, and at nothing else ─► Finish(C)
+//!                                          │                   └ one could not: as with two phases, where
+//!                                          └ refused: Finish     the reads are looked at with the last timestamp
+//! ```
+//!
 //! An async commit is committed when all its locks stand, whoever sees it first: the last prewrite's answer is the
 //! commit. When the last of its answers are missing others may see, or have seen, what was not heard here: then the
 //! primary is asked, as for a lost 1PC.
@@ -76,9 +85,13 @@ pub enum Effect {
         run: Run,
         /// Part of which protocol.
         protocol: Protocol,
+        /// Commit at this, at which the reads were looked at. None: with 1PC they are part of the request, or there are none.
+        validated: Option<Timestamp>,
         /// Pause first.
         repeat: Repeat,
     },
+    /// Take a timestamp from PD and see whether what the transaction has read is the same at it; then `Validated`.
+    Validate,
     /// Get a lock out of the way, or wait for it a while; then `Cleared`.
     ClearLock {
         /// The prewrite that met it.
@@ -86,7 +99,7 @@ pub enum Effect {
         /// The lock.
         lock: LockRecord,
     },
-    /// Take a timestamp from PD.
+    /// Take a timestamp from PD, at which what has to be sure before the commit is sure.
     TakeTimestamp,
     /// Commit a run that holds the primary, in one request to one region, or answer `Split`.
     CommitPrimary {
@@ -127,8 +140,14 @@ pub enum Event {
     Start,
     /// The run lies in several regions (or is too big for a request); nothing was sent.
     Split(SendId, Vec<Run>),
+    /// Not all of what the transaction has read is in the region of what it writes; nothing was sent.
+    ReadsElsewhere(SendId),
+    /// What was read stands at this timestamp.
+    Validated(Result<Timestamp, Error>),
     /// Locked; these locks commit at this or later.
     Prewritten(SendId, Timestamp),
+    /// Locked, but only the primary's commit decides, whatever was asked for.
+    Undecided(SendId),
     /// Committed: by 1PC, now or by an earlier sending of the same request; or by somebody who met its locks.
     IsCommitted(SendId, Timestamp),
     /// A lock of another transaction is in the way; nothing was written.
@@ -167,9 +186,24 @@ struct Sending {
 #[derive(Debug)]
 enum Phase {
     Prewriting,
+    /// Before the prewrites of these runs, of which one may have been sent with other borders before.
+    Validating {
+        runs: Vec<Run>,
+        lost: bool,
+    },
     Timestamp,
-    Committing { id: SendId, run: Run, commit_ts: Timestamp, sent: u32, lost: bool },
-    Asking { otherwise: Error, commit_ts: Option<Timestamp>, asked: u32 },
+    Committing {
+        id: SendId,
+        run: Run,
+        commit_ts: Timestamp,
+        sent: u32,
+        lost: bool,
+    },
+    Asking {
+        otherwise: Error,
+        commit_ts: Option<Timestamp>,
+        asked: u32,
+    },
     Done,
 }
 
@@ -182,8 +216,14 @@ pub struct Committer {
     locked: Vec<Run>,
     /// When it does not fit into one region.
     otherwise: Protocol,
-    /// Prewrites of an async commit were sent.
+    /// Prewrites of an async commit were sent, and all of them together decide.
     asynchronous: bool,
+    /// A lock stands that decides nothing by itself.
+    undecided: bool,
+    /// What it has read has to be looked at.
+    reads: bool,
+    /// It was, at this.
+    validated: Option<Timestamp>,
     /// The highest of the locks that stand.
     min_commit_ts: Timestamp,
     /// A 1PC whose answer was lost may commit at any time until the primary is rolled back.
@@ -196,8 +236,8 @@ pub struct Committer {
 
 impl Committer {
     /// For mutations sorted by key, at least one; the first is the primary. The commit stays below `max_commit_ts`. Without
-    /// `one_pc` something is to be done between prewrite and commit.
-    pub fn new(mutations: Vec<Mutation>, max_commit_ts: Option<Timestamp>, one_pc: bool) -> Self {
+    /// `one_pc` something is to be done between prewrite and commit. With `reads` it has read what must not have changed.
+    pub fn new(mutations: Vec<Mutation>, max_commit_ts: Option<Timestamp>, one_pc: bool, reads: bool) -> Self {
         assert!(!mutations.is_empty(), "a transaction without writes needs no commit");
         let key_bytes: usize = mutations.iter().map(|m| m.key.len()).sum();
         let few = mutations.len() <= ASYNC_KEYS && key_bytes <= ASYNC_KEY_BYTES;
@@ -209,6 +249,9 @@ impl Committer {
             locked: Vec::new(),
             otherwise,
             asynchronous: false,
+            undecided: false,
+            reads,
+            validated: None,
             min_commit_ts: Timestamp::ZERO,
             one_pc_lost: false,
             max_commit_ts,
@@ -227,7 +270,7 @@ impl Committer {
         match self.phase {
             Phase::Prewriting | Phase::Timestamp => !self.locked.is_empty(),
             Phase::Committing { .. } => true,
-            Phase::Asking { .. } | Phase::Done => false,
+            Phase::Validating { .. } | Phase::Asking { .. } | Phase::Done => false,
         }
     }
 
@@ -241,6 +284,7 @@ impl Committer {
         let mut effects = Vec::new();
         match self.phase {
             Phase::Prewriting => self.prewriting(event, &mut effects),
+            Phase::Validating { .. } => self.validating(event, &mut effects),
             Phase::Timestamp => self.timestamp(event, &mut effects),
             Phase::Committing { .. } => self.committing(event, &mut effects),
             Phase::Asking { .. } => self.asking(event, &mut effects),
@@ -258,23 +302,22 @@ impl Committer {
             }
             Event::Split(id, runs) => {
                 let Some(old) = self.pending.remove(&id) else { return };
+                if self.reads && self.validated.is_none() && self.otherwise == Protocol::Async {
+                    return self.validate(runs, old.lost, effects);
+                }
                 for run in runs {
                     self.send(run, self.otherwise, old.lost, effects);
                 }
             }
-            Event::Prewritten(id, min_commit_ts) => {
-                let Some(done) = self.pending.remove(&id) else { return };
-                self.locked.push(done.run);
-                self.min_commit_ts = self.min_commit_ts.max(min_commit_ts);
-                if self.pending.is_empty() {
-                    match done.protocol {
-                        Protocol::Async => self.committed(self.min_commit_ts, effects),
-                        Protocol::OnePc | Protocol::TwoPc => {
-                            self.phase = Phase::Timestamp;
-                            effects.push(Effect::TakeTimestamp);
-                        }
-                    }
-                }
+            Event::ReadsElsewhere(id) => {
+                let Some(old) = self.pending.remove(&id) else { return };
+                self.validate(vec![old.run], old.lost, effects);
+            }
+            Event::Prewritten(id, min_commit_ts) => self.prewritten(id, min_commit_ts, effects),
+            Event::Undecided(id) => {
+                self.undecided = true;
+                self.asynchronous = false;
+                self.prewritten(id, Timestamp::ZERO, effects);
             }
             Event::IsCommitted(_, ts) => self.committed(ts, effects),
             Event::Locked(id, lock) => effects.push(Effect::ClearLock { id, lock }),
@@ -291,10 +334,58 @@ impl Committer {
             }
             Event::Deadline(why) => self.fail(Error::Unavailable(why), effects),
             Event::Timestamp(_)
+            | Event::Validated(_)
             | Event::Committed(_)
             | Event::CommitTsTooLow(_)
             | Event::Outcome(_)
             | Event::NoOutcome(_) => {}
+        }
+    }
+
+    fn prewritten(&mut self, id: SendId, min_commit_ts: Timestamp, effects: &mut Vec<Effect>) {
+        let Some(done) = self.pending.remove(&id) else { return };
+        self.locked.push(done.run);
+        self.min_commit_ts = self.min_commit_ts.max(min_commit_ts);
+        if !self.pending.is_empty() {
+            return;
+        }
+        if done.protocol == Protocol::Async && !self.undecided {
+            return self.committed(self.min_commit_ts, effects);
+        }
+        self.phase = Phase::Timestamp;
+        effects.push(Effect::TakeTimestamp);
+    }
+
+    /// Nothing stands yet; a 1PC may have been sent and lost.
+    fn validate(&mut self, runs: Vec<Run>, lost: bool, effects: &mut Vec<Effect>) {
+        self.phase = Phase::Validating { runs, lost };
+        effects.push(Effect::Validate);
+    }
+
+    fn validating(&mut self, event: Event, effects: &mut Vec<Effect>) {
+        let Phase::Validating { runs, lost } = &mut self.phase else { return };
+        let (runs, lost) = (std::mem::take(runs), *lost);
+        match event {
+            Event::Validated(Ok(at)) => {
+                self.validated = Some(at);
+                self.phase = Phase::Prewriting;
+                let protocol = if runs.len() == 1 { Protocol::OnePc } else { self.otherwise };
+                for run in runs {
+                    self.send(run, protocol, lost, effects);
+                }
+            }
+            Event::Validated(Err(_)) | Event::Deadline(_) => {
+                if lost {
+                    self.locked.extend(runs);
+                }
+                let error = match event {
+                    Event::Validated(Err(error)) => error,
+                    Event::Deadline(why) => Error::Unavailable(why),
+                    _ => unreachable!("matched above"),
+                };
+                self.fail(error, effects);
+            }
+            _ => self.phase = Phase::Validating { runs, lost },
         }
     }
 
@@ -392,8 +483,9 @@ impl Committer {
 
     fn send(&mut self, run: Run, protocol: Protocol, lost: bool, effects: &mut Vec<Effect>) {
         let id = self.take_id();
-        self.asynchronous |= protocol == Protocol::Async;
-        effects.push(Effect::Prewrite { id, run: run.clone(), protocol, repeat: Repeat::default() });
+        self.asynchronous |= protocol == Protocol::Async && !self.undecided;
+        let (validated, repeat) = (self.validated, Repeat::default());
+        effects.push(Effect::Prewrite { id, run: run.clone(), protocol, validated, repeat });
         self.pending.insert(id, Sending { run, protocol, sent: 1, lost });
     }
 
@@ -403,7 +495,8 @@ impl Committer {
         self.one_pc_lost |= lost && sending.protocol == Protocol::OnePc;
         let repeat = pause.map_or(Repeat::default(), |least| Repeat { count: sending.sent, least });
         sending.sent += 1;
-        effects.push(Effect::Prewrite { id, run: sending.run.clone(), protocol: sending.protocol, repeat });
+        let (run, protocol, validated) = (sending.run.clone(), sending.protocol, self.validated);
+        effects.push(Effect::Prewrite { id, run, protocol, validated, repeat });
     }
 
     /// The transaction is committed; what is locked follows, and so does what must be locked although nobody has said so.

@@ -20,6 +20,7 @@ mod held;
 mod in_use;
 mod keeper;
 mod read;
+mod reads;
 pub mod region_map;
 mod resolver;
 mod retry;
@@ -28,6 +29,7 @@ mod row_locks;
 mod scan;
 mod snapshot;
 mod txn;
+mod validate;
 
 use std::{sync::Arc, time::Duration};
 
@@ -138,6 +140,12 @@ impl Client {
     /// A transaction whose snapshot is now.
     pub async fn begin(&self) -> Result<Txn, Error> {
         Ok(Txn::new(self.clone(), self.timestamp().await?, false))
+    }
+
+    /// A transaction whose snapshot is now, and that commits only if what it has read is then still the same: all such
+    /// transactions are as if each had happened at once, between its beginning and its end. One without writes always commits.
+    pub async fn begin_serializable(&self) -> Result<Txn, Error> {
+        Ok(Txn::serializable(self.clone(), self.timestamp().await?))
     }
 
     /// A read-only transaction at a timestamp that PD has issued before.

@@ -189,6 +189,10 @@ impl Txn {
             let commit_ts = Timestamp(row.commit_ts);
             if row.skipped || !(row.exists || lock.absent) {
                 state.locks.forget(key);
+                if let (false, Some(reads)) = (row.skipped, &mut state.reads) {
+                    // That it is not there, nothing else keeps true.
+                    reads.add_key(key);
+                }
             } else if !state.locks.granted(key, lock.mode, commit_ts) {
                 // The first lock went with a leader, and somebody wrote before this one.
                 return Err(Error::Conflict { key: key.clone() });

@@ -1,5 +1,7 @@
 //! A scan over regions, page by page, with the transaction's own writes merged in.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use futures::{FutureExt, channel::oneshot};
 use proto::{
@@ -15,6 +17,7 @@ use super::{
     read::{unexpected, wrong_answer},
     resolver::LockWait,
     snapshot::Snapshot,
+    txn,
 };
 
 /// What to scan.
@@ -51,6 +54,8 @@ pub struct Scan {
     snapshot: Snapshot,
     options: ScanOptions,
     own: Vec<(Bytes, Own)>,
+    /// The serializable transaction that has to remember what it has read.
+    reader: Option<Arc<txn::Inner>>,
     rest: Option<KeyRange>,
     left: Option<u64>,
     fetching: Option<oneshot::Receiver<Result<Fetched, Error>>>,
@@ -67,10 +72,16 @@ struct Fetched {
 }
 
 impl Scan {
-    pub(crate) fn new(client: Client, snapshot: Snapshot, options: ScanOptions, own: Vec<(Bytes, Own)>) -> Self {
+    pub(crate) fn new(
+        client: Client,
+        snapshot: Snapshot,
+        options: ScanOptions,
+        own: Vec<(Bytes, Own)>,
+        reader: Option<Arc<txn::Inner>>,
+    ) -> Self {
         let rest = (!options.range.is_empty()).then(|| options.range.clone());
         let left = (options.limit > 0).then_some(options.limit);
-        Scan { client, snapshot, options, own, rest, left, fetching: None }
+        Scan { client, snapshot, options, own, reader, rest, left, fetching: None }
     }
 
     /// The next page; `None` at the end.
@@ -92,6 +103,9 @@ impl Scan {
                 fetch(&self.client, self.request(rest, read_ts)).await?
             }
         };
+        if let Some(reader) = &self.reader {
+            reader.has_read(&fetched.covered);
+        }
         let page = self.page(fetched.covered, fetched.response, fetched.chunk);
         if let Some(left) = &mut self.left {
             *left = left.saturating_sub(page.row_count);

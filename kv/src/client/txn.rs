@@ -1,7 +1,7 @@
 //! A transaction as its user sees it: a snapshot to read from, a buffer to write to, and a commit.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -18,9 +18,10 @@ use crate::{Error, planted::Planted};
 use super::{
     Client,
     buffer::{self, Buffer, Own},
-    commit::{self, CommitJob},
+    commit::{self, CommitJob, Reads},
     held::HeldRows,
     in_use::Use,
+    reads::ReadSpans,
     scan::{Scan, ScanOptions},
     snapshot::Snapshot,
 };
@@ -63,7 +64,8 @@ pub struct LockPlace(usize);
 /// transaction that is dropped or rolled back.
 ///
 /// A row that it writes must not have changed since it was seen: since `start_ts`, or, if [`Txn::lock_rows`] has locked it,
-/// since then. So a transaction with one snapshot has snapshot isolation (lost updates are refused, write
+/// since then. A serializable one ([`Client::begin_serializable`]) also keeps what it has read, to see at its commit that nothing of
+/// that has changed. So a transaction with one snapshot has snapshot isolation (lost updates are refused, write
 /// skew is allowed), and one with a fresh one for every statement that locks what it writes is PostgreSQL's READ COMMITTED.
 #[derive(Clone)]
 pub struct Txn {
@@ -87,13 +89,31 @@ pub(crate) struct Inner {
 pub(crate) struct State {
     pub(crate) buffer: Buffer,
     pub(crate) locks: HeldRows,
+    /// Of a serializable transaction that has not ended.
+    pub(crate) reads: Option<ReadSpans>,
     ended: bool,
+}
+
+impl State {
+    /// Rows were read under locks that are given up.
+    fn have_read(&mut self, released: &BTreeMap<StoreId, Vec<Bytes>>) {
+        if let Some(reads) = &mut self.reads {
+            released.values().flatten().for_each(|key| reads.add_key(key));
+        }
+    }
 }
 
 impl Inner {
     /// Stores that keep row locks for it.
     pub(crate) fn lock_stores(&self) -> BTreeSet<StoreId> {
         self.state.lock().locks.stores()
+    }
+
+    /// A range was scanned.
+    pub(crate) fn has_read(&self, range: &KeyRange) {
+        if let Some(reads) = &mut self.state.lock().reads {
+            reads.add(range);
+        }
     }
 }
 
@@ -104,6 +124,13 @@ impl Txn {
         let in_use = client.inner.in_use.begin(start_ts);
         let inner = Arc::new(Inner { client, start_ts, begun, read_only, renewed, state, _in_use: in_use });
         Txn { inner, snapshot: Snapshot::at(start_ts) }
+    }
+
+    /// That commits only if what it has read is then as it was.
+    pub(crate) fn serializable(client: Client, start_ts: Timestamp) -> Self {
+        let txn = Self::new(client, start_ts, false);
+        txn.inner.state.lock().reads = Some(ReadSpans::default());
+        txn
     }
 
     /// What names the transaction; its first snapshot.
@@ -117,8 +144,11 @@ impl Txn {
     }
 
     /// The same transaction with another snapshot: what is committed when something is first read through the handle and its
-    /// clones; only then PD is asked.
+    /// clones; only then PD is asked. A serializable transaction has one snapshot, and stays at it.
     pub fn at_fresh_snapshot(&self) -> Txn {
+        if self.inner.state.lock().reads.is_some() {
+            return self.clone();
+        }
         self.inner.renewed.store(true, Ordering::Relaxed);
         Txn { inner: self.inner.clone(), snapshot: Snapshot::fresh() }
     }
@@ -157,7 +187,14 @@ impl Txn {
 
     /// The value of a key.
     pub async fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Error> {
-        let own = self.inner.state.lock().buffer.own(key);
+        let own = {
+            let mut state = self.inner.state.lock();
+            let own = state.buffer.own(key);
+            if let (Own::Unknown, Some(reads)) = (&own, &mut state.reads) {
+                reads.add_key(key);
+            }
+            own
+        };
         match own {
             Own::Value(value) => Ok(Some(value)),
             Own::Gone => Ok(None),
@@ -188,6 +225,9 @@ impl Txn {
             keys.iter().zip(&own).filter(|(_, own)| **own == Own::Unknown).map(|(key, _)| key.clone()).collect();
         ask.sort_unstable();
         ask.dedup();
+        if let Some(reads) = &mut self.inner.state.lock().reads {
+            ask.iter().for_each(|key| reads.add_key(key));
+        }
         let found = match ask.is_empty() {
             true => Vec::new(),
             false => self.inner.client.read_many(ask, self.read_ts().await?).await?,
@@ -204,11 +244,13 @@ impl Txn {
 
     /// A scan of the snapshot and of the writes made here before the scan began.
     pub fn scan(&self, options: ScanOptions) -> Scan {
-        let own = {
+        let (own, recorded) = {
             let state = self.inner.state.lock();
-            state.buffer.range(&options.range).map(|(key, write)| (key.clone(), write.own())).collect()
+            let own = state.buffer.range(&options.range).map(|(key, write)| (key.clone(), write.own())).collect();
+            (own, state.reads.is_some())
         };
-        Scan::new(self.inner.client.clone(), self.snapshot.clone(), options, own)
+        let reader = recorded.then(|| self.inner.clone());
+        Scan::new(self.inner.client.clone(), self.snapshot.clone(), options, own, reader)
     }
 
     /// Whether this transaction has written a key in `range`: then a pushed-down scan would not see it, and the
@@ -252,7 +294,12 @@ impl Txn {
 
     /// Gives up the locks of `keys` that were taken since `place`: of rows that turned out not to be wanted.
     pub fn unlock_rows(&self, keys: &[Bytes], place: LockPlace) {
-        let released = self.inner.state.lock().locks.take_some(keys, place.0);
+        let released = {
+            let mut state = self.inner.state.lock();
+            let released = state.locks.take_some(keys, place.0);
+            state.have_read(&released);
+            released
+        };
         self.inner.client.release_rows(self.inner.start_ts, released);
     }
 
@@ -272,7 +319,9 @@ impl Txn {
         let released = {
             let mut state = self.inner.state.lock();
             state.buffer.roll_back_to(savepoint.writes);
-            state.locks.take_since(savepoint.locks)
+            let released = state.locks.take_since(savepoint.locks);
+            state.have_read(&released);
+            released
         };
         self.inner.client.release_rows(self.inner.start_ts, released);
     }
@@ -290,23 +339,27 @@ impl Txn {
     /// Makes the writes visible to everybody, all at once, and durable. Returns the commit timestamp (of a
     /// transaction without writes: its start). Whatever the result, the transaction has ended.
     pub async fn commit(&self, options: CommitOptions) -> Result<Timestamp, Error> {
-        let (mutations, locks) = {
+        let (mutations, locks, mut spans) = {
             let mut state = self.inner.state.lock();
             if std::mem::replace(&mut state.ended, true) {
                 return Err(Error::Aborted);
             }
-            (state.buffer.take(), std::mem::take(&mut state.locks))
+            let reads = state.reads.take().unwrap_or_default();
+            (state.buffer.take(), std::mem::take(&mut state.locks), reads)
         };
+        if self.inner.client.has(Planted::SkipValidation) {
+            spans.take();
+        }
         if locks.is_empty() {
             return match mutations.is_empty() {
                 true => Ok(self.inner.start_ts),
-                false => self.commit_writes(mutations, Vec::new(), Timestamp::ZERO, options).await,
+                false => self.commit_writes(mutations, Vec::new(), (spans, Timestamp::ZERO), options).await,
             };
         }
         // Dropped before its end, or failed: what is locked is given up all the same.
         let mut ending = Ending { txn: self, locks };
         let (mutations, proven) = ending.sort(mutations);
-        let newest = ending.locks.newest();
+        let reads = (spans, ending.locks.newest());
         let client = &self.inner.client;
         if mutations.is_empty() {
             return match proven.is_empty() {
@@ -317,7 +370,7 @@ impl Txn {
                     .map(|()| self.inner.start_ts),
             };
         }
-        let committed = self.commit_writes(mutations, proven.clone(), newest, options).await;
+        let committed = self.commit_writes(mutations, proven.clone(), reads, options).await;
         if committed.is_ok() {
             // Where something was written the store has given the lock up by itself, or is about to.
             ending.locks.retain(&proven);
@@ -329,10 +382,13 @@ impl Txn {
         &self,
         mutations: Vec<Mutation>,
         proven: Vec<Bytes>,
-        newest: Timestamp,
+        (mut reads, newest): (ReadSpans, Timestamp),
         options: CommitOptions,
     ) -> Result<Timestamp, Error> {
         let (client, start_ts) = (self.inner.client.clone(), self.inner.start_ts);
+        // As the snapshot has it, and not only as it was when it was locked.
+        let unchanged = |mutation: &&Mutation| mutation.seen_ts <= start_ts.0;
+        mutations.iter().filter(unchanged).for_each(|mutation| reads.forget(&mutation.key));
         let renewed = self.inner.renewed.load(Ordering::Relaxed);
         // A timestamp that a leader chooses is at most one above those that PD has issued, so that whoever begins afterwards
         // reads what was committed. Above a version that is younger than this transaction that takes a new one from PD.
@@ -342,11 +398,13 @@ impl Txn {
             // The commit comes behind every snapshot it has read from, too.
             Floor::Pd | Floor::StartTs => client.timestamp().await?,
         };
+        let fresh = (floor > start_ts && floor > newest).then_some(floor);
+        let reads = Reads { spans: reads.take(), fresh, newest };
         let floor = floor.max(newest);
         let age = client.inner.clock.now().since(self.inner.begun);
         let ttl = client.inner.config.lock_ttl + age;
         let max_commit_ts = options.max_commit_ts;
-        commit::run(CommitJob { client, start_ts, floor, max_commit_ts, ttl, mutations, proven }).await
+        commit::run(CommitJob { client, start_ts, floor, max_commit_ts, ttl, mutations, proven, reads }).await
     }
 
     /// Forgets the writes, of which nothing was ever sent anywhere, and gives the row locks up.
@@ -354,6 +412,7 @@ impl Txn {
         let locks = {
             let mut state = self.inner.state.lock();
             state.ended = true;
+            state.reads = None;
             state.buffer.take();
             std::mem::take(&mut state.locks)
         };

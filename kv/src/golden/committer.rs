@@ -24,12 +24,14 @@ pub(super) struct Script {
 impl super::Script for Script {
     fn command(&mut self, name: &str, args: &mut ArgumentConsumer<'_>) -> Outcome {
         if name == "begin" {
-            // begin KEY… [fence=TS] [long=true] (long keys are too many bytes for an async commit)
+            // begin KEY… [fence=TS] [long=true] [reads=true] (long keys are too many bytes for an async commit)
             let fence: u64 = key(args, "fence")?;
             let tail = if key(args, "long")? { "-".repeat(64 << 10) } else { String::new() };
+            let reads: bool = key(args, "reads")?;
             let mutation = |k: String| Mutation { key: Bytes::from(k + &tail), ..Mutation::default() };
             let mutations = rest(args).into_iter().map(mutation).collect();
-            self.committer = Some(Committer::new(mutations, (fence != 0).then_some(Timestamp(fence)), true));
+            let fence = (fence != 0).then_some(Timestamp(fence));
+            self.committer = Some(Committer::new(mutations, fence, true, reads));
             return self.step(Event::Start);
         }
         let event = match name {
@@ -37,6 +39,11 @@ impl super::Script for Script {
             "split" => Event::Split(next(args, "id")?, runs(args)?),
             // prewritten ID [min=TS]
             "prewritten" => Event::Prewritten(next(args, "id")?, Timestamp(key(args, "min")?)),
+            "undecided" => Event::Undecided(next(args, "id")?),
+            "reads_elsewhere" => Event::ReadsElsewhere(next(args, "id")?),
+            "validated" => Event::Validated(Ok(Timestamp(next(args, "timestamp")?))),
+            "not_valid" => Event::Validated(Err(Error::ReadConflict { key: Bytes::from_static(b"k") })),
+            "read_conflict" => Event::Timestamp(Err(Error::ReadConflict { key: Bytes::from_static(b"k") })),
             "is_committed" => Event::IsCommitted(next(args, "id")?, Timestamp(next(args, "timestamp")?)),
             "locked" => Event::Locked(next(args, "id")?, LockRecord { start_ts: 5, ..LockRecord::default() }),
             "cleared" => Event::Cleared(next(args, "id")?),
@@ -93,14 +100,16 @@ fn show(effect: &Effect) -> String {
     };
     let list = |runs: &[Run]| runs.iter().map(|r| format!("{}-{}", r.start, r.end)).collect::<Vec<_>>().join(" ");
     match effect {
-        Effect::Prewrite { id, run, protocol, repeat } => {
+        Effect::Prewrite { id, run, protocol, validated, repeat } => {
             let how = match protocol {
                 Protocol::OnePc => " in one round",
                 Protocol::Async => " async",
                 Protocol::TwoPc => "",
             };
-            format!("#{id} prewrite {}{how}{}", list(std::slice::from_ref(run)), again(repeat))
+            let at = validated.map_or(String::new(), |ts| format!(" at {}", ts.0));
+            format!("#{id} prewrite {}{how}{at}{}", list(std::slice::from_ref(run)), again(repeat))
         }
+        Effect::Validate => "take a timestamp and look at the reads".into(),
         Effect::ClearLock { id, lock } => format!("#{id} clear the lock of {}", lock.start_ts),
         Effect::TakeTimestamp => "take a timestamp".into(),
         Effect::CommitPrimary { id, run, commit_ts, repeat } => {

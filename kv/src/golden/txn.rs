@@ -6,8 +6,8 @@ use proto::{
     Batch, KeyRange, Timestamp,
     wire::{
         CheckSecondariesRequest, CheckTxnRequest, CommitRequest, HeartbeatTxnRequest, KeyError, LockRecord, Mutation,
-        MutationKind, PrewriteRequest, ResolveRequest, RollbackRequest, check_secondaries_response::Outcome as Found,
-        check_txn_response::Outcome as Fate, key_error::Kind, op,
+        MutationKind, PrewriteRequest, ResolveRequest, RollbackRequest, ValidateRequest,
+        check_secondaries_response::Outcome as Found, check_txn_response::Outcome as Fate, key_error::Kind, op,
     },
 };
 use raftstore::engine::{Cf, Engine, Snapshot, memory::MemoryEngine};
@@ -41,6 +41,7 @@ impl super::Script for Script {
             "secondaries" => secondaries(&reader, args)?,
             "resolve" => resolve(&reader, args)?,
             "heartbeat" => heartbeat(&reader, args)?,
+            "validate" => return validate(&reader, args),
             "get" => return get(&reader, args),
             "scan" => return scan(view.as_ref(), args),
             "dump" => return dump(view.as_ref()),
@@ -60,7 +61,7 @@ fn keys(args: &mut ArgumentConsumer<'_>) -> Vec<Bytes> {
 }
 
 /// `prewrite START put.a=1 insert.b=2 delete.c= lock.d= [primary=] [one_pc=COMMIT_TS] [async=MIN_COMMIT_TS others=KEY,…] [ttl_ms=]
-/// [min_commit_ts=] [max_commit_ts=] [seen=VERSION] [row_lock=OWNER]`
+/// [min_commit_ts=] [max_commit_ts=] [exact=VALIDATED_TS (too low for one_pc and async)] [seen=VERSION] [row_lock=OWNER]`
 fn prewrite(reader: &Reader<'_>, args: &mut ArgumentConsumer<'_>) -> Evaluated {
     let mut request = PrewriteRequest {
         start_ts: next(args, "start_ts")?,
@@ -73,6 +74,9 @@ fn prewrite(reader: &Reader<'_>, args: &mut ArgumentConsumer<'_>) -> Evaluated {
     let (one_pc, async_ts): (u64, u64) = (key(args, "one_pc")?, key(args, "async")?);
     request.try_one_pc = one_pc != 0;
     request.async_commit = async_ts != 0;
+    // Asked for, and not possible here.
+    request.validated_ts = key(args, "exact")?;
+    let too_low = request.validated_ts != 0 && one_pc.max(async_ts) > request.validated_ts;
     let others: String = key(args, "others")?;
     request.secondaries = others.split(',').filter(|key| !key.is_empty()).map(|key| key.to_string().into()).collect();
     let (seen_ts, blocked_by): (u64, u64) = (key(args, "seen")?, key(args, "row_lock")?);
@@ -92,6 +96,7 @@ fn prewrite(reader: &Reader<'_>, args: &mut ArgumentConsumer<'_>) -> Evaluated {
         request.primary = request.mutations[0].key.clone();
     }
     let mode = match (one_pc, async_ts) {
+        _ if too_low => PrewriteMode::Locks,
         (0, 0) => PrewriteMode::Locks,
         (0, ts) => PrewriteMode::Async(Timestamp(ts)),
         (ts, _) => PrewriteMode::OnePc(Timestamp(ts)),
@@ -100,6 +105,9 @@ fn prewrite(reader: &Reader<'_>, args: &mut ArgumentConsumer<'_>) -> Evaluated {
         txn::prewrite(reader, &request, mode, &|_| (blocked_by > 0).then_some(Timestamp(blocked_by)))?;
     let answer = match (response.errors.first(), response.one_pc_commit_ts) {
         (Some(error), _) => show_error(error),
+        (None, 0) if response.undecided && request.async_commit => {
+            format!("locked, min_commit_ts {}, the primary decides", response.min_commit_ts)
+        }
         (None, 0) => format!("locked, min_commit_ts {}", response.min_commit_ts),
         (None, ts) => format!("committed at {ts}"),
     };
@@ -178,6 +186,19 @@ fn heartbeat(reader: &Reader<'_>, args: &mut ArgumentConsumer<'_>) -> Evaluated 
     let request = HeartbeatTxnRequest { primary, start_ts: next(args, "start_ts")?, ttl_ms: key(args, "ttl_ms")? };
     let (batch, response) = txn::heartbeat(reader, &request)?;
     Ok((batch, response.error.as_ref().map_or(format!("ttl {} ms", response.ttl_ms), show_error)))
+}
+
+/// `validate START AT FROM-TO…`
+fn validate(reader: &Reader<'_>, args: &mut ArgumentConsumer<'_>) -> Outcome {
+    let (start_ts, at_ts) = (next(args, "start_ts")?, next(args, "at_ts")?);
+    let span = |text: String| match text.split_once('-') {
+        Some((from, to)) => KeyRange::new(from.to_owned(), to.to_owned()),
+        // Behind all of its versions.
+        None => KeyRange::new(text.clone(), [text.as_bytes(), &[0xff; 9]].concat()),
+    };
+    let spans = rest(args).into_iter().map(|text| (&span(text)).into()).collect();
+    let response = txn::validate(reader, &ValidateRequest { spans, start_ts, at_ts })?;
+    Ok(response.error.as_ref().map_or("as it was".into(), show_error))
 }
 
 /// `get TS KEY…`
@@ -294,6 +315,9 @@ fn show_error(error: &KeyError) -> String {
         Some(Kind::Locked(lock)) => show_lock(lock),
         Some(Kind::Conflict(c)) => {
             format!("conflict on {} with {} committed at {}", text(&c.key), c.conflict_start_ts, c.conflict_commit_ts)
+        }
+        Some(Kind::ReadConflict(c)) => {
+            format!("{} was changed by {} at {}", text(&c.key), c.conflict_start_ts, c.conflict_commit_ts)
         }
         Some(Kind::AlreadyExists(e)) => format!("{} already exists", text(&e.key)),
         Some(Kind::Aborted(a)) => format!("{} was rolled back", a.start_ts),

@@ -356,4 +356,6 @@ mod chaos;
 #[cfg(test)]
 mod row_locks;
 #[cfg(test)]
+mod serializable;
+#[cfg(test)]
 mod tests;

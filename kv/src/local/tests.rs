@@ -265,7 +265,7 @@ async fn transfers_keep_the_sum() {
 async fn malformed_requests_are_refused_and_do_no_harm() {
     use proto::wire::{
         CommitRequest, FindLocksRequest, Mutation, PrewriteRequest, RequestHeader, RollbackRequest, ScanRequest,
-        UnsafeDeleteRangeRequest, kv_request::Body,
+        UnsafeDeleteRangeRequest, ValidateRequest, kv_request::Body,
     };
     let local = local();
     write(&local.client, &[("a", "1")]).await;
@@ -281,6 +281,9 @@ async fn malformed_requests_are_refused_and_do_no_harm() {
         Body::Rollback(RollbackRequest { keys: vec![b("outside")], start_ts: 1 }),
         Body::Scan(ScanRequest { range: range(), read_ts: now, ..Default::default() }),
         Body::Scan(ScanRequest { pushdown: b("nobody reads this"), read_ts: now, ..Default::default() }),
+        Body::Validate(ValidateRequest { spans: vec![range().unwrap()], start_ts: 1, at_ts: now }),
+        Body::Validate(ValidateRequest { spans: vec![(&KeyRange::default()).into(); 2], start_ts: 1, at_ts: now }),
+        Body::Validate(ValidateRequest { at_ts: u64::MAX, ..Default::default() }),
         Body::UnsafeDeleteRange(UnsafeDeleteRangeRequest { range: range() }),
         Body::FindLocks(FindLocksRequest { range: range(), ..Default::default() }),
         Body::FindLocks(FindLocksRequest { primaries: range(), ..Default::default() }),

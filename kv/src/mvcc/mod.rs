@@ -13,6 +13,7 @@
 //!
 //! What it does not do: collect garbage; that is [`crate::gc`].
 
+pub mod changes;
 pub mod lock;
 #[cfg(test)]
 mod property;

@@ -25,7 +25,7 @@ pub struct Newest {
 
 /// Reads keys of one snapshot.
 pub struct Reader<'a> {
-    snapshot: &'a dyn Snapshot,
+    pub(super) snapshot: &'a dyn Snapshot,
 }
 
 impl<'a> Reader<'a> {

@@ -7,6 +7,12 @@
 //!           └───────────────── held until the batch is applied, or certainly never will be ──────┘
 //! ```
 //!
+//! A validation (SERIALIZABLE) goes the way of a read. As part of a 1PC it is one at the timestamp that was chosen:
+//!
+//! ```text
+//!   latches ─► snapshot ─► publish, choose commit_ts, raise max_ts to it ─► writes in flight? wait ─► snapshot ─► txn ─► propose
+//! ```
+//!
 //! The snapshot's term goes into the proposal: had leadership changed in between, another leader may have written
 //! under latches of its own, and the proposal is refused.
 //!
@@ -20,6 +26,7 @@ mod read;
 mod rows;
 mod safe_point;
 mod turns;
+mod validate;
 mod write;
 
 use std::{
@@ -208,6 +215,7 @@ impl Inner {
             Body::FindLocks(request) => call.find_locks(request).await,
             Body::LockRows(request) => call.lock_rows(request).await,
             Body::RowLocks(request) => call.row_locks(request).await,
+            Body::Validate(request) => call.validate(request).await,
             Body::Gateway(request) => call.gateway(request).await,
         }
     }

@@ -153,7 +153,7 @@ impl Call<'_> {
     }
 
     /// Before a read at `read_ts`: makes later one-round commits land above it, and waits for those under way that may not.
-    async fn announce_read(
+    pub(super) async fn announce_read(
         &self,
         read_ts: Timestamp,
         in_flight: impl Fn(&crate::concurrency::Concurrency, Timestamp) -> Option<InFlight>,

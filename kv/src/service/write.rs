@@ -28,9 +28,9 @@ use super::{
 const MAX_NEIGHBOURS: u32 = 4096;
 
 /// Latches taken, and the view they protect.
-struct Stage {
-    turn: Turn,
-    snapshot: RegionSnapshot,
+pub(super) struct Stage {
+    pub(super) turn: Turn,
+    pub(super) snapshot: RegionSnapshot,
     /// Of a prewrite.
     begun: Option<Begun>,
 }
@@ -38,7 +38,7 @@ struct Stage {
 impl Call<'_> {
     pub(super) async fn prewrite(&self, request: PrewriteRequest) -> Result<Reply, RegionError> {
         let answer = |response| reply(Body::Prewrite(response));
-        let newest = Timestamp(request.start_ts.max(request.min_commit_ts));
+        let newest = Timestamp(request.start_ts.max(request.min_commit_ts).max(request.validated_ts));
         if let Err(refused) = self.check_timestamp(newest).await? {
             return Ok(answer(txn::prewrite_failed(refused)));
         }
@@ -55,14 +55,17 @@ impl Call<'_> {
             let response = refused.unwrap_or_else(|fault| txn::prewrite_failed(fault.into()));
             return Ok(answer(response));
         }
-        let (mode, published) = if request.try_one_pc {
-            let (commit_ts, published) = self.announce_write(&stage.snapshot, keys.clone(), &request).await?;
-            (PrewriteMode::OnePc(commit_ts), Some(published))
-        } else if request.async_commit {
-            let (min_commit_ts, published) = self.announce_write(&stage.snapshot, keys.clone(), &request).await?;
-            (PrewriteMode::Async(min_commit_ts), Some(published))
-        } else {
-            (PrewriteMode::Locks, None)
+        if !request.reads.is_empty() && request.try_one_pc {
+            return self.prewrite_read(request, keys, stage).await.map(answer);
+        }
+        let decides = request.try_one_pc || request.async_commit;
+        let (mode, published) = match decides {
+            false => (PrewriteMode::Locks, None),
+            true => match self.announce_write(&stage.snapshot, keys.clone(), &request).await? {
+                (Some(commit_ts), published) if request.try_one_pc => (PrewriteMode::OnePc(commit_ts), Some(published)),
+                (Some(min_commit_ts), published) => (PrewriteMode::Async(min_commit_ts), Some(published)),
+                (None, _) => (PrewriteMode::Locks, None),
+            },
         };
         let (owner, place) = (Timestamp(request.start_ts), place_of(&stage.snapshot));
         let blocker = |m: &Mutation| self.inner.rows.blocker(&m.key, owner, row_lock_of(m.kind()), place);
@@ -78,13 +81,28 @@ impl Call<'_> {
     }
 
     /// Publishes a 1PC or the locks of an async commit in memory and chooses the timestamp, above every read served here
-    /// or by earlier leaders.
+    /// or by earlier leaders: none, if it has to be a certain one, and that is too low.
     async fn announce_write(
         &self,
         snapshot: &RegionSnapshot,
         keys: Vec<Bytes>,
         request: &PrewriteRequest,
-    ) -> Result<(Timestamp, Published), RegionError> {
+    ) -> Result<(Option<Timestamp>, Published), RegionError> {
+        self.know_reads(snapshot).await?;
+        let floor = Timestamp(request.start_ts.max(request.min_commit_ts));
+        let published = self.inner.concurrency.publish(keys, Timestamp(request.start_ts));
+        if request.validated_ts != 0 {
+            let exact = Timestamp(request.validated_ts);
+            let taken = exact > floor && published.take_commit_ts(exact);
+            return Ok((taken.then_some(exact), published));
+        }
+        let commit_ts = published.choose_commit_ts(floor);
+        let commit_ts = if self.inner.plant.has(Planted::SkipMaxTs) { floor.next() } else { commit_ts };
+        Ok((Some(commit_ts), published))
+    }
+
+    /// Makes `max_ts` cover the reads that earlier leaders have served of the region.
+    pub(super) async fn know_reads(&self, snapshot: &RegionSnapshot) -> Result<(), RegionError> {
         let concurrency = &self.inner.concurrency;
         let (region, version) = (snapshot.region.id, snapshot.region.epoch.version);
         let reign = Reign { term: snapshot.term, version };
@@ -95,11 +113,7 @@ impl Call<'_> {
             })?;
             concurrency.sync(region, reign, fresh);
         }
-        let floor = Timestamp(request.start_ts.max(request.min_commit_ts));
-        let published = concurrency.publish(keys, Timestamp(request.start_ts));
-        let commit_ts = published.choose_commit_ts(floor);
-        let commit_ts = if self.inner.plant.has(Planted::SkipMaxTs) { floor.next() } else { commit_ts };
-        Ok((commit_ts, published))
+        Ok(())
     }
 
     pub(super) async fn commit(&self, request: CommitRequest) -> Result<Reply, RegionError> {
@@ -221,11 +235,11 @@ impl Call<'_> {
         Ok(Stage { turn, snapshot, begun: None })
     }
 
-    fn reader<'s>(&self, snapshot: &'s RegionSnapshot) -> Reader<'s> {
+    pub(super) fn reader<'s>(&self, snapshot: &'s RegionSnapshot) -> Reader<'s> {
         Reader::new(snapshot.engine.as_ref())
     }
 
-    async fn finish(
+    pub(super) async fn finish(
         &self,
         stage: Stage,
         batch: Batch,
@@ -260,7 +274,7 @@ impl Call<'_> {
 }
 
 /// The row lock that a write stands for when its transaction has not taken one.
-fn row_lock_of(kind: MutationKind) -> RowLockMode {
+pub(super) fn row_lock_of(kind: MutationKind) -> RowLockMode {
     match kind {
         MutationKind::Put => RowLockMode::NoKeyUpdate,
         MutationKind::Insert | MutationKind::Delete | MutationKind::Lock => RowLockMode::Update,

@@ -9,7 +9,8 @@ use crate::mvcc::{Fault, Reader};
 
 use super::keep_out;
 
-/// Evaluates a check. Where neither lock nor version is, the transaction is kept out for good: it never commits.
+/// Evaluates a check. Where neither lock nor version is, the transaction is kept out for good: it never commits. Where a lock
+/// stands that decides nothing, the transaction has gone over to two phases: all is up to its primary.
 pub fn check_secondaries(
     reader: &Reader<'_>,
     request: &CheckSecondariesRequest,
@@ -21,6 +22,7 @@ pub fn check_secondaries(
     for key in &request.keys {
         if let Some(lock) = reader.lock(key)?.filter(|lock| lock.start_ts == start_ts) {
             min_commit_ts = min_commit_ts.max(lock.min_commit_ts.0);
+            rolled_back |= lock.secondaries.is_none();
         } else if let Some(commit_ts) = reader.commit_of(key, start_ts)? {
             return Ok((Batch::default(), answer(Outcome::CommitTs(commit_ts.0))));
         } else {

@@ -18,6 +18,11 @@
 //! never changes it. The primary's lock lists the other keys, so that after the TTL anybody can find out: all locks stand,
 //! then the primary is committed at that timestamp; one is missing, then a rollback record takes its place, and the
 //! primary is rolled back. Either is decided at the primary first, and what stands there binds everybody who comes later.
+//!
+//! **A serializable transaction** commits at a timestamp at which its reads are still what they were (`validate.rs`). Where
+//! that is looked at first, 1PC and async commit have to take exactly that timestamp; a leader that has served a later read
+//! can't, and leaves locks that decide nothing: then the transaction goes on in two phases, and its reads are looked at once
+//! more, at the timestamp that its primary commits at.
 
 mod check_secondaries;
 mod check_txn;
@@ -26,6 +31,7 @@ mod heartbeat;
 mod prewrite;
 mod resolve;
 mod rollback;
+mod validate;
 
 pub use check_secondaries::check_secondaries;
 pub use check_txn::check_txn;
@@ -34,6 +40,7 @@ pub use heartbeat::heartbeat;
 pub use prewrite::{PrewriteMode, RowBlocker, prewrite, prewrite_failed, prewrite_too_old};
 pub use resolve::resolve;
 pub use rollback::rollback;
+pub use validate::{Validity, reads_hold, validate};
 
 use bytes::Bytes;
 use proto::{Batch, Cf, Timestamp, wire};

@@ -29,10 +29,19 @@ pub enum PrewriteMode {
     Async(Timestamp),
 }
 
+/// A lock that an earlier sending has left.
+#[derive(Clone, Copy, Debug)]
+struct OwnLock {
+    /// The transaction may commit from there on.
+    min_commit_ts: Timestamp,
+    /// It is one of those that are the commit when all stand.
+    decides: bool,
+}
+
 /// What stands in the way of a key.
 enum Obstacle {
-    /// The transaction has its lock here already, and may commit from there on.
-    OwnLock(Timestamp),
+    /// The transaction has its lock here already.
+    OwnLock(OwnLock),
     /// This.
     Error(Kind),
 }
@@ -53,7 +62,7 @@ pub fn prewrite(
     for (mutation, own_lock) in request.mutations.iter().zip(&mut own_locks) {
         match obstacle(reader, request, mutation, row_blocker)? {
             None => {}
-            Some(Obstacle::OwnLock(min_commit_ts)) => *own_lock = Some(min_commit_ts),
+            Some(Obstacle::OwnLock(lock)) => *own_lock = Some(lock),
             Some(Obstacle::Error(kind)) => {
                 let response = match reader.commit_of(&mutation.key, start_ts)? {
                     Some(commit_ts) => committed(commit_ts),
@@ -78,16 +87,21 @@ pub fn prewrite(
     }
     let mut batch = Batch::default();
     // What others have read in the locks that stand is the promise, not what would be chosen now.
-    let mut min_commit_ts = Timestamp::ZERO;
+    let new = OwnLock { min_commit_ts: at_least, decides: matches!(mode, PrewriteMode::Async(_)) };
+    let (mut min_commit_ts, mut decided) = (Timestamp::ZERO, true);
     for (mutation, own_lock) in request.mutations.iter().zip(own_locks) {
-        min_commit_ts = min_commit_ts.max(own_lock.unwrap_or(at_least));
+        let stands = own_lock.unwrap_or(new);
+        min_commit_ts = min_commit_ts.max(stands.min_commit_ts);
+        decided &= stands.decides;
         if own_lock.is_none() {
             write(&mut batch, request, mutation, mode, at_least);
         }
     }
     let response = match mode {
         PrewriteMode::OnePc(commit_ts) => committed(commit_ts),
-        _ => PrewriteResponse { min_commit_ts: min_commit_ts.0, ..Default::default() },
+        PrewriteMode::Locks | PrewriteMode::Async(_) => {
+            PrewriteResponse { min_commit_ts: min_commit_ts.0, undecided: !decided, ..Default::default() }
+        }
     };
     Ok((batch, response))
 }
@@ -121,10 +135,17 @@ fn obstacle(
     let (key, start_ts) = (&mutation.key, Timestamp(request.start_ts));
     if let Some(lock) = reader.lock(key)? {
         return Ok(Some(match lock.start_ts == start_ts {
-            true if lock.secondaries.is_some() != request.async_commit && !request.try_one_pc => {
+            // Only one that must commit at a given timestamp falls back to the other kind.
+            true if lock.secondaries.is_some() != request.async_commit
+                && !request.try_one_pc
+                && (lock.secondaries.is_some() || request.validated_ts == 0) =>
+            {
                 return Err(Fault::corrupt(key, "one transaction has locks of two kinds"));
             }
-            true => Obstacle::OwnLock(lock.min_commit_ts),
+            true => {
+                let (min_commit_ts, decides) = (lock.min_commit_ts, lock.secondaries.is_some());
+                Obstacle::OwnLock(OwnLock { min_commit_ts, decides })
+            }
             false => Obstacle::Error(Kind::Locked(lock.to_wire(key))),
         }));
     }
@@ -181,7 +202,7 @@ fn write(
         }
         PrewriteMode::Locks | PrewriteMode::Async(_) => {
             let (ttl_ms, primary) = (request.ttl_ms, request.primary.clone());
-            let secondaries = request.async_commit.then(|| match mutation.key == primary {
+            let secondaries = matches!(mode, PrewriteMode::Async(_)).then(|| match mutation.key == primary {
                 true => request.secondaries.clone(),
                 false => Vec::new(),
             });

@@ -76,6 +76,7 @@ fn status(error: SpaceError) -> Status {
         SpaceError::NotStrong(..) => Status::failed_precondition(text),
         SpaceError::Kv(error) => match error {
             Error::Conflict { .. }
+            | Error::ReadConflict { .. }
             | Error::Aborted
             | Error::Fenced
             | Error::AlreadyExists { .. }

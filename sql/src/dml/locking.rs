@@ -4,6 +4,7 @@
 //!   READ COMMITTED    find rows at the statement's snapshot ─► lock them ─► changed since the snapshot? find again, at a
 //!                     newer snapshot, with the locks kept ─► … ─► change them
 //!   REPEATABLE READ   find rows at the transaction's snapshot ─► lock them ─► changed since? 40001
+//!   SERIALIZABLE      the same, and what was read must still be so at the commit (`kv` sees to that)
 //!   on its own        find and change; the commit that follows sees whether one has changed, and then the statement is
 //!                     run again, with locks
 //! ```
@@ -31,6 +32,8 @@ pub enum Isolation {
     ReadCommitted,
     /// What was committed before the transaction's first statement.
     RepeatableRead,
+    /// The same; and it commits only if nothing of what it has read has changed until then.
+    Serializable,
 }
 
 impl Isolation {
@@ -39,16 +42,25 @@ impl Isolation {
         match self {
             Isolation::ReadCommitted => "read committed",
             Isolation::RepeatableRead => "repeatable read",
+            Isolation::Serializable => "serializable",
         }
     }
 
-    /// What settings say. READ UNCOMMITTED is READ COMMITTED, as in PostgreSQL; 0A000 for SERIALIZABLE.
+    /// All its statements see the same.
+    pub fn keeps_snapshot(self) -> bool {
+        self != Isolation::ReadCommitted
+    }
+
+    /// What settings say. READ UNCOMMITTED is READ COMMITTED, as in PostgreSQL; 22023 for what is no level.
     pub fn named(name: &str) -> SqlResult<Self> {
         match name {
             "read committed" | "read uncommitted" => Ok(Isolation::ReadCommitted),
             "repeatable read" => Ok(Isolation::RepeatableRead),
-            _ => Err(SqlError::unsupported("the isolation level SERIALIZABLE")
-                .with_hint("REPEATABLE READ gives a snapshot.")),
+            "serializable" => Ok(Isolation::Serializable),
+            _ => Err(SqlError::new(
+                SqlState::INVALID_PARAMETER_VALUE,
+                format!("invalid value for parameter \"transaction_isolation\": \"{name}\""),
+            )),
         }
     }
 }
@@ -122,7 +134,7 @@ impl RowLocking {
 
     fn check(&self, txn: &Txn, rows: &[LockedRow]) -> SqlResult<()> {
         let changed = |row: &LockedRow| !row.skipped && row.commit_ts > txn.start_ts();
-        match self.isolation == Isolation::RepeatableRead && rows.iter().any(changed) {
+        match self.isolation.keeps_snapshot() && rows.iter().any(changed) {
             true => Err(SqlError::serialization("Another transaction changed a row since this one began.")),
             false => Ok(()),
         }

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     catalog::Sequence,
     codec::TableCodec,
-    dml::{Isolation, Pair, Projection, Target, target::Change},
+    dml::{Pair, Projection, Target, target::Change},
     error::{SqlError, SqlResult, SqlState},
     eval::{Env, Scalar},
     query::scan::bounds::Spans,
@@ -443,7 +443,7 @@ async fn locked_rows<L>(
 where
     L: Future<Output = SqlResult<Vec<(Bytes, LockedRow)>>>,
 {
-    let one_snapshot = work.locking.as_ref().is_some_and(|l| l.isolation == Isolation::RepeatableRead);
+    let one_snapshot = work.locking.as_ref().is_some_and(|l| l.isolation.keeps_snapshot());
     if one_snapshot || selection.filter.is_some() {
         let seen = seen_rows(target, selection, work, txn, keys).await?;
         keys = seen.into_iter().map(|(key, _)| key).collect();

@@ -154,10 +154,13 @@ impl Session {
         if let Some(txn) = &open.txn {
             return Ok(match open.isolation {
                 Isolation::ReadCommitted => txn.at_fresh_snapshot(),
-                Isolation::RepeatableRead => txn.clone(),
+                Isolation::RepeatableRead | Isolation::Serializable => txn.clone(),
             });
         }
-        let txn = client.begin().await?;
+        let txn = match open.isolation {
+            Isolation::ReadCommitted | Isolation::RepeatableRead => client.begin().await?,
+            Isolation::Serializable => client.begin_serializable().await?,
+        };
         open.txn = Some(txn.clone());
         let (isolation, started_us) = (open.isolation, open.now_us.unsigned_abs());
         self.backend.begins(txn.start_ts(), isolation, started_us);

@@ -4,6 +4,7 @@ pub mod as_of;
 pub mod borders;
 pub mod constraints;
 pub mod copy;
+pub mod deferrable;
 pub mod locate;
 pub mod parse;
 pub mod row_lock;

@@ -9,7 +9,7 @@ use datafusion::sql::sqlparser::{
     tokenizer::Tokenizer,
 };
 
-use super::{Command, as_of, borders, constraints, copy, row_lock, sequence, split::skip_blank};
+use super::{Command, as_of, borders, constraints, copy, deferrable, row_lock, sequence, split::skip_blank};
 use crate::error::{SqlError, SqlResult, SqlState};
 
 /// Stack that a thread needs which runs sessions: parser, planner and expressions recurse as deep as a statement is nested, and
@@ -108,6 +108,10 @@ fn statement(parsed: &str, sql: &str) -> SqlResult<Command> {
     let mut moment = None;
     if as_of::may_look_back(parsed) {
         (tokens, moment) = as_of::take(tokens)?;
+    }
+    let first_word: String = skip_blank(parsed).chars().take_while(char::is_ascii_alphabetic).collect();
+    if deferrable::may_have(&first_word.to_ascii_uppercase()) {
+        tokens = deferrable::left_out(tokens);
     }
     let mut locks = Vec::new();
     if row_lock::may_lock(parsed) {

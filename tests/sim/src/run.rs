@@ -9,6 +9,7 @@ use std::{
 };
 
 use futures::future::BoxFuture;
+use history::Level;
 
 #[cfg(feature = "sql")]
 use crate::sql::{AdvisoryLocks, Family, Gateways, Schema};
@@ -22,7 +23,7 @@ use crate::{
     coverage::Coverage,
     faults::{self, Fault, Victim},
     runtime::{NodeIndex, Owner, World},
-    workload::{Seat, Workload, bank::Bank, guard::Guard, register::Register, space::Doors},
+    workload::{Seat, Workload, append::Append, bank::Bank, guard::Guard, register::Register, space::Doors},
 };
 
 /// Nodes of a simulated cluster: the smallest that survives the loss of one.
@@ -68,6 +69,12 @@ pub enum Kind {
     Space,
     /// Nodes, transactions that keep each other off by row locks.
     Guard,
+    /// Nodes, lists that transactions read and append to, SERIALIZABLE, cycles.
+    Append,
+    /// The same at REPEATABLE READ.
+    AppendSnapshot,
+    /// The same at READ COMMITTED.
+    AppendCommitted,
     /// Gateways, parents that go while children come.
     #[cfg(feature = "sql")]
     Family,
@@ -90,6 +97,9 @@ pub const KINDS: &[Kind] = &[
     Kind::Schema,
     Kind::Space,
     Kind::Guard,
+    Kind::Append,
+    Kind::AppendSnapshot,
+    Kind::AppendCommitted,
     #[cfg(feature = "sql")]
     Kind::Family,
     #[cfg(feature = "sql")]
@@ -102,6 +112,7 @@ impl Kind {
         match self {
             Kind::Stores => ([faults::USUAL, &[Fault::HeirDies]].concat(), TORMENT),
             Kind::Register | Kind::Bank | Kind::Space | Kind::Guard => (faults::USUAL.to_vec(), TORMENT),
+            Kind::Append | Kind::AppendSnapshot | Kind::AppendCommitted => (faults::USUAL.to_vec(), TORMENT),
             Kind::Moving => ([faults::USUAL, &[Fault::Exile]].concat(), TORMENT * 2),
             #[cfg(feature = "sql")]
             Kind::SqlRegister | Kind::SqlBank | Kind::Schema | Kind::Family | Kind::Advisory => {
@@ -155,6 +166,13 @@ pub fn run(seed: u64, kind: Kind, settings: &Settings) -> Report {
         Kind::Register => perform(kind, world.clone(), nodes(&world), Arc::new(Register::default())),
         Kind::Bank => perform(kind, world.clone(), nodes(&world), Arc::new(Bank::default())),
         Kind::Guard => perform(kind, world.clone(), nodes(&world), Arc::new(Guard::default())),
+        Kind::Append => perform(kind, world.clone(), nodes(&world), Arc::new(Append::new(Level::Strict))),
+        Kind::AppendSnapshot => {
+            perform(kind, world.clone(), nodes(&world), Arc::new(Append::new(Level::RepeatableRead)))
+        }
+        Kind::AppendCommitted => {
+            perform(kind, world.clone(), nodes(&world), Arc::new(Append::new(Level::ReadCommitted)))
+        }
         Kind::Space => {
             let doors = Nodes::cluster(world.clone(), NODES, settings.clone(), Doors::default());
             perform(kind, world.clone(), doors, Arc::new(Register::default()))

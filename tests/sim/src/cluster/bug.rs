@@ -111,6 +111,12 @@ pub const BUGS: &[Bug] = &[
     #[cfg(feature = "planted-bugs")]
     Bug::Kv(kv::planted::Planted::GcMarkerFirst),
     #[cfg(feature = "planted-bugs")]
+    Bug::Kv(kv::planted::Planted::SkipValidation),
+    #[cfg(feature = "planted-bugs")]
+    Bug::Kv(kv::planted::Planted::ValidateAfterDecision),
+    #[cfg(feature = "planted-bugs")]
+    Bug::Kv(kv::planted::Planted::ValidateUnannounced),
+    #[cfg(feature = "planted-bugs")]
     Bug::Kv(kv::planted::Planted::SwapUnchecked),
     #[cfg(feature = "planted-bugs")]
     Bug::Pd(pd::Planted::TsoWindowNotPersisted),

@@ -344,9 +344,13 @@ fn count(world: &World, asked: &Asked, answered: &Answered) {
         (Asked::Prewrite(_), Answered::Prewrite(p)) if p.one_pc_commit_ts != 0 => {
             world.count("commits in one phase", 1)
         }
+        (Asked::Prewrite(r), Answered::Prewrite(p)) if r.validated_ts != 0 && p.undecided => {
+            world.count("locks that decide nothing", r.mutations.len() as u64)
+        }
         (Asked::Prewrite(r), Answered::Prewrite(p)) if r.async_commit && p.errors.is_empty() => {
             world.count("locks of async commits", r.mutations.len() as u64)
         }
+        (Asked::Validate(_), Answered::Validate(v)) if v.error.is_none() => world.count("reads as they were", 1),
         (Asked::CheckSecondaries(_), _) => world.count("secondaries asked", 1),
         (Asked::Commit(_), Answered::Commit(c)) if c.error.is_none() => {
             world.count("keys committed behind their locks", 1)

@@ -3,6 +3,7 @@
 //! A session lives on a node, like a gateway's: when the node crashes it is gone in the middle of whatever it
 //! did, leaving locks behind, and the outcome of its last operation is unknown.
 
+pub mod append;
 pub mod bank;
 pub mod guard;
 pub mod register;

@@ -148,6 +148,21 @@ fn collecting_a_delete_marker_before_what_it_hides_is_found() {
 }
 
 #[test]
+fn committing_without_a_look_at_the_reads_is_found() {
+    must_be_found(Kind::Append, 5, Bug::Kv(Kv::SkipValidation));
+}
+
+#[test]
+fn looking_at_the_reads_when_the_commit_is_decided_is_found() {
+    must_be_found(Kind::Append, 10, Bug::Kv(Kv::ValidateAfterDecision));
+}
+
+#[test]
+fn looking_at_the_reads_without_holding_later_commits_off_is_found() {
+    must_be_found(Kind::Append, 40, Bug::Kv(Kv::ValidateUnannounced));
+}
+
+#[test]
 fn swapping_what_was_not_compared_is_found() {
     must_be_found(Kind::Space, 20, Bug::Kv(Kv::SwapUnchecked));
 }

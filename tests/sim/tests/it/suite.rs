@@ -124,6 +124,34 @@ fn row_locks_keep_transactions_off_each_other() {
     );
 }
 
+#[test]
+fn serializable_transactions_are_as_if_one_after_the_other() {
+    suite(
+        Kind::Append,
+        &[
+            "elections",
+            "lists read and appended to",
+            "transactions whose reads were out of date",
+            "lists appended to by somebody else",
+            "reads as they were",
+            "locks that decide nothing",
+            "commits in one phase",
+            "locks of async commits",
+            "transactions judged",
+        ],
+    );
+}
+
+#[test]
+fn transactions_of_one_snapshot_show_nothing_but_write_skew() {
+    suite(Kind::AppendSnapshot, &["lists read and appended to", "lists appended to by somebody else"]);
+}
+
+#[test]
+fn transactions_that_see_what_is_committed_do_not_go_round_in_circles() {
+    suite(Kind::AppendCommitted, &["lists read and appended to", "locks of async commits"]);
+}
+
 #[cfg(feature = "sql")]
 #[test]
 fn advisory_locks_are_one_sessions_at_a_time() {

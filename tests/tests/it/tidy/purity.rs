@@ -20,6 +20,7 @@ const PURE: &[&str] = &[
     "kv/src/deadlock",
     "kv/src/gc.rs",
     "kv/src/client/held",
+    "kv/src/client/reads.rs",
     "kv/src/space/keys.rs",
     "kv/src/space/lww.rs",
     "kv/src/client/region_map",
