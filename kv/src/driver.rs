@@ -7,7 +7,10 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use proto::{
     KeyRange, StoreId, Timestamp,
-    wire::{GatewayRequest, GatewayResponse, KvRequest, KvResponse, OperatorStatus, RegionStatus, StoreStatus},
+    wire::{
+        GatewayRequest, GatewayResponse, KvRequest, KvResponse, OperatorStatus, RegionStatus, SafePointGrant,
+        StoreStatus,
+    },
 };
 use raftstore::MonotonicClock;
 
@@ -79,6 +82,8 @@ pub trait Pd: Send + Sync + 'static {
     /// Waits up to `wait` for a version newer than `acknowledged`.
     async fn catalog_lease(&self, gateway: u64, acknowledged: u64, wait: Duration)
     -> Result<(u64, Timestamp), PdError>;
+    /// How old timestamps may be, for this node's store.
+    async fn safe_point(&self) -> Result<SafePointGrant, PdError>;
     /// Whether a gateway may hold a catalog lease. `false` is for good: by its own clock it has lost the one it had.
     async fn gateway_alive(&self, gateway: u64) -> Result<bool, PdError>;
     /// Publishes a catalog version; returns when no live gateway works with an older one.

@@ -62,6 +62,14 @@ pub enum Error {
     /// A timestamp that PD cannot have issued.
     #[error("bad timestamp: {0}")]
     BadTimestamp(String),
+    /// The snapshot is below the GC safe point: what it would see may be gone. Begin again with a newer one.
+    #[error("the snapshot {ts} is older than the GC safe point {safe_point}")]
+    SnapshotTooOld {
+        /// The snapshot's, or the transaction's.
+        ts: Timestamp,
+        /// The oldest that can be read.
+        safe_point: Timestamp,
+    },
     /// Stored bytes do not decode, or a pushed-down scan was refused.
     #[error("{0}")]
     Corrupt(String),
@@ -104,6 +112,9 @@ impl From<KeyError> for Refusal {
             Some(Kind::Aborted(_)) => Error::Aborted,
             Some(Kind::CommitFenced(_)) => Error::Fenced,
             Some(Kind::BadTimestamp(b)) => Error::BadTimestamp(b.reason),
+            Some(Kind::SnapshotTooOld(old)) => {
+                Error::SnapshotTooOld { ts: Timestamp(old.ts), safe_point: Timestamp(old.safe_point) }
+            }
             Some(Kind::RowLocked(r)) => Error::RowLocked { key: r.key },
             Some(Kind::Deadlock(d)) => Error::Deadlock(Box::new(d.into())),
             Some(Kind::TooManyRowLocks(t)) => Error::TooLarge(format!("a store keeps at most {} row locks", t.limit)),

@@ -32,14 +32,16 @@
 //!   With reads and writes in one region the 1PC does all of it. Without writes there is nothing to look at.
 //! - **Whoever meets a lock** asks its primary, and finishes what is decided, or waits, or after the TTL (by PD's
 //!   time) ends it for everybody: rolls it back, or finds all locks of an async commit and commits it ([`txn`]).
+//! - **Old versions** go once nobody can read them: below PD's safe point every store refuses reads and prewrites, then the
+//!   locks that stand there are ended, then what is hidden is deleted through the log ([`gc`]). A client says which of its
+//!   transactions is the oldest, and that holds the safe point back.
 //! - **A lost answer** is asked for again: every request recognises its own traces. If the outcome of a commit can't be
 //!   learnt before the deadline it is reported as unknown, never as a failure ([`client::committer`]).
 //!
-//! Pure, in the sense of the design (no clock, no lock, no `async`): [`codec`], [`mvcc`], [`txn`], [`latch`], [`row_locks`], [`deadlock`],
+//! Pure, in the sense of the design (no clock, no lock, no `async`): [`codec`], [`mvcc`], [`txn`], [`gc`], [`latch`], [`row_locks`], [`deadlock`],
 //! [`client::region_map`], [`client::committer`], `client::reads`. Around them [`Service`] and [`Client`] do the waiting and sending.
 //!
-//! What it does not do: it knows no rows and no tables; it never dials a socket; it keeps all old versions (their
-//! collection is an issue of its own).
+//! What it does not do: it knows no rows and no tables; it never dials a socket.
 
 pub mod client;
 pub mod codec;
@@ -47,6 +49,7 @@ mod concurrency;
 pub mod deadlock;
 pub mod driver;
 mod error;
+pub mod gc;
 #[cfg(test)]
 mod golden;
 pub mod latch;

@@ -22,6 +22,10 @@ pub enum Planted {
     SwapUnchecked,
     /// Store: row locks that no write follows are taken for held at commit, whatever became of the leader that granted them.
     TrustLostRowLocks,
+    /// Client and store: nobody says which snapshots are in use, and nobody is refused for reading below the safe point.
+    GcUnderReader,
+    /// Store: a delete marker is collected before the versions it hides.
+    GcMarkerFirst,
     /// Client: a write under a row lock is not checked against what was committed since the lock was granted.
     TrustRowLocks,
     /// Client: a serializable transaction commits without a look at what became of what it has read.
@@ -49,12 +53,14 @@ impl Plant {
     }
 
     #[cfg(feature = "planted-bugs")]
-    pub(crate) fn has(self, bug: Planted) -> bool {
+    /// Whether it is this one.
+    pub fn has(self, bug: Planted) -> bool {
         self.bug == Some(bug)
     }
 
     #[cfg(not(feature = "planted-bugs"))]
-    pub(crate) fn has(self, _: Planted) -> bool {
+    /// Whether it is this one.
+    pub fn has(self, _: Planted) -> bool {
         false
     }
 }

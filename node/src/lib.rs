@@ -28,6 +28,7 @@ pub mod drain;
 pub mod eventual;
 pub mod founding;
 pub mod frames;
+pub mod gc;
 pub mod identity;
 pub mod kv_door;
 pub mod load;
@@ -43,7 +44,7 @@ pub mod split_keys;
 pub mod steps;
 pub mod verify;
 
-pub use ::pd::{MERGE_PART, Rules};
+pub use ::pd::{GcRules, MERGE_PART, Rules};
 pub use address_book::AddressBook;
 pub use membership::{Founded, FoundingError, Membership};
 pub use node::{Drivers, Node, NodeConfig, StartError};

@@ -30,6 +30,7 @@ use crate::{
     eventual::Eventual,
     founding::{Answers, record},
     frames::{self, Envelopes, Sender},
+    gc::{GcCounts, OldVersions, rounds::Rounds as GcRounds},
     identity::{Identity, UUID_LEN},
     kv_door::KvDoor,
     load::LoadMeter,
@@ -152,6 +153,7 @@ struct Running {
     verifier: Arc<Verifier>,
     verified: Arc<VerifyCounts>,
     public_kv: PublicKv,
+    old_versions: Arc<OldVersions>,
 }
 
 impl Node {
@@ -303,10 +305,28 @@ impl Node {
         let config = self.config.client.clone();
         let client = kv::Client::with_config(door.clone(), Arc::new(pd.clone()), clock.clone(), spawn, config);
         let spaces = kv::Spaces::new(client.clone());
-        let eventual = Eventual::open(engine, store.clone(), spaces.clone(), clock).map_err(BootError::Engine)?;
+        let eventual = Eventual::open(engine.clone(), store.clone(), spaces.clone(), clock.clone());
+        let eventual = eventual.map_err(BootError::Engine)?;
+        let serving = (door.service.clone(), client.clone());
+        let old_versions = OldVersions::new((store.clone(), engine), serving, clock, self.config.client.plant);
         let public_kv = PublicKv { spaces, eventual: Arc::new(eventual) };
         let (sizes, verified) = (Arc::default(), Arc::default());
-        Ok(Running { cluster, sender, store, role, pd, door, client, load, sizes, verifier, verified, public_kv })
+        let old_versions = Arc::new(old_versions);
+        Ok(Running {
+            cluster,
+            sender,
+            store,
+            role,
+            pd,
+            door,
+            client,
+            load,
+            sizes,
+            verifier,
+            verified,
+            public_kv,
+            old_versions,
+        })
     }
 
     fn spawn_tasks(self: &Arc<Self>) {
@@ -325,6 +345,7 @@ impl Node {
             engine,
             load: running.load.clone(),
             sizes: running.sizes.clone(),
+            old_versions: running.old_versions.clone(),
             steps,
             stopping: self.stopping.clone(),
             end: self.end.clone(),
@@ -343,6 +364,9 @@ impl Node {
         self.drivers.spawn.spawn(Box::pin(heartbeat.clone().run()));
         self.drivers.spawn.spawn(Box::pin(heartbeat.listen()));
         self.drivers.spawn.spawn(Box::pin(running.public_kv.eventual.clone().carry()));
+        let (role, client, clock) = (running.role.clone(), running.client.clone(), self.drivers.clock.clone());
+        self.drivers.spawn.spawn(Box::pin(GcRounds { role, client, clock }.run()));
+        self.drivers.spawn.spawn(Box::pin(running.old_versions.clone().run()));
         self.drivers.spawn.spawn(Box::pin(self.clone().look_around()));
     }
 
@@ -440,6 +464,10 @@ impl Node {
     /// What the slow pass over all regions has found, on this node.
     pub fn verify_counts(&self) -> Option<Arc<VerifyCounts>> {
         self.running.get().map(|r| r.verified.clone())
+    }
+    /// How much this node has collected of old versions.
+    pub fn gc_counts(&self) -> Option<Arc<GcCounts>> {
+        self.running.get().map(|r| r.old_versions.counts())
     }
     /// What PD has done, when this node is PD.
     pub fn pd_counts(&self) -> Option<::pd::Counts> {

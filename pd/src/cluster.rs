@@ -291,6 +291,11 @@ impl Cluster {
     pub fn store_count(&self) -> usize {
         self.stores.len()
     }
+    /// All stores but those that were removed.
+    pub fn member_ids(&self) -> Vec<StoreId> {
+        let members = self.stores.iter().filter(|(_, view)| view.record.state() != StoreState::Removed);
+        members.map(|(id, _)| *id).collect()
+    }
     /// How many regions are known.
     pub fn region_count(&self) -> usize {
         self.regions.len()

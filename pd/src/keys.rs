@@ -9,6 +9,7 @@
 //! kind 3  id 0         published catalog version: u64 BE
 //! kind 4  id store id  a store: wire::Store
 //! kind 5  id 0         what people have set: wire::PdSettings
+//! kind 6  id 0         the GC safe point: u64 BE, a timestamp; older snapshots are refused
 //! ```
 //!
 //! All keys have one length, so none is a prefix of another.
@@ -23,6 +24,7 @@ const KIND_IDS: u32 = 2;
 const KIND_CATALOG: u32 = 3;
 const KIND_STORE: u32 = 4;
 const KIND_SETTINGS: u32 = 5;
+const KIND_SAFE_POINT: u32 = 6;
 
 fn key(kind: u32, id: u64) -> Bytes {
     let mut key = BytesMut::with_capacity(LEN);
@@ -51,6 +53,10 @@ pub fn store(id: StoreId) -> Bytes {
 /// What people have set.
 pub fn settings() -> Bytes {
     key(KIND_SETTINGS, 0)
+}
+/// The GC safe point.
+pub fn safe_point() -> Bytes {
+    key(KIND_SAFE_POINT, 0)
 }
 /// Everything PD keeps.
 pub fn all() -> KeyRange {

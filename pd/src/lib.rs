@@ -14,7 +14,7 @@
 //!
 //! The cores are pure: time comes in as [`Now`], what must be durable goes out as a value that
 //! [`Service`] writes before it answers. Only few things are durable: the stores, the upper bound of
-//! handed-out timestamps, the next ids, the published catalog version, the switched-off schedulers. Everything else is
+//! handed-out timestamps, the next ids, the published catalog version, the GC safe point, the switched-off schedulers. Everything else is
 //! rebuilt from what stores and gateways report to a new PD at once.
 //!
 //! # Placement
@@ -52,6 +52,7 @@ pub mod operator;
 pub mod placement;
 pub mod planner;
 pub mod rules;
+pub mod safe_point;
 pub mod scheduler;
 pub mod service;
 pub mod survey;
@@ -61,7 +62,8 @@ pub use catalog_lease::CatalogLeases;
 pub use cluster::Cluster;
 pub use meta::{MetaError, MetaStore, MetaWrite};
 pub use operator::Operators;
-pub use rules::{MERGE_PART, Rules};
+pub use rules::{GcRules, MERGE_PART, Rules};
+pub use safe_point::SafePoint;
 pub use service::{Answer, Counts, Service, Settings};
 pub use survey::Survey;
 pub use tso::Tso;

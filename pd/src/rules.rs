@@ -26,6 +26,52 @@ pub struct Rules {
     pub disabled: BTreeSet<String>,
     /// How much is done at a time.
     pub limits: Limits,
+    /// When old versions go.
+    pub gc: GcRules,
+}
+
+/// When versions that were written over go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GcRules {
+    /// So old a version's successor is at least, ms: so far back one can read.
+    pub retention_ms: u64,
+    /// Between two safe points, ms. Each costs one look at every region.
+    pub every_ms: u64,
+    /// A node that is silent for longer holds nothing back any more, ms. Above [`COMMIT_MEMORY_MS`]: until then a lost commit's
+    /// outcome is still asked for.
+    pub silent_ms: u64,
+    /// How long a store may trust what it was told of the safe point, ms: several heartbeats, and a fail-over of PD (≤ 3 s).
+    /// The same on every node: a new PD waits out its predecessor's leases.
+    pub lease_ms: u64,
+    /// The longest that a transaction holds old versions back, ms; then its snapshot is refused.
+    pub hold_max_ms: u64,
+}
+
+/// What `kv` looks for the outcome of a commit at most, ms, and a margin.
+pub const COMMIT_MEMORY_MS: u64 = 24_000;
+/// Long enough to look at a mistake of a few minutes ago, short enough that hot rows stay quick to read.
+pub const GC_RETENTION_MS: u64 = 10 * 60 * 1_000;
+/// Of the retention, between two safe points. Each time every region is asked for old locks, and woken for it when it
+/// sleeps: seldom, in a cluster with thousands of them.
+pub const GC_EVERY_PART: u64 = 2;
+
+impl GcRules {
+    /// With this retention, and the rest as it suits it.
+    pub fn with_retention(retention_ms: u64) -> GcRules {
+        GcRules {
+            retention_ms,
+            every_ms: (retention_ms / GC_EVERY_PART).clamp(1_000, 600_000),
+            silent_ms: COMMIT_MEMORY_MS + 6_000,
+            lease_ms: 8_000,
+            hold_max_ms: 24 * 60 * 60 * 1_000,
+        }
+    }
+}
+
+impl Default for GcRules {
+    fn default() -> Self {
+        GcRules::with_retention(GC_RETENTION_MS)
+    }
 }
 
 /// Bounds of what is under way at once: each step costs stores work that clients wait behind.
@@ -72,6 +118,7 @@ impl Default for Rules {
             merge_after_ms: MERGE_AFTER_MS,
             disabled: BTreeSet::new(),
             limits: Limits::default(),
+            gc: GcRules::default(),
         }
     }
 }

@@ -9,6 +9,7 @@ mod admin;
 mod catalog;
 mod heartbeat;
 mod operators;
+mod safe_point;
 mod stores;
 mod timestamps;
 
@@ -23,7 +24,7 @@ use std::{
 use bytes::Bytes;
 use parking_lot::Mutex;
 use proto::{
-    ClusterId, KeyRange, PD_REGION, Peer, Region, StoreId, Term,
+    ClusterId, KeyRange, PD_REGION, Peer, Region, StoreId, Term, Timestamp,
     wire::{
         self, AllocIdsResponse, ClusterStatusResponse, GetRegionResponse, GetStoresResponse, PdRequest, PdResponse,
         RegionError, ScanRegionsResponse, StoreStatus, pd_request::Body, pd_response,
@@ -32,7 +33,7 @@ use proto::{
 use tokio::sync::watch;
 
 use crate::{
-    CatalogLeases, Cluster, MetaError, MetaStore, MetaWrite, Now, Operators, Rules, Tso,
+    CatalogLeases, Cluster, MetaError, MetaStore, MetaWrite, Now, Operators, Rules, SafePoint, Tso,
     ids::{self, NextIds, Sequence},
     keys,
     planner::Sight,
@@ -108,6 +109,7 @@ struct State {
     ids: NextIds,
     catalog: CatalogLeases,
     operators: Operators,
+    safe_point: SafePoint,
     rules: Rules,
     /// When there was planned last, by PD's monotonic clock.
     planned_ms: Option<u64>,
@@ -136,6 +138,7 @@ impl Service {
         let callers = number(&durable, keys::next_id(Sequence::Callers))?;
         let cluster_ids = number(&durable, keys::next_id(Sequence::Cluster))?;
         let published = number(&durable, keys::catalog_version())?.unwrap_or(0);
+        let safe_point = Timestamp(number(&durable, keys::safe_point())?.unwrap_or(0));
         let stores = stores::load_or_found(&*meta, &durable, &settings.founders).await?;
         let ids = NextIds::restore(callers, cluster_ids, largest_founded_id(&settings));
         let founders = settings.founders.iter().map(|s| StoreId(s.id)).collect();
@@ -148,6 +151,7 @@ impl Service {
             ids,
             catalog: CatalogLeases::restore(published, bound),
             operators: Operators::new(settings.term),
+            safe_point: SafePoint::restore(rules.gc, safe_point, now.monotonic_ms),
             rules,
             planned_ms: None,
             at_rest: None,
@@ -236,13 +240,17 @@ impl Service {
                 Out::ScanRegions(ScanRegionsResponse { regions })
             }
             Body::GetStores(_) => Out::GetStores(GetStoresResponse { stores: self.stores(now) }),
-            Body::ClusterStatus(_) => Out::ClusterStatus(self.cluster_status(now)),
+            Body::ClusterStatus(_) => {
+                let safe_point = Some(self.safe_point());
+                Out::ClusterStatus(ClusterStatusResponse { safe_point, ..self.cluster_status(now) })
+            }
             Body::Plan(r) => Out::Plan(self.plan_for_people(now, r).await?),
             Body::Operators(r) => Out::Operators(self.list_operators(now, r)),
             Body::CancelOperator(r) => Out::CancelOperator(self.cancel_operator(now, r)?),
             Body::StoreChange(r) => Out::StoreChange(self.change_store(now, r).await?),
             Body::Schedulers(r) => Out::Schedulers(self.schedulers(r).await?),
             Body::FindRegion(r) => Out::FindRegion(self.find_region(now, r)?),
+            Body::SafePoint(r) => Out::SafePoint(self.safe_point_reported(now, StoreId(r.store_id), None)),
             Body::GatewayAlive(r) => Out::GatewayAlive(self.gateway_alive(now, r.gateway_id).await?),
             Body::ReportWaits(_) => return Err(Failure::Refused("PD's role answers reports of waits".into())),
             Body::CatalogLease(_) | Body::CatalogPublish(_) => unreachable!("calls that wait go their own way"),
@@ -295,6 +303,7 @@ impl Service {
             regions_without_leader: state.cluster.without_leader(now) as u64,
             ready: state.cluster.is_ready(now),
             last_timestamp: state.tso.last().0,
+            ..ClusterStatusResponse::default()
         }
     }
 

@@ -29,7 +29,7 @@
 //! | **Wait, deadlock** | one transaction at a row lock of another; a circle of them, whose youngest gives way |
 //! | **Validation** | the look, at a serializable transaction's commit timestamp, whether what it has read (its spans) is as it was |
 //! | **Async commit** | a transaction over regions that is committed when locks stand on all its keys; the rest are its secondaries |
-//! | **Safe point** | the timestamp below which old versions may go |
+//! | **Safe point** | older snapshots are refused; what only they see goes |
 //! | **Namespace** | a named part of the key space for the public KV service, strong or eventual; see `kv::space` |
 //! | **Key plan** | a statement compiled to key accesses; see `sql` |
 //!

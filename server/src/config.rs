@@ -22,6 +22,9 @@ pub const USER_REGIONS: u32 = 3;
 /// Seconds between two regions whose replicas are compared: a thousand regions in most of a day, and little to read.
 pub const VERIFY_EVERY_S: u64 = 60;
 
+/// Longest `--gc-retention`, seconds: every version of a hot row is read past until then.
+pub const GC_RETENTION_MAX_S: u64 = 30 * 24 * 60 * 60;
+
 /// Flags of `start`; the same names are the keys of `--config`. A flag wins over the file.
 #[derive(Args, Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -65,6 +68,9 @@ pub struct StartOptions {
     /// MiB above which a region is split; the same on every node [default: 96]
     #[arg(long, value_name = "MIB")]
     pub split_size: Option<u64>,
+    /// Seconds that old versions of rows can be read for at least; the same on every node [default: 600]
+    #[arg(long, value_name = "SECONDS")]
+    pub gc_retention: Option<u64>,
     /// While this node is PD it compares the replicas of one region every so many seconds; 0: never [default: 60]
     #[arg(long, value_name = "SECONDS")]
     pub verify_every: Option<u64>,
@@ -104,10 +110,17 @@ pub struct Placement {
     pub down_after: u64,
     /// MiB.
     pub split_size: u64,
+    /// Seconds.
+    pub gc_retention: u64,
 }
 
 impl Placement {
-    fn settle(labels: Vec<String>, down_after: Option<u64>, split_size: Option<u64>) -> anyhow::Result<Placement> {
+    fn settle(
+        labels: Vec<String>,
+        down_after: Option<u64>,
+        split_size: Option<u64>,
+        gc_retention: Option<u64>,
+    ) -> anyhow::Result<Placement> {
         let defaults = node::Rules::default();
         let known = &defaults.spread_over;
         let mut by_name = BTreeMap::new();
@@ -122,7 +135,9 @@ impl Placement {
         ensure!(down_after >= 10, "--down-after must be 10 seconds or more");
         let split_size = split_size.unwrap_or(defaults.split_bytes >> 20);
         ensure!((1..=16_384).contains(&split_size), "--split-size must be between 1 and 16384 MiB");
-        Ok(Placement { labels: by_name, down_after, split_size })
+        let gc_retention = gc_retention.unwrap_or(defaults.gc.retention_ms / 1_000);
+        ensure!((1..=GC_RETENTION_MAX_S).contains(&gc_retention), "--gc-retention must be between 1 s and 30 days");
+        Ok(Placement { labels: by_name, down_after, split_size, gc_retention })
     }
 
     /// As PD takes them.
@@ -130,7 +145,8 @@ impl Placement {
         let split_bytes = self.split_size << 20;
         let down_after_ms = self.down_after * 1_000;
         let merge_bytes = split_bytes / node::MERGE_PART;
-        node::Rules { down_after_ms, split_bytes, merge_bytes, ..node::Rules::default() }
+        let gc = node::GcRules::with_retention(self.gc_retention * 1_000);
+        node::Rules { down_after_ms, split_bytes, merge_bytes, gc, ..node::Rules::default() }
     }
 }
 
@@ -154,6 +170,7 @@ impl StartOptions {
             labels: self.labels.or(base.labels),
             down_after: self.down_after.or(base.down_after),
             split_size: self.split_size.or(base.split_size),
+            gc_retention: self.gc_retention.or(base.gc_retention),
             verify_every: self.verify_every.or(base.verify_every),
         })
     }
@@ -192,7 +209,8 @@ impl StartOptions {
             (self.max_connections.unwrap_or(MAX_CONNECTIONS), self.user_regions.unwrap_or(USER_REGIONS));
         ensure!(max_connections > 0, "--max-connections must be 1 or more");
         ensure!((1..=1000).contains(&user_regions), "--user-regions must be between 1 and 1000");
-        let placement = Placement::settle(self.labels.unwrap_or_default(), self.down_after, self.split_size)?;
+        let placement =
+            Placement::settle(self.labels.unwrap_or_default(), self.down_after, self.split_size, self.gc_retention)?;
         Ok(NodeSettings {
             data_dir,
             listen,
@@ -262,6 +280,7 @@ mod tests {
             ("labels = ['colour=red']", "zone"),
             ("down-after = 1", "--down-after"),
             ("split-size = 0", "--split-size"),
+            ("gc-retention = 0", "--gc-retention"),
         ] {
             assert!(settle(toml).unwrap_err().contains(said), "{toml}");
         }

@@ -19,6 +19,9 @@ pub fn exposition(server: &Server) -> String {
     if let Some(counts) = server.node.verify_counts() {
         verified(&look, &counts);
     }
+    if let Some(counts) = server.node.gc_counts() {
+        collected(&look, &counts);
+    }
     let mut families = look.0.gather();
     if server.node.store().is_some() {
         families.extend(server.node.store_handle().metrics().gather());
@@ -59,6 +62,13 @@ fn verified(look: &Look, counts: &node::verify::rounds::VerifyCounts) {
         (vec!["incomplete"], load(&counts.incomplete)),
     ];
     look.counters("verify_regions_total", "Regions compared by the slow pass.", &["outcome"], &values);
+}
+
+fn collected(look: &Look, counts: &node::gc::GcCounts) {
+    let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    let what = "Old versions and rollback records that this node has had deleted.";
+    look.counter("gc_records_total", what, load(&counts.records));
+    look.counter("gc_sweeps_total", "Walks over a region for old versions.", load(&counts.sweeps));
 }
 
 /// One scrape. Names are this file's own and each is used once, so that nothing can fail.

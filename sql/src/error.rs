@@ -170,6 +170,8 @@ sqlstates! {
     CANNOT_CONNECT_NOW = "57P03";
     /// io_error.
     IO_ERROR = "58030";
+    /// snapshot_too_old: what it would see may be gone.
+    SNAPSHOT_TOO_OLD = "72000";
     /// internal_error.
     INTERNAL_ERROR = "XX000";
     /// data_corrupted.
@@ -446,6 +448,12 @@ impl From<kv::Error> for SqlError {
             E::DiskFull(why) => Self::new(SqlState::DISK_FULL, why)
                 .with_hint("Free space on the store's disk, or add a node. Reads go on."),
             E::TooLarge(why) => Self::new(SqlState::PROGRAM_LIMIT_EXCEEDED, why),
+            E::SnapshotTooOld { ts, safe_point } => {
+                let message = format!("snapshot {ts} is older than the GC safe point {safe_point}");
+                Self::new(SqlState::SNAPSHOT_TOO_OLD, message)
+                    .with_detail("Versions of rows that only older snapshots see may have been collected.")
+                    .with_hint("Begin again, or read at a later time. --gc-retention says how long old versions stay.")
+            }
             E::BadTimestamp(why) => Self::internal(why),
             E::Corrupt(why) => Self::new(SqlState::DATA_CORRUPTED, why),
         }

@@ -17,6 +17,7 @@ mod commit;
 pub mod committer;
 mod gateways;
 mod held;
+mod in_use;
 mod keeper;
 mod read;
 mod reads;
@@ -34,7 +35,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use parking_lot::RwLock;
-use proto::{KeyRange, StoreId, Timestamp, wire};
+use proto::{KeyRange, StoreId, Timestamp, keyspace, wire};
 
 use crate::{
     Clock, Error, Pd, Rpc, Spawn,
@@ -42,6 +43,7 @@ use crate::{
 };
 
 use backoff::Jitter;
+use in_use::InUse;
 use keeper::Keeper;
 use region_map::RegionMap;
 
@@ -54,6 +56,10 @@ pub use txn::{CommitOptions, Floor, LockPlace, Savepoint, Txn};
 /// comes later is reported as unknown. So long the record of a commit has to stay at the primary. Above the default
 /// `operation_timeout` and the grace behind it together.
 pub const COMMIT_MEMORY: Duration = Duration::from_secs(22);
+
+/// Between two regions that are asked for old locks. A region that sleeps is woken by that: with fifty a second few are
+/// awake at a time, and ten thousand take some minutes.
+const OLDER_PAUSE: Duration = Duration::from_millis(20);
 
 /// How a client behaves; the defaults suit a gateway.
 #[derive(Clone, Debug)]
@@ -95,6 +101,7 @@ struct Inner {
     regions: RwLock<RegionMap>,
     jitter: Jitter,
     keeper: Keeper,
+    in_use: Arc<InUse>,
     config: ClientConfig,
 }
 
@@ -122,8 +129,8 @@ impl Client {
         config: ClientConfig,
     ) -> Self {
         let jitter = Jitter::new(config.seed);
-        let (regions, keeper) = (RwLock::default(), Keeper::default());
-        Client { inner: Arc::new(Inner { rpc, pd, clock, spawn, regions, jitter, keeper, config }) }
+        let (regions, keeper, in_use) = (RwLock::default(), Keeper::default(), Arc::default());
+        Client { inner: Arc::new(Inner { rpc, pd, clock, spawn, regions, jitter, keeper, in_use, config }) }
     }
 
     pub(crate) fn has(&self, bug: Planted) -> bool {
@@ -173,20 +180,40 @@ impl Client {
     /// to commit any more.
     pub async fn finish_transactions(&self, keys: &KeyRange, range: &KeyRange) -> Result<(), Error> {
         // Locks elsewhere ask their primary.
-        self.finish_locks(keys, range).await?;
+        let of =
+            |primaries: &KeyRange| wire::FindLocksRequest { primaries: Some(primaries.into()), ..Default::default() };
+        self.finish_locks(range, of(keys), Duration::ZERO).await?;
         // And an async commit's primary asks all its locks.
-        self.finish_locks(range, keys).await
+        self.finish_locks(keys, of(range), Duration::ZERO).await
     }
 
-    /// Until no transaction whose primary lies in `primaries` has a lock in `range`.
-    async fn finish_locks(&self, primaries: &KeyRange, range: &KeyRange) -> Result<(), Error> {
+    /// Waits until no lock of a transaction that began before `safe_point` is left anywhere, and gets those of finished and dead
+    /// ones out of the way. `safe_point` must be durable at PD, and refused by every store that has not just taken over.
+    pub async fn finish_older(&self, safe_point: Timestamp) -> Result<(), Error> {
+        let all = KeyRange::new(keyspace::keyspace_range(keyspace::PD_KEYSPACE).end, Bytes::new());
+        let older = wire::FindLocksRequest { started_before: safe_point.0, ..Default::default() };
+        self.finish_locks(&all, older, OLDER_PAUSE).await
+    }
+
+    /// The oldest timestamp that a transaction of this client reads or writes at.
+    pub fn oldest_snapshot(&self) -> Option<Timestamp> {
+        self.inner.in_use.oldest().filter(|_| !self.has(Planted::GcUnderReader))
+    }
+
+    /// Until no lock of those that `sought` describes stands in `range`, which is looked through with pauses.
+    async fn finish_locks(
+        &self,
+        range: &KeyRange,
+        sought: wire::FindLocksRequest,
+        pause: Duration,
+    ) -> Result<(), Error> {
         let mut rest = range.clone();
         loop {
             let deadline = self.deadline();
             let (part, reply) = self
                 .call_clipped(&rest, false, deadline, |part| {
-                    let (range, primaries) = (Some((&part).into()), Some(primaries.into()));
-                    wire::kv_request::Body::FindLocks(wire::FindLocksRequest { range, primaries })
+                    let range = Some((&part).into());
+                    wire::kv_request::Body::FindLocks(wire::FindLocksRequest { range, ..sought.clone() })
                 })
                 .await?;
             let found = match reply.response.body {
@@ -209,6 +236,9 @@ impl Client {
                 return Ok(());
             }
             rest.start = next;
+            if !pause.is_zero() {
+                self.inner.clock.sleep(pause).await;
+            }
         }
     }
 

@@ -20,6 +20,7 @@ use super::{
     buffer::{self, Buffer, Own},
     commit::{self, CommitJob, Reads},
     held::HeldRows,
+    in_use::Use,
     reads::ReadSpans,
     scan::{Scan, ScanOptions},
     snapshot::Snapshot,
@@ -80,6 +81,8 @@ pub(crate) struct Inner {
     /// Something may have been read at a later snapshot than the first.
     renewed: AtomicBool,
     state: Mutex<State>,
+    /// What it may still read stays.
+    _in_use: Use,
 }
 
 #[derive(Default)]
@@ -118,7 +121,8 @@ impl Txn {
     pub(crate) fn new(client: Client, start_ts: Timestamp, read_only: bool) -> Self {
         let begun = client.inner.clock.now();
         let (renewed, state) = (AtomicBool::new(false), Mutex::default());
-        let inner = Arc::new(Inner { client, start_ts, begun, read_only, renewed, state });
+        let in_use = client.inner.in_use.begin(start_ts);
+        let inner = Arc::new(Inner { client, start_ts, begun, read_only, renewed, state, _in_use: in_use });
         Txn { inner, snapshot: Snapshot::at(start_ts) }
     }
 

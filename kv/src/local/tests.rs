@@ -285,8 +285,8 @@ async fn malformed_requests_are_refused_and_do_no_harm() {
         Body::Validate(ValidateRequest { spans: vec![(&KeyRange::default()).into(); 2], start_ts: 1, at_ts: now }),
         Body::Validate(ValidateRequest { at_ts: u64::MAX, ..Default::default() }),
         Body::UnsafeDeleteRange(UnsafeDeleteRangeRequest { range: range() }),
-        Body::FindLocks(FindLocksRequest { range: range(), primaries: None }),
-        Body::FindLocks(FindLocksRequest { range: None, primaries: range() }),
+        Body::FindLocks(FindLocksRequest { range: range(), ..Default::default() }),
+        Body::FindLocks(FindLocksRequest { primaries: range(), ..Default::default() }),
     ];
     for region_id in [0, 1, 2, 99] {
         for body in bodies.iter().cloned().map(Some).chain([None]) {

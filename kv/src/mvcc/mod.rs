@@ -11,7 +11,7 @@
 //!   c     start 27, lock  20: put c2                                  read at 28: c2 (the lock changes nothing)
 //! ```
 //!
-//! What it does not do: collect garbage. Old versions stay.
+//! What it does not do: collect garbage; that is [`crate::gc`].
 
 pub mod changes;
 pub mod lock;

@@ -125,13 +125,12 @@ impl<'a> Reader<'a> {
         Ok(keys)
     }
 
-    /// Locks in `range` of transactions whose primary lies in `primaries`, among the first `visit` records; and where to
-    /// go on when there are more.
-    pub fn locks_with_primary(
+    /// The `wanted` locks in `range` among the first `visit` records; and where to go on when there are more.
+    pub fn locks_where(
         &self,
         range: &KeyRange,
-        primaries: &KeyRange,
         visit: usize,
+        wanted: impl Fn(&Lock) -> bool,
     ) -> Result<(Vec<LockRecord>, Option<Bytes>), Fault> {
         let mut locks = Vec::new();
         let mut cursor = self.snapshot.cursor(Cf::Lock, &range.start, &range.end);
@@ -141,7 +140,7 @@ impl<'a> Reader<'a> {
                 return Ok((locks, None));
             }
             if let LockCfRecord::Lock(lock) = lock::decode(cursor.key(), cursor.value())?
-                && primaries.contains(&lock.primary)
+                && wanted(&lock)
             {
                 locks.push(lock.to_wire(cursor.key()));
             }

@@ -24,6 +24,7 @@ mod pd_time;
 mod proposal;
 mod read;
 mod rows;
+mod safe_point;
 mod turns;
 mod validate;
 mod write;
@@ -40,8 +41,11 @@ use std::{
 
 use futures::future::{Either, select};
 use proto::{
-    Epoch, PD_REGION, Region, RegionId,
-    wire::{GatewayRequest, KvRequest, KvResponse, RegionError, RequestHeader, kv_request::Body, kv_response},
+    Epoch, PD_REGION, Region, RegionId, Timestamp,
+    wire::{
+        GatewayRequest, KvRequest, KvResponse, RegionError, RequestHeader, SafePointGrant, kv_request::Body,
+        kv_response,
+    },
 };
 use raftstore::{Instant, RegionSnapshot, Target};
 
@@ -52,6 +56,7 @@ use crate::{
 
 use pd_time::PdTime;
 use rows::Rows;
+use safe_point::SafePoint;
 use turns::Turns;
 
 /// Requests under way at once: what is beyond waits at the client, not in this store's memory.
@@ -76,6 +81,7 @@ struct Inner {
     scan: Option<Arc<dyn StoreScan>>,
     gateway: OnceLock<Arc<dyn GatewayDoor>>,
     pd_time: PdTime,
+    safe_point: SafePoint,
     turns: Arc<Turns>,
     rows: Arc<Rows>,
     concurrency: Arc<Concurrency>,
@@ -106,7 +112,8 @@ impl Service {
             spawn,
             scan,
             gateway: OnceLock::new(),
-            pd_time: PdTime::new(pd, clock),
+            pd_time: PdTime::new(pd.clone(), clock.clone()),
+            safe_point: SafePoint::new(pd, clock),
             turns: Turns::new(),
             rows,
             concurrency: Arc::default(),
@@ -120,6 +127,21 @@ impl Service {
     pub fn plant(mut self, plant: Plant) -> Self {
         Arc::get_mut(&mut self.inner).expect("the service is not shared yet").plant = plant;
         self
+    }
+
+    /// PD has said how old timestamps may be, in an answer to what was asked at `asked`.
+    pub fn safe_point_granted(&self, asked: Instant, grant: &SafePointGrant) {
+        self.inner.safe_point.granted(asked, grant);
+    }
+
+    /// Reads, and writes by start_ts, are refused here below this.
+    pub fn refuse_below(&self) -> Timestamp {
+        self.inner.safe_point.refuse_below()
+    }
+
+    /// Versions that nobody at or above this sees may go ([`crate::gc`]).
+    pub fn collect_below(&self) -> Timestamp {
+        self.inner.safe_point.collect_below()
     }
 
     /// From now on the node serves SQL, too. The first one stays.

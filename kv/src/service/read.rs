@@ -48,6 +48,9 @@ impl Call<'_> {
         }
         let snapshot = self.snapshot().await?;
         check_keys(&snapshot.region, request.keys.iter().map(|k| k.as_ref()))?;
+        if !newest && let Err(refused) = self.check_age(read_ts).await? {
+            return Ok(get_refused(refused));
+        }
         let read_ts = if newest { Timestamp::MAX } else { read_ts };
         Ok(match self.read_keys(&snapshot, request.keys, read_ts) {
             Ok(Ok(pairs)) => reply(Body::Get(GetResponse { pairs, error: None })),
@@ -92,6 +95,9 @@ impl Call<'_> {
         if !snapshot.region.range.covers(&range) {
             return Err(RegionError::key_not_in_region(&range.start, &snapshot.region));
         }
+        if let Err(refused) = self.check_age(read_ts).await? {
+            return Ok(scan_refused(refused));
+        }
         let page = if request.pushdown.is_empty() {
             plain_page(&snapshot, &range, &request)
         } else {
@@ -100,23 +106,37 @@ impl Call<'_> {
         Ok(page.unwrap_or_else(|fault| scan_refused(fault.into())))
     }
 
-    /// Locks as they stand now; writes under way are not waited for.
+    /// Locks as they stand now. Writes under way are waited for only when they are older than a safe point.
     pub(super) async fn find_locks(&self, request: FindLocksRequest) -> Result<Reply, RegionError> {
         let range: KeyRange = request.range.unwrap_or_default().into();
         let primaries: KeyRange = request.primaries.unwrap_or_default().into();
         let answer = |response| reply(Body::FindLocks(response));
-        if range.is_empty() || primaries.is_empty() {
+        let safe_point = Timestamp(request.started_before);
+        let by_age = safe_point != Timestamp::ZERO;
+        if range.is_empty() || (!by_age && primaries.is_empty()) {
             return Ok(answer(FindLocksResponse::default()));
+        }
+        if by_age {
+            if let Err(refused) = self.check_timestamp(safe_point).await? {
+                return Ok(answer(FindLocksResponse { error: Some(refused), ..Default::default() }));
+            }
+            self.inner.safe_point.raise(safe_point);
+            self.within("waiting for older writes", self.inner.safe_point.writes_ended(safe_point)).await?;
         }
         let snapshot = self.snapshot().await?;
         if !snapshot.region.range.covers(&range) {
             return Err(RegionError::key_not_in_region(&range.start, &snapshot.region));
         }
         let reader = Reader::new(snapshot.engine.as_ref());
-        Ok(answer(match reader.locks_with_primary(&range, &primaries, MAX_LOCKS_VISITED) {
-            Ok((locks, resume)) => FindLocksResponse { locks, resume_key: resume.unwrap_or_default(), error: None },
-            Err(fault) => FindLocksResponse { error: Some(fault.into()), ..Default::default() },
-        }))
+        Ok(answer(
+            match reader.locks_where(&range, MAX_LOCKS_VISITED, |lock| match by_age {
+                true => lock.start_ts < safe_point,
+                false => primaries.contains(&lock.primary),
+            }) {
+                Ok((locks, resume)) => FindLocksResponse { locks, resume_key: resume.unwrap_or_default(), error: None },
+                Err(fault) => FindLocksResponse { error: Some(fault.into()), ..Default::default() },
+            },
+        ))
     }
 
     fn pushed_page(&self, snapshot: &RegionSnapshot, range: &KeyRange, request: &ScanRequest) -> Result<Reply, Fault> {
@@ -153,6 +173,18 @@ impl Call<'_> {
             self.within("waiting for a write in flight", write.done()).await?;
         }
         Ok(Ok(()))
+    }
+
+    /// Refuses a timestamp below the safe point. To be called after the snapshot was taken that is to answer.
+    pub(super) async fn check_age(&self, ts: Timestamp) -> Result<Result<(), KeyError>, RegionError> {
+        if self.inner.plant.has(Planted::GcUnderReader) {
+            return Ok(Ok(()));
+        }
+        match self.within("asking PD for the safe point", self.inner.safe_point.check(ts)).await? {
+            Ok(Ok(())) => Ok(Ok(())),
+            Ok(Err(old)) => Ok(Err(KeyError { kind: Some(Kind::SnapshotTooOld(old)) })),
+            Err(pd) => Err(RegionError::server_busy(&format!("{pd}; the queue for it"), super::BUSY_BACKOFF_MS)),
+        }
     }
 
     /// Refuses a timestamp that PD cannot have issued.

@@ -48,6 +48,10 @@ impl Call<'_> {
                 return Err(RegionError::key_not_in_region(&span.start, &snapshot.region));
             }
         }
+        // A deletion that happened since the transaction began may have been collected.
+        if let Err(refused) = self.check_age(Timestamp(request.start_ts)).await? {
+            return Ok(refuse(refused));
+        }
         Ok(match txn::validate(&self.reader(&snapshot), &request) {
             Ok(response) => answer(response),
             Err(fault) => refuse(fault.into()),

@@ -6,7 +6,7 @@ use proto::{
     wire::{
         CheckSecondariesRequest, CheckSecondariesResponse, CheckTxnRequest, CheckTxnResponse, CommitRequest,
         CommitResponse, HeartbeatTxnRequest, HeartbeatTxnResponse, KeyError, Mutation, MutationKind, PrewriteRequest,
-        PrewriteResponse, RegionError, ResolveRequest, ResolveResponse, RollbackRequest, RollbackResponse, RowLockMode,
+        RegionError, ResolveRequest, ResolveResponse, RollbackRequest, RollbackResponse, RowLockMode,
         UnsafeDeleteRangeRequest, UnsafeDeleteRangeResponse, kv_response::Body,
     },
 };
@@ -20,7 +20,9 @@ use crate::{
     txn::{self, PrewriteMode},
 };
 
-use super::{Call, check_keys, locking::place_of, proposal::Proposal, read::reply, rows::Freed, turns::Turn};
+use super::{
+    Call, check_keys, locking::place_of, proposal::Proposal, read::reply, rows::Freed, safe_point::Begun, turns::Turn,
+};
 
 /// Locks resolved together, whatever the caller asks for: one entry of the log should not hold up those behind it.
 const MAX_NEIGHBOURS: u32 = 4096;
@@ -29,6 +31,8 @@ const MAX_NEIGHBOURS: u32 = 4096;
 pub(super) struct Stage {
     pub(super) turn: Turn,
     pub(super) snapshot: RegionSnapshot,
+    /// Of a prewrite.
+    begun: Option<Begun>,
 }
 
 impl Call<'_> {
@@ -36,15 +40,21 @@ impl Call<'_> {
         let answer = |response| reply(Body::Prewrite(response));
         let newest = Timestamp(request.start_ts.max(request.min_commit_ts).max(request.validated_ts));
         if let Err(refused) = self.check_timestamp(newest).await? {
-            return Ok(answer(PrewriteResponse { errors: vec![refused], ..Default::default() }));
+            return Ok(answer(txn::prewrite_failed(refused)));
         }
         let keys: Vec<Bytes> = request.mutations.iter().map(|m| m.key.clone()).collect();
         if !keys.is_sorted_by(|a, b| a < b) {
             let refused =
                 Fault::corrupt(&request.primary, "the keys of a prewrite are not sorted, or not distinct").into();
-            return Ok(answer(PrewriteResponse { errors: vec![refused], ..Default::default() }));
+            return Ok(answer(txn::prewrite_failed(refused)));
         }
-        let stage = self.stage(&keys).await?;
+        let begun = self.inner.safe_point.begin_write(Timestamp(request.start_ts));
+        let stage = Stage { begun: Some(begun), ..self.stage(&keys).await? };
+        if let Err(refused) = self.check_age(Timestamp(request.start_ts)).await? {
+            let refused = txn::prewrite_too_old(&self.reader(&stage.snapshot), &request, refused);
+            let response = refused.unwrap_or_else(|fault| txn::prewrite_failed(fault.into()));
+            return Ok(answer(response));
+        }
         if !request.reads.is_empty() && request.try_one_pc {
             return self.prewrite_read(request, keys, stage).await.map(answer);
         }
@@ -66,7 +76,7 @@ impl Call<'_> {
                 let freed = committed.then(|| self.inner.rows.freed(owner, &keys)).flatten();
                 self.finish(stage, batch, (published, freed)).await.map(|()| answer(response))
             }
-            Err(fault) => Ok(answer(PrewriteResponse { errors: vec![fault.into()], ..Default::default() })),
+            Err(fault) => Ok(answer(txn::prewrite_failed(fault.into()))),
         }
     }
 
@@ -222,7 +232,7 @@ impl Call<'_> {
         let turn = self.within("waiting for latches", self.inner.turns.take(keys)).await?;
         let snapshot = self.snapshot().await?;
         check_keys(&snapshot.region, keys.iter().map(|k| k.as_ref()))?;
-        Ok(Stage { turn, snapshot })
+        Ok(Stage { turn, snapshot, begun: None })
     }
 
     pub(super) fn reader<'s>(&self, snapshot: &'s RegionSnapshot) -> Reader<'s> {
@@ -238,10 +248,10 @@ impl Call<'_> {
         if batch.is_empty() {
             return Ok(());
         }
-        let Stage { turn, snapshot } = stage;
+        let Stage { turn, snapshot, begun } = stage;
         // Dropped in this order: the next holder of the latches must not meet this write in flight, and whoever gets the row
         // locks finds the latches free.
-        self.propose(&snapshot, batch, (published, turn, freed)).await
+        self.propose(&snapshot, batch, (published, turn, freed, begun)).await
     }
 
     /// Replicates and applies; `held` stays until the fate of the batch is known.

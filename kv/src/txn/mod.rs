@@ -37,7 +37,7 @@ pub use check_secondaries::check_secondaries;
 pub use check_txn::check_txn;
 pub use commit::commit;
 pub use heartbeat::heartbeat;
-pub use prewrite::{PrewriteMode, RowBlocker, prewrite};
+pub use prewrite::{PrewriteMode, RowBlocker, prewrite, prewrite_failed, prewrite_too_old};
 pub use resolve::resolve;
 pub use rollback::rollback;
 pub use validate::{Validity, reads_hold, validate};

@@ -106,6 +106,26 @@ pub fn prewrite(
     Ok((batch, response))
 }
 
+/// The answer to a prewrite that is too old to be looked at, for the reason `refused`: unless the request was carried out
+/// before, and committed.
+pub fn prewrite_too_old(
+    reader: &Reader<'_>,
+    request: &PrewriteRequest,
+    refused: KeyError,
+) -> Result<PrewriteResponse, Fault> {
+    for mutation in &request.mutations {
+        if let Some(commit_ts) = reader.commit_of(&mutation.key, Timestamp(request.start_ts))? {
+            return Ok(committed(commit_ts));
+        }
+    }
+    Ok(prewrite_failed(refused))
+}
+
+/// The answer to a prewrite that was refused.
+pub fn prewrite_failed(error: KeyError) -> PrewriteResponse {
+    PrewriteResponse { errors: vec![error], ..Default::default() }
+}
+
 fn obstacle(
     reader: &Reader<'_>,
     request: &PrewriteRequest,
@@ -197,6 +217,5 @@ fn committed(commit_ts: Timestamp) -> PrewriteResponse {
 }
 
 fn refused(kind: Kind) -> PrewriteResponse {
-    let errors: Vec<KeyError> = vec![key_error(kind)];
-    PrewriteResponse { errors, ..Default::default() }
+    prewrite_failed(key_error(kind))
 }

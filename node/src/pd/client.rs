@@ -17,9 +17,9 @@ use proto::{
         CatalogPublishRequest, ClusterStatusRequest, ClusterStatusResponse, FindRegionRequest, FindRegionResponse,
         GatewayAliveRequest, GetRegionRequest, GetStoresRequest, HeartbeatRequest, HeartbeatResponse, OperatorsRequest,
         OperatorsResponse, PdRequest, PdResponse, PlanRequest, PlanResponse, RegionStatus, RegisterStoreRequest,
-        RegisterStoreResponse, ReportWaitsRequest, RequestHeader, ScanRegionsRequest, SchedulersRequest,
-        SchedulersResponse, SplitRegionRequest, StoreChangeRequest, StoreChangeResponse, StoreStatus, TimestampRequest,
-        pd_request::Body, pd_response::Body as Out, plan_request::Kind,
+        RegisterStoreResponse, ReportWaitsRequest, RequestHeader, SafePointGrant, SafePointRequest, ScanRegionsRequest,
+        SchedulersRequest, SchedulersResponse, SplitRegionRequest, StoreChangeRequest, StoreChangeResponse,
+        StoreStatus, TimestampRequest, pd_request::Body, pd_response::Body as Out, plan_request::Kind,
     },
 };
 use raftstore::Instant;
@@ -472,6 +472,14 @@ impl kv::Pd for PdClient {
         let request = CatalogLeaseRequest { gateway_id: gateway, acknowledged_version: acknowledged, wait_ms };
         match self.call(Body::CatalogLease(request), self.deadline() + Duration::from_millis(wait_ms)).await? {
             Out::CatalogLease(lease) => Ok((lease.published_version, Timestamp(lease.expires_at))),
+            _ => Err(odd_answer()),
+        }
+    }
+
+    async fn safe_point(&self) -> Result<SafePointGrant, PdError> {
+        let store_id = self.inner.local.read().as_ref().map_or(0, |(store, _)| store.0);
+        match self.call(Body::SafePoint(SafePointRequest { store_id }), self.deadline()).await? {
+            Out::SafePoint(grant) => Ok(grant),
             _ => Err(odd_answer()),
         }
     }

@@ -26,7 +26,7 @@ use raftstore::{Instant, ReplicaStatus, Role, StoreHandle, engine::Engine};
 use tokio::sync::watch;
 
 use super::PdClient;
-use crate::{AddressBook, Membership, load::LoadMeter, measure::Sizes, steps::Steps};
+use crate::{AddressBook, Membership, gc::OldVersions, load::LoadMeter, measure::Sizes, steps::Steps};
 
 /// How often the store looks for changes worth a report.
 const POLL: Duration = Duration::from_millis(200);
@@ -209,6 +209,8 @@ pub struct Heartbeat {
     pub load: Arc<LoadMeter>,
     /// How large they are.
     pub sizes: Arc<Sizes>,
+    /// What is said of old versions.
+    pub old_versions: Arc<OldVersions>,
     /// Carries out what PD answers.
     pub steps: Arc<Steps>,
     /// Set when the process is about to end.
@@ -237,7 +239,7 @@ impl Heartbeat {
                     measuring = self.sizes.round(&self.store, &*self.engine, &serving);
                 }
                 let request = self.request(now, &due, &look.replicas);
-                let answer = self.pd.heartbeat(request).await;
+                let (asked, answer) = (self.clock.now(), self.pd.heartbeat(request).await);
                 let said = match &answer {
                     Ok(answer) => answer.refusal.clone(),
                     Err(reason) => reason.clone(),
@@ -247,6 +249,9 @@ impl Heartbeat {
                     self.clock.sleep(RETRY).await;
                     continue;
                 };
+                if let Some(grant) = &answer.safe_point {
+                    self.old_versions.granted(asked, grant);
+                }
                 if answer.removed {
                     self.must_end();
                 }
@@ -305,6 +310,7 @@ impl Heartbeat {
             wall_ms: self.clock.wall_ms(),
             failures: self.steps.failures(),
             listen_ms: 0,
+            safe_point: Some(self.old_versions.report()),
             stale: if due.full { replicas.iter().filter_map(orphan).collect() } else { vec![] },
         }
     }

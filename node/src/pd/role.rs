@@ -77,6 +77,11 @@ impl PdRole {
         self.running.read().is_some()
     }
 
+    /// PD, while this node is it.
+    pub fn service(&self) -> Option<Arc<Service>> {
+        self.running.read().clone()
+    }
+
     /// What this PD has done; nothing, on any other node.
     pub fn counts(&self) -> Option<pd::Counts> {
         self.running.read().as_ref().map(|service| service.counts())

@@ -13,13 +13,14 @@ impl Service {
     pub async fn heartbeat(&self, now: Now, request: HeartbeatRequest) -> Result<HeartbeatResponse, MetaError> {
         let store = StoreId(said_by(&request).map_or(0, |s| s.id));
         let removed = self.was_removed(&request);
-        let (refusal, stale) = match self.heartbeat_refusal(&request) {
-            Some(reason) => (reason, vec![]),
+        let (refusal, stale, safe_point) = match self.heartbeat_refusal(&request) {
+            Some(reason) => (reason, vec![], None),
             None => {
                 self.follow_record(&request).await?;
                 let stale = request.stale.clone();
+                let safe_point = self.safe_point_reported(now, store, request.safe_point.as_ref());
                 self.observe(now, request);
-                (String::new(), stale)
+                (String::new(), stale, Some(safe_point))
             }
         };
         self.meta.confirm().await?;
@@ -35,6 +36,7 @@ impl Service {
             gone,
             store_count: state.cluster.store_count() as u64,
             removed,
+            safe_point,
         })
     }
 

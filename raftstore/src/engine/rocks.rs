@@ -48,6 +48,13 @@ const TEXT_LOGS_KEPT: usize = 4;
 /// Files held open; each costs index and filter memory, all of them would cost descriptors.
 const OPEN_FILES_AT_MOST: i32 = 1024;
 
+/// A file is compacted when of so many records in a row,
+const DELETIONS_WINDOW: usize = 16 << 10;
+/// so many are deletions,
+const DELETIONS_IN_WINDOW: usize = 8 << 10;
+/// or this part of all its records.
+const DELETIONS_PART: f64 = 0.5;
+
 const CF_NAMES: [(Cf, &str); 3] = [(Cf::Data, "data"), (Cf::Lock, "lock"), (Cf::Meta, "meta")];
 
 /// The state in RocksDB.
@@ -119,6 +126,8 @@ fn family_options(cf: Cf, memtable_bytes: usize, cache: &Cache) -> Options {
     table.set_pin_l0_filter_and_index_blocks_in_cache(true);
     let mut family = file_options(&table);
     family.set_level_compaction_dynamic_level_bytes(true);
+    // What was deleted is read past until it is compacted away: files with many deletions in a row are compacted soon.
+    family.add_compact_on_deletion_collector_factory(DELETIONS_WINDOW, DELETIONS_IN_WINDOW, DELETIONS_PART);
     match cf {
         Cf::Data => family.set_write_buffer_size(memtable_bytes),
         Cf::Lock => {

@@ -13,8 +13,8 @@
 //! range, and the region's own record (range, epoch, peers), which is compared as it is. Not hashed is what belongs to a
 //! store alone: apply state, log, tombstones. A mark is an operation like any other, checked for epoch and term when it is
 //! applied, and the state is that behind the whole entry, so that all replicas hash the same moment. Were versions ever
-//! removed without the log's doing (MVCC garbage collection in compaction), a mark would have to carry the safe point
-//! below which they do not count; today every removal goes through the log.
+//! removed without the log's doing (in compaction), a mark would have to carry the safe point below which they do not
+//! count; old versions are collected through the log.
 //!
 //! A store hashes one region after another and lets few wait; it keeps the latest trees in memory. A replica that was down,
 //! or took a snapshot over the mark, has no tree: the asker names it, and asks again later. Nobody repairs: which replica

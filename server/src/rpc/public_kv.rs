@@ -88,6 +88,8 @@ fn status(error: SpaceError) -> Status {
             Error::DiskFull(_) | Error::TooLarge(_) => Status::resource_exhausted(text),
             // Timestamps come from tokens.
             Error::BadTimestamp(_) => Status::invalid_argument(text),
+            // A scan that was begun long ago: it has to begin again.
+            Error::SnapshotTooOld { .. } => Status::out_of_range(text),
             Error::Corrupt(_) => Status::data_loss(text),
         },
     }

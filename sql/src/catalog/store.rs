@@ -145,6 +145,14 @@ pub async fn load(txn: &Txn) -> SqlResult<CatalogSnapshot> {
     Ok(catalog)
 }
 
+/// The catalog at a time of the past; empty before there was one.
+pub async fn load_past(txn: &Txn) -> SqlResult<CatalogSnapshot> {
+    match counter(txn, CATALOG_VERSION).await? {
+        Some(_) => load(txn).await,
+        None => Ok(CatalogSnapshot::default()),
+    }
+}
+
 /// The catalog's version.
 pub async fn version(txn: &Txn) -> SqlResult<u64> {
     counter(txn, CATALOG_VERSION).await?.ok_or_else(|| corrupt("no version"))

@@ -114,7 +114,12 @@ impl Session {
         for mode in modes {
             match mode {
                 TransactionMode::AccessMode(access) => {
-                    self.open(false)?.read_only = *access == TransactionAccessMode::ReadOnly;
+                    let open = self.open(false)?;
+                    let read_only = *access == TransactionAccessMode::ReadOnly;
+                    if open.past.is_some() && !read_only {
+                        return Err(SqlError::syntax("a transaction AS OF SYSTEM TIME is read-only"));
+                    }
+                    open.read_only = read_only;
                 }
                 TransactionMode::IsolationLevel(level) => self.set_isolation(Isolation::named(level_name(level))?)?,
             }

@@ -16,6 +16,7 @@
 //! | `command` | everything else: SET, DDL, PREPARE … |
 //! | `constraints` | what is checked at COMMIT |
 //! | `copy` | COPY |
+//! | `past` | AS OF SYSTEM TIME |
 //! | `extended` | the messages of the extended protocol |
 
 pub mod backend;
@@ -25,6 +26,7 @@ mod constraints;
 mod copy;
 mod cursor;
 mod extended;
+mod past;
 pub mod plan;
 mod portal;
 mod regions;

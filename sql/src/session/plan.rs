@@ -14,7 +14,8 @@ use crate::{
     keyplan::{KeyPlan, ModifyPlan, compile},
     query::{self, PlanCache, normalise, plan::tables_read},
     statement::{
-        Command, ConstraintsStatement, CopyStatement, SequenceStatement, SplitStatement, locate::locate, parse_one,
+        Command, ConstraintsStatement, CopyStatement, Moment, SequenceStatement, SplitStatement, locate::locate,
+        parse_one,
     },
     types::{ColumnType, Datum, FormatSettings, PgType, Text, text},
 };
@@ -71,6 +72,8 @@ pub struct StatementPlan {
     pub tables: Vec<u32>,
     /// It changes rows.
     pub writes: bool,
+    /// It reads what was so then.
+    pub as_of: Option<Arc<Moment>>,
     /// What foreign keys want of it.
     pub linked: Linked,
 }
@@ -139,6 +142,7 @@ impl StatementPlan {
             tables: Vec::new(),
             writes: false,
             linked: Linked::No,
+            as_of: None,
         }
     }
 
@@ -153,6 +157,7 @@ impl StatementPlan {
             version: catalog.plan_version(),
             param_types,
             linked,
+            as_of: None,
         }
     }
 
@@ -187,6 +192,7 @@ impl StatementPlan {
             kind: PlanKind::General(planned),
             version: catalog.plan_version(),
             linked,
+            as_of: None,
         }
     }
 
@@ -326,6 +332,12 @@ impl StatementPlanner {
             }
             Command::Split(split) => return Ok(StatementPlan::plain(PlanKind::Split(Arc::clone(split)))),
             Command::Maintenance(tag) => return Ok(StatementPlan::plain(PlanKind::Maintenance(tag))),
+            Command::AsOf(moment, statement) => {
+                // Its own text is another one, with other literals.
+                let (text, command) = (statement.to_string(), Command::Sql(Arc::clone(statement)));
+                let plan = self.plan(&text, &command, catalog, declared_types)?;
+                return Ok(StatementPlan { as_of: Some(Arc::clone(moment)), ..plan });
+            }
             Command::Sql(statement) => statement,
         };
         match &**statement {

@@ -104,7 +104,10 @@ impl Session {
             }
             PlanKind::Command(statement) => {
                 let single = last && matches!(self.transaction.state, State::Idle);
-                let done = Box::pin(self.command(&statement, single)).await;
+                let done = match portal.plan.as_of.clone() {
+                    None => Box::pin(self.command(&statement, single)).await,
+                    Some(moment) => Box::pin(self.command_as_of(&statement, single, &moment)).await,
+                };
                 done.inspect_err(|_| self.fail(single))
             }
             PlanKind::Sequence(statement) => {
@@ -186,13 +189,17 @@ impl Session {
         }
         self.enter(portal)?;
         let plan = Arc::clone(&portal.plan);
+        if let Some(moment) = &plan.as_of {
+            self.look_back(moment).await?;
+        }
         if plan.writes && self.open(false)?.read_only {
             return Err(SqlError::new(
                 SqlState::READ_ONLY_SQL_TRANSACTION,
                 "cannot change or lock rows in a read-only transaction",
             ));
         }
-        if single && let Some(running) = self.read_latest(&plan, &portal.params).await? {
+        let newest = single && plan.as_of.is_none();
+        if newest && let Some(running) = self.read_latest(&plan, &portal.params).await? {
             return Ok(running);
         }
         let locking = match &plan.kind {
@@ -365,9 +372,12 @@ impl Session {
         Ok(running)
     }
 
-    /// 40001 for a snapshot older than a table's present form, and for a write to a table that a DDL copies.
+    /// 55000 for a table that has another form than at the time of AS OF SYSTEM TIME; 40001 for a snapshot older than a table's present form, and for a write to a table that a DDL copies.
     pub(super) fn usable(&self, plan: &StatementPlan, txn: &Txn) -> SqlResult<()> {
         let snapshot = self.snapshot();
+        if self.is_past() {
+            return self.unchanged_since(plan, &snapshot);
+        }
         // A snapshot that is still to be taken is later than everything that is known here.
         let read_ts = txn.read_ts_taken().unwrap_or(proto::Timestamp::MAX);
         let start_ts = txn.start_ts();

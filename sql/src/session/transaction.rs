@@ -31,6 +31,8 @@ pub(super) struct Open {
     pub pending: Option<Pending>,
     /// It must not write.
     pub read_only: bool,
+    /// The catalog at the time of AS OF SYSTEM TIME, when it reads the past.
+    pub past: Option<Arc<CatalogSnapshot>>,
     /// What its statements see.
     pub isolation: Isolation,
     /// Oldest first; names may repeat, the last one counts.
@@ -134,6 +136,7 @@ impl Session {
                 now_us: self.gateway.config().clock.wall_ms() as i64 * 1000,
                 pending: None,
                 read_only: self.settings.is_on("default_transaction_read_only"),
+                past: None,
                 isolation,
                 savepoints: Vec::new(),
                 settings: None,

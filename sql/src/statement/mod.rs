@@ -1,5 +1,6 @@
 //! From a client's text to statements. PURE.
 
+pub mod as_of;
 pub mod borders;
 pub mod constraints;
 pub mod copy;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 
 use datafusion::sql::sqlparser::ast;
 
+pub use as_of::Moment;
 pub use borders::SplitStatement;
 pub use constraints::ConstraintsStatement;
 pub use copy::CopyStatement;
@@ -28,6 +30,8 @@ pub enum Command {
     Empty,
     /// What sqlparser understands.
     Sql(Arc<ast::Statement>),
+    /// The same at a time of the past: a query, BEGIN or SET TRANSACTION.
+    AsOf(Arc<Moment>, Arc<ast::Statement>),
     /// COPY, which we parse ourselves: sqlparser wants its data behind it.
     Copy(Arc<CopyStatement>),
     /// A statement that cuts regions, which is ours.

@@ -9,7 +9,7 @@ use datafusion::sql::sqlparser::{
     tokenizer::Tokenizer,
 };
 
-use super::{Command, borders, constraints, copy, deferrable, row_lock, sequence, split::skip_blank};
+use super::{Command, as_of, borders, constraints, copy, deferrable, row_lock, sequence, split::skip_blank};
 use crate::error::{SqlError, SqlResult, SqlState};
 
 /// Stack that a thread needs which runs sessions: parser, planner and expressions recurse as deep as a statement is nested, and
@@ -105,6 +105,10 @@ fn statement(parsed: &str, sql: &str) -> SqlResult<Command> {
     let dialect = PostgreSqlDialect {};
     let tokens = Tokenizer::new(&dialect, parsed).tokenize_with_location();
     let mut tokens = tokens.map_err(|error| syntax(error.into(), sql))?;
+    let mut moment = None;
+    if as_of::may_look_back(parsed) {
+        (tokens, moment) = as_of::take(tokens)?;
+    }
     let first_word: String = skip_blank(parsed).chars().take_while(char::is_ascii_alphabetic).collect();
     if deferrable::may_have(&first_word.to_ascii_uppercase()) {
         tokens = deferrable::left_out(tokens);
@@ -133,10 +137,27 @@ fn statement(parsed: &str, sql: &str) -> SqlResult<Command> {
                 let query = query.ok_or_else(|| SqlError::syntax("syntax error at or near \"FOR\""))?;
                 query.locks = locks.into_iter().map(row_lock::encoded).collect();
             }
-            Ok(Command::Sql(Arc::new(one)))
+            match moment {
+                None => Ok(Command::Sql(Arc::new(one))),
+                Some(moment) if may_be_past(&one) => Ok(Command::AsOf(Arc::new(moment), Arc::new(one))),
+                Some(_) => {
+                    Err(SqlError::syntax("syntax error: AS OF SYSTEM TIME is for SELECT, BEGIN and SET TRANSACTION")
+                        .with_hint("Other statements are run behind BEGIN AS OF SYSTEM TIME."))
+                }
+            }
         }
         (Some(_), Some(_)) => Err(SqlError::syntax("cannot insert multiple commands into a prepared statement")),
     }
+}
+
+/// What AS OF SYSTEM TIME may stand behind.
+fn may_be_past(statement: &ast::Statement) -> bool {
+    matches!(
+        statement,
+        ast::Statement::Query(_)
+            | ast::Statement::StartTransaction { .. }
+            | ast::Statement::Set(ast::Set::SetTransaction { session: false, .. })
+    )
 }
 
 /// `SET (a, b) = (x, y)` is `SET a = x, b = y`; what has no such form stays.

@@ -17,7 +17,7 @@ use crate::{
     changes::{self, Changes},
     cluster::{
         Cluster, Settings, Software,
-        nodes::{Bare, Nodes},
+        nodes::{Bare, HASTY_GC, Nodes},
         stores::Stores,
     },
     coverage::Coverage,
@@ -130,7 +130,14 @@ impl Kind {
 /// What PD strives for where regions move: everything happens within seconds and bytes instead of hours and megabytes.
 fn hasty() -> node::Rules {
     let (split_bytes, merge_bytes) = (12 << 10, 4 << 10);
-    node::Rules { down_after_ms: 7_000, split_bytes, merge_bytes, merge_after_ms: 3_000, ..node::Rules::default() }
+    node::Rules {
+        down_after_ms: 7_000,
+        split_bytes,
+        merge_bytes,
+        merge_after_ms: 3_000,
+        gc: HASTY_GC,
+        ..node::Rules::default()
+    }
 }
 
 /// What a run did.

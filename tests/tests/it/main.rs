@@ -1,6 +1,7 @@
 //! One binary for all integration tests: linking is the slow part.
 
 mod drivers;
+mod gc;
 mod membership;
 mod metrics;
 #[allow(clippy::disallowed_methods, reason = "real processes run on real time")]

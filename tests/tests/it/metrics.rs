@@ -16,7 +16,7 @@ use tokio::{
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// Sample name with its labels → value.
-async fn scrape(node: &Node) -> Result<BTreeMap<String, f64>> {
+pub async fn scrape(node: &Node) -> Result<BTreeMap<String, f64>> {
     let mut socket = TcpStream::connect(node.http_address()).await?;
     socket.write_all(b"GET /metrics HTTP/1.0\r\nHost: node\r\n\r\n").await?;
     let mut text = String::new();
@@ -31,7 +31,7 @@ async fn scrape(node: &Node) -> Result<BTreeMap<String, f64>> {
 }
 
 /// The sum of all samples that begin so.
-fn sum(samples: &BTreeMap<String, f64>, prefix: &str) -> f64 {
+pub fn sum(samples: &BTreeMap<String, f64>, prefix: &str) -> f64 {
     samples.iter().filter(|(name, _)| name.starts_with(prefix)).map(|(_, value)| value).sum()
 }
 

@@ -61,6 +61,7 @@ async fn cluster_status(client: &mut Client, output: Output) -> anyhow::Result<S
         "pd_leader_store",
         "pd_term",
         "last_timestamp",
+        "gc_safe_point",
     ]);
     table.row(vec![
         json!(format!("{:016x}", s.cluster_id)),
@@ -71,6 +72,7 @@ async fn cluster_status(client: &mut Client, output: Output) -> anyhow::Result<S
         leader(s.pd_leader.as_ref()),
         json!(s.pd_term),
         json!(s.last_timestamp),
+        json!(s.safe_point.map_or(0, |safe_point| safe_point.refuse_below)),
     ]);
     Ok(table.render_one(output))
 }

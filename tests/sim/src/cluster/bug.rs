@@ -41,6 +41,17 @@ impl Bug {
             _ => None,
         }
     }
+    /// The rules of a cluster with the bug. A PD that goes back in time is hidden by a safe point which has gone on: its
+    /// timestamps are refused. There is none for an hour, then.
+    pub(super) fn rules(self, rules: node::Rules) -> node::Rules {
+        match self {
+            #[cfg(feature = "planted-bugs")]
+            Bug::Pd(pd::Planted::TsoWindowNotPersisted) => {
+                node::Rules { gc: node::GcRules::with_retention(3_600_000), ..rules }
+            }
+            _ => rules,
+        }
+    }
     #[cfg(feature = "sql")]
     pub(crate) fn of_sql(self) -> sql::planted::Plant {
         match self {
@@ -95,6 +106,10 @@ pub const BUGS: &[Bug] = &[
     Bug::Kv(kv::planted::Planted::TrustRowLocks),
     #[cfg(feature = "planted-bugs")]
     Bug::Kv(kv::planted::Planted::TrustLostRowLocks),
+    #[cfg(feature = "planted-bugs")]
+    Bug::Kv(kv::planted::Planted::GcUnderReader),
+    #[cfg(feature = "planted-bugs")]
+    Bug::Kv(kv::planted::Planted::GcMarkerFirst),
     #[cfg(feature = "planted-bugs")]
     Bug::Kv(kv::planted::Planted::SkipValidation),
     #[cfg(feature = "planted-bugs")]

@@ -1,7 +1,7 @@
 //! Whole nodes: founding, PD, kv service and client, everything but sockets; and what is built on a node's client.
 
 use std::{
-    sync::{Arc, Weak},
+    sync::{Arc, Weak, atomic::Ordering},
     time::Duration,
 };
 
@@ -33,6 +33,14 @@ use crate::{
 
 /// User regions of the cluster: the tables of the workloads lie in regions of their own.
 const USER_REGIONS: u32 = 3;
+/// Old versions go within a second or two, so that readers meet it.
+pub const HASTY_GC: node::GcRules = node::GcRules {
+    retention_ms: 200,
+    every_ms: 500,
+    silent_ms: pd::rules::COMMIT_MEMORY_MS,
+    lease_ms: 1_500,
+    hold_max_ms: 60_000,
+};
 /// A call without a deadline of its own ends after this.
 const CALL_LIMIT: Duration = Duration::from_secs(3);
 /// What the disks say of themselves.
@@ -99,7 +107,7 @@ impl<T: Tenant> Nodes<T> {
     /// A cluster of `nodes` nodes, all down. Its PD plans nothing by itself: the harness changes regions, with ids of its
     /// own, and a store takes no peer with a lower id than one it has buried.
     pub fn cluster(world: World, nodes: usize, settings: Settings, tenant: T) -> Arc<Cluster<Self>> {
-        let mut rules = node::Rules::default();
+        let mut rules = node::Rules { gc: HASTY_GC, ..node::Rules::default() };
         rules.limits.operators = 0;
         Self::cluster_with(world, nodes, settings, tenant, rules)
     }
@@ -135,7 +143,7 @@ impl<T: Tenant> Nodes<T> {
             },
             client: kv::ClientConfig { seed: rng.random(), plant: bug.of_kv(), ..client },
             verify_every: Duration::ZERO,
-            rules: cluster.software.rules.clone(),
+            rules: bug.rules(cluster.software.rules.clone()),
             #[cfg(feature = "planted-bugs")]
             planted: bug.of_pd(),
         }
@@ -176,6 +184,7 @@ impl<T: Tenant> Software for Nodes<T> {
             let NodeLife { node, clock } = life;
             node.start().await.map_err(|error| error.to_string())?;
             let (world, bug) = (cluster.world.clone(), cluster.settings.bug);
+            count_collected(&world, &node, owner);
             cluster.software.tenant.move_in(Floor { node, world, owner, clock, bug }).await
         })
     }
@@ -309,6 +318,24 @@ impl<T: Tenant> NodeRpc for Calls<T> {
     async fn verify(&self, address: &str, request: VerifyRequest) -> Result<VerifyResponse, CallError> {
         self.call(address, "verify", CALL_LIMIT, move |node| async move { node.verify(request).await }).await
     }
+}
+
+/// How often what a life has collected is looked at.
+const COUNT_EVERY: Duration = Duration::from_secs(1);
+
+/// Counts what this life of a node collects of old versions.
+fn count_collected(world: &World, node: &Arc<Node>, owner: Owner) {
+    let Some(counts) = node.gc_counts() else { return };
+    let (world, counted) = (world.clone(), world.clone());
+    counted.spawn(owner, async move {
+        let mut before = 0;
+        loop {
+            world.sleep(owner, COUNT_EVERY).await;
+            let now = counts.records.load(Ordering::Relaxed);
+            world.count("versions collected", now - before);
+            before = now;
+        }
+    });
 }
 
 /// What transactions did, as far as it crossed the network.

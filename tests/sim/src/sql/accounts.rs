@@ -15,7 +15,7 @@ use sql::{SqlError, SqlState};
 use super::{Connection, SqlClient, connection::is_unknown};
 use crate::{
     check::ledger::Transfer,
-    workload::bank::{ACCOUNTS, Accounts, Books, COUNTERS, INITIAL, Outcome, TABLES},
+    workload::bank::{ACCOUNTS, Accounts, Books, COUNTERS, INITIAL, Outcome, Pause, TABLES},
 };
 
 /// The statements of one table.
@@ -176,7 +176,7 @@ impl Accounts for SqlClient {
         }
     }
 
-    async fn balances(&mut self, first: u64) -> Option<BTreeMap<u64, u64>> {
+    async fn balances(&mut self, first: u64, _: Pause) -> Option<BTreeMap<u64, u64>> {
         let read = self.connection().ok()?.snapshot(first, &[|table| table.balances]).await;
         read.ok().map(|tables| pairs(&tables[0]))
     }

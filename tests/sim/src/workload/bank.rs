@@ -30,10 +30,16 @@ pub const TABLES: u64 = 3;
 pub const COUNTERS: u64 = TABLES;
 /// Most that one transfer moves: a few of them empty an account.
 const AMOUNT_MAX: u64 = INITIAL / 2;
+/// Part of the readers that take their time, and how long: old versions are collected meanwhile.
+const SLOW_READERS: f64 = 0.04;
+const SLOW_MAX: Duration = Duration::from_secs(12);
 /// Between two operations of a session.
 const PAUSE_MAX: Duration = Duration::from_millis(100);
 /// Records read in one page at the end.
 const PAGE_BYTES: u64 = 64 << 10;
+
+/// Something to wait for.
+pub type Pause = BoxFuture<'static, ()>;
 
 /// How a change ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,8 +64,9 @@ pub trait Accounts: Clone + Send + 'static {
     async fn open(&mut self) -> Result<(), String>;
     /// Moves money and leaves a record, in one transaction. Refused when the payer has not enough.
     async fn transfer(&mut self, id: u64, transfer: Transfer) -> Outcome<()>;
-    /// All balances of one snapshot, account `first` read first. `None`: no answer.
-    async fn balances(&mut self, first: u64) -> Option<BTreeMap<u64, u64>>;
+    /// All balances of one snapshot, account `first` read first; in the midst, where there is one, it takes a `pause`. `None`: no
+    /// answer.
+    async fn balances(&mut self, first: u64, pause: Pause) -> Option<BTreeMap<u64, u64>>;
     /// Adds one to a counter; what it is afterwards.
     async fn increment(&mut self, counter: u64) -> Outcome<u64>;
     /// Everything, of one snapshot.
@@ -117,8 +124,12 @@ impl Bank {
     /// Reads every account, in a seeded order, with time passing in between.
     async fn audit(&self, client: &mut impl Accounts, seat: &mut Seat) {
         let first = seat.rng.random_range(0..ACCOUNTS);
-        let Some(balances) = client.balances(first).await else { return };
+        let slow = seat.rng.random_bool(SLOW_READERS);
+        let pause = if slow { seat.rng.random_range(Duration::ZERO..SLOW_MAX) } else { Duration::ZERO };
+        let pause = Box::pin(seat.world.sleep(seat.owner, pause));
+        let Some(balances) = client.balances(first, pause).await else { return };
         seat.world.count("snapshots of the bank", 1);
+        seat.world.count("slow snapshots of the bank", u64::from(slow));
         if let Err(reason) = ledger::check_snapshot(&balances, ACCOUNTS, INITIAL) {
             seat.world.fail(format!("bank, read from account {first} on: {reason}"));
         }
@@ -225,7 +236,7 @@ impl Accounts for kv::Client {
                 txn.put(account_key(account), number(INITIAL))?;
             }
             for counter in 0..COUNTERS {
-                txn.put(counter_key(counter), number(0))?;
+                txn.put(counter_key(counter, 0), number(0))?;
             }
             txn.commit(kv::CommitOptions::default()).await
         };
@@ -253,15 +264,16 @@ impl Accounts for kv::Client {
         }
     }
 
-    async fn balances(&mut self, first: u64) -> Option<BTreeMap<u64, u64>> {
-        balances(&self.begin().await.ok()?, first).await.ok()
+    async fn balances(&mut self, first: u64, pause: Pause) -> Option<BTreeMap<u64, u64>> {
+        balances(&self.begin().await.ok()?, first, pause).await.ok()
     }
 
     async fn increment(&mut self, counter: u64) -> Outcome<u64> {
         let done = async {
             let txn = self.begin().await?;
-            let value = balance(txn.get(&counter_key(counter)).await?) + 1;
-            txn.put(counter_key(counter), number(value))?;
+            let value = counted(&txn, counter).await?.unwrap_or_default() + 1;
+            txn.delete(counter_key(counter, value - 1))?;
+            txn.put(counter_key(counter, value), number(value))?;
             txn.commit(kv::CommitOptions::default()).await.map(|_| value)
         };
         match done.await {
@@ -283,9 +295,15 @@ fn failed<T>(error: &kv::Error) -> Outcome<T> {
     }
 }
 
-async fn balances(txn: &kv::Txn, first: u64) -> Result<BTreeMap<u64, u64>, kv::Error> {
+async fn balances(txn: &kv::Txn, first: u64, pause: Pause) -> Result<BTreeMap<u64, u64>, kv::Error> {
     let mut balances = BTreeMap::new();
+    let mut pause = Some(pause);
     for account in (0..ACCOUNTS).map(|i| (first + i) % ACCOUNTS) {
+        if balances.len() as u64 > ACCOUNTS / 2
+            && let Some(pause) = pause.take()
+        {
+            pause.await;
+        }
         if let Some(value) = txn.get(&account_key(account)).await? {
             balances.insert(account, balance(Some(value)));
         }
@@ -299,16 +317,16 @@ async fn read_all(client: &kv::Client) -> Result<Books, kv::Error> {
     let mut counters = BTreeMap::new();
     let mut records = BTreeMap::new();
     for table in 0..TABLES {
-        let range = record_range(table);
+        let range = index_range(table, 2);
         let mut scan = txn.scan(kv::ScanOptions { range, page_bytes: PAGE_BYTES, ..Default::default() });
         while let Some(page) = scan.next_page().await? {
             records.extend(page.rows.iter().map(|(key, value)| (record_id(key), read_record(value))));
         }
-        if let Some(value) = txn.get(&counter_key(table)).await? {
-            counters.insert(table, balance(Some(value)));
+        if let Some(value) = counted(&txn, table).await? {
+            counters.insert(table, value);
         }
     }
-    Ok((balances(&txn, 0).await?, records, counters))
+    Ok((balances(&txn, 0, Box::pin(std::future::ready(()))).await?, records, counters))
 }
 
 fn number(n: u64) -> Bytes {
@@ -336,12 +354,25 @@ fn record_key(id: u64, from: u64) -> Bytes {
     key(from, 2, id)
 }
 
-fn counter_key(counter: u64) -> Bytes {
-    key(counter, 3, counter)
+/// A counter stands under another key each time, so that there is something to delete.
+fn counter_key(counter: u64, value: u64) -> Bytes {
+    key(counter, 3, value)
 }
 
-fn record_range(of: u64) -> KeyRange {
-    keyspace::index_range(keyspace::SQL_KEYSPACE, keyspace::FIRST_USER_TABLE + (of % TABLES) as u32, 2)
+/// A counter's value. Should an old one be seen beside the newest, it is the old one.
+async fn counted(txn: &kv::Txn, counter: u64) -> Result<Option<u64>, kv::Error> {
+    let range = index_range(counter, 3);
+    let mut scan = txn.scan(kv::ScanOptions { range, page_bytes: PAGE_BYTES, ..Default::default() });
+    let mut lowest = None;
+    while let Some(page) = scan.next_page().await? {
+        let values = page.rows.into_iter().map(|(_, value)| balance(Some(value)));
+        lowest = lowest.into_iter().chain(values).min();
+    }
+    Ok(lowest)
+}
+
+fn index_range(of: u64, index: u32) -> KeyRange {
+    keyspace::index_range(keyspace::SQL_KEYSPACE, keyspace::FIRST_USER_TABLE + (of % TABLES) as u32, index)
 }
 
 fn record_id(key: &[u8]) -> u64 {

@@ -138,6 +138,16 @@ fn trusting_row_locks_that_went_with_their_leader_is_found() {
 }
 
 #[test]
+fn collecting_what_is_still_read_is_found() {
+    must_be_found(Kind::Bank, 20, Bug::Kv(Kv::GcUnderReader));
+}
+
+#[test]
+fn collecting_a_delete_marker_before_what_it_hides_is_found() {
+    must_be_found(Kind::Bank, 40, Bug::Kv(Kv::GcMarkerFirst));
+}
+
+#[test]
 fn committing_without_a_look_at_the_reads_is_found() {
     must_be_found(Kind::Append, 5, Bug::Kv(Kv::SkipValidation));
 }

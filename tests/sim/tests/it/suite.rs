@@ -103,6 +103,7 @@ fn money_is_neither_made_nor_lost() {
             "primaries asked",
             "locks resolved",
             "increments",
+            "versions collected",
         ],
     );
 }
@@ -248,6 +249,7 @@ fn money_stays_while_regions_split_and_move() {
         "crashes",
         "elections",
         "transfers",
+        "versions collected",
         "splits by PD",
         "merges by PD",
         "memberships changed by PD",
