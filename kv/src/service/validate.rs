@@ -81,6 +81,12 @@ impl Call<'_> {
         }
         // The writes that were waited for are in this one. Should it be of another term, the proposal is refused.
         let snapshot = self.snapshot().await?;
+        if let Err(refused) = self.check_age(owner).await? {
+            return Ok(match txn::prewrite_too_old(&self.reader(&snapshot), &request, refused) {
+                Ok(response) => response,
+                Err(fault) => txn::prewrite_failed(fault.into()),
+            });
+        }
         for span in &spans {
             if !snapshot.region.range.covers(span) {
                 return Err(RegionError::key_not_in_region(&span.start, &snapshot.region));
