@@ -457,24 +457,12 @@ impl Session {
             Source::Range(range) => {
                 let rows = guarded(self, range.next()).await?;
                 self.checked()?;
-                match rows {
-                    None => running.source = Source::Nothing,
-                    Some(rows) => {
-                        let shape = Arc::clone(&running.shape);
-                        running.ready.push_back(RowBatch::from_datums(shape, rows.count, rows.datums));
-                    }
-                }
+                running.take(rows);
             }
             Source::Index(index) => {
                 let rows = guarded(self, index.next()).await?;
                 self.checked()?;
-                match rows {
-                    None => running.source = Source::Nothing,
-                    Some(rows) => {
-                        let shape = Arc::clone(&running.shape);
-                        running.ready.push_back(RowBatch::from_datums(shape, rows.count, rows.datums));
-                    }
-                }
+                running.take(rows);
             }
             Source::Query(query) => {
                 let batch = guarded(self, query.next_batch()).await?;
@@ -509,6 +497,19 @@ impl Session {
             self.commit().await?;
         }
         Ok(tag.map_or(Step::Empty, Step::Done))
+    }
+}
+
+impl Running {
+    /// More rows of a key plan, or the end of them.
+    fn take(&mut self, rows: Option<keyrun::Rows>) {
+        match rows {
+            None => self.source = Source::Nothing,
+            Some(rows) => {
+                let shape = Arc::clone(&self.shape);
+                self.ready.push_back(RowBatch::from_datums(shape, rows.count, rows.datums));
+            }
+        }
     }
 }
 

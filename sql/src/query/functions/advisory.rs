@@ -4,22 +4,19 @@ use std::sync::Arc;
 
 use arrow::{
     array::{ArrayRef, BooleanArray, StringArray},
-    datatypes::{DataType, FieldRef},
+    datatypes::DataType,
 };
 use async_trait::async_trait;
 use datafusion::{
-    common::{DataFusionError, Result},
-    logical_expr::{
-        ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, TypeSignature,
-        Volatility,
-        async_udf::{AsyncScalarUDF, AsyncScalarUDFImpl},
-    },
+    common::Result,
+    logical_expr::{ScalarUDF, TypeSignature},
 };
 
+use super::waiting::{self, Body, Rows};
 use crate::{
     advisory::{Ask, Name, Scope},
     error::{Severity, SqlError, SqlResult, SqlState},
-    query::{failure::external, run::Slot},
+    query::failure::external,
     session::Backend,
     types::{Datum, PgType, arrow as mapping},
 };
@@ -38,10 +35,8 @@ enum Kind {
 
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Function {
-    name: &'static str,
     kind: Kind,
     shared: bool,
-    signature: Signature,
 }
 
 /// All of them.
@@ -70,18 +65,12 @@ pub fn all() -> impl Iterator<Item = ScalarUDF> {
                 TypeSignature::Exact(vec![DataType::Int64]),
             ],
         };
-        let signature = Signature::one_of(arguments, Volatility::Volatile);
-        AsyncScalarUDF::new(Arc::new(Function { name, kind, shared, signature })).into_scalar_udf()
+        waiting::build(name, arguments, Function { kind, shared })
     })
 }
 
 impl Function {
-    fn result(&self) -> PgType {
-        if matches!(self.kind, Kind::Try(_) | Kind::Unlock) { PgType::Bool } else { PgType::Void }
-    }
-
-    /// What one row says; `None` for a NULL among its arguments.
-    async fn call(&self, backend: &Backend, name: Name) -> SqlResult<bool> {
+    async fn of(&self, backend: &Backend, name: Name) -> SqlResult<bool> {
         let (locks, shared) = (&backend.advisory, self.shared);
         match self.kind {
             Kind::Lock(scope) => locks.take(Ask { name, shared, scope, wait: true, label: backend.label() }).await,
@@ -119,45 +108,23 @@ fn name(columns: &[ArrayRef], row: usize) -> SqlResult<Option<Name>> {
     })
 }
 
-impl ScalarUDFImpl for Function {
-    fn name(&self) -> &str {
-        self.name
-    }
-    fn signature(&self) -> &Signature {
-        &self.signature
-    }
-    fn return_type(&self, _arguments: &[DataType]) -> Result<DataType> {
-        Ok(mapping::data_type(self.result().plain()))
-    }
-    fn return_field_from_args(&self, _arguments: ReturnFieldArgs) -> Result<FieldRef> {
-        Ok(mapping::field(self.name, self.result().plain(), true).into())
-    }
-    fn invoke_with_args(&self, _arguments: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        Err(external(SqlError::unsupported(format!("{}() in this place", self.name))))
-    }
-}
-
 #[async_trait]
-impl AsyncScalarUDFImpl for Function {
-    async fn invoke_async_with_args(&self, arguments: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        let backend = {
-            let slot = arguments.config_options.extensions.get::<Slot>();
-            let slot = slot.ok_or_else(|| DataFusionError::Internal("a plan was made without a slot".into()))?;
-            Arc::clone(slot.run()?.source.backend())
-        };
-        let rows = arguments.number_rows;
-        let columns = arguments.args.iter().map(|argument| argument.to_array(rows));
-        let columns = columns.collect::<Result<Vec<ArrayRef>>>()?;
-        let mut answers = Vec::with_capacity(rows);
-        for row in 0..rows {
+impl Body for Function {
+    fn result(&self) -> PgType {
+        if matches!(self.kind, Kind::Try(_) | Kind::Unlock) { PgType::Bool } else { PgType::Void }
+    }
+
+    async fn call(&self, Rows { run, columns, count }: Rows) -> Result<ArrayRef> {
+        let mut answers = Vec::with_capacity(count);
+        for row in 0..count {
             answers.push(match name(&columns, row).map_err(external)? {
-                Some(name) => Some(self.call(&backend, name).await.map_err(external)?),
+                Some(name) => Some(self.of(run.source.backend(), name).await.map_err(external)?),
                 None => None,
             });
         }
-        Ok(ColumnarValue::Array(match self.result() {
+        Ok(match self.result() {
             PgType::Void => Arc::new(answers.iter().map(|answer| answer.map(|_| "")).collect::<StringArray>()),
             _ => Arc::new(BooleanArray::from(answers)),
-        }))
+        })
     }
 }

@@ -16,6 +16,7 @@ mod sleep;
 pub mod standard;
 pub mod temporal;
 pub mod type_of;
+mod waiting;
 pub mod widened;
 pub mod zone;
 

@@ -5,24 +5,18 @@
 
 use std::{fmt, sync::Arc};
 
-use arrow::{
-    array::{ArrayRef, Int64Array},
-    datatypes::{DataType, FieldRef},
-};
+use arrow::array::{ArrayRef, Int64Array};
 use async_trait::async_trait;
 use datafusion::{
-    common::{DataFusionError, Result},
-    logical_expr::{
-        ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, TypeSignature,
-        Volatility,
-        async_udf::{AsyncScalarUDF, AsyncScalarUDFImpl},
-    },
+    common::Result,
+    logical_expr::{ScalarUDF, TypeSignature},
 };
 
+use super::waiting::{self, Body, Rows};
 use crate::{
     catalog::{CatalogSnapshot, Sequence},
     error::{SqlError, SqlResult, SqlState},
-    query::{catalog::oids, failure::external, run::Slot},
+    query::{catalog::oids, failure::external},
     sequence::Sequences,
     types::{Datum, PgType, arrow as mapping},
 };
@@ -41,9 +35,7 @@ const KINDS: [(Kind, &str); 4] =
 
 struct Function {
     kind: Kind,
-    name: &'static str,
     snapshot: Arc<CatalogSnapshot>,
-    signature: Signature,
 }
 
 /// The function of that name over `snapshot`, if it is one of these.
@@ -54,19 +46,12 @@ pub fn function(name: &str, snapshot: &Arc<CatalogSnapshot>) -> Option<Arc<Scala
         Kind::Set => vec![TypeSignature::Any(2), TypeSignature::Any(3)],
         Kind::Last => vec![TypeSignature::Nullary],
     };
-    let signature = Signature::one_of(arguments, Volatility::Volatile);
-    let function = Function { kind, name, snapshot: Arc::clone(snapshot), signature };
-    Some(Arc::new(AsyncScalarUDF::new(Arc::new(function)).into_scalar_udf()))
-}
-
-/// 0A000: the expression holds a function that waits, in a place where nothing can.
-fn nowhere(name: &str) -> DataFusionError {
-    external(SqlError::unsupported(format!("{name}() in this place")))
+    Some(Arc::new(waiting::build(name, arguments, Function { kind, snapshot: Arc::clone(snapshot) })))
 }
 
 impl fmt::Debug for Function {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name)
+        fmt::Debug::fmt(&self.kind, f)
     }
 }
 
@@ -84,37 +69,16 @@ impl std::hash::Hash for Function {
     }
 }
 
-impl ScalarUDFImpl for Function {
-    fn name(&self) -> &str {
-        self.name
-    }
-    fn signature(&self) -> &Signature {
-        &self.signature
-    }
-    fn return_type(&self, _arguments: &[DataType]) -> Result<DataType> {
-        Ok(DataType::Int64)
-    }
-    fn return_field_from_args(&self, _arguments: ReturnFieldArgs) -> Result<FieldRef> {
-        Ok(mapping::field(self.name, PgType::Int8.plain(), true).into())
-    }
-    fn invoke_with_args(&self, _arguments: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        Err(nowhere(self.name))
-    }
-}
-
 #[async_trait]
-impl AsyncScalarUDFImpl for Function {
-    async fn invoke_async_with_args(&self, arguments: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        let sequences = {
-            let slot = arguments.config_options.extensions.get::<Slot>();
-            let slot = slot.ok_or_else(|| DataFusionError::Internal("a plan was made without a slot".into()))?;
-            Arc::clone(&slot.run()?.source.backend().sequences)
-        };
-        let rows = arguments.number_rows;
-        let columns = arguments.args.iter().map(|argument| argument.to_array(rows));
-        let columns = columns.collect::<Result<Vec<ArrayRef>>>()?;
-        let values = self.values(&sequences, &columns, rows).await.map_err(external)?;
-        Ok(ColumnarValue::Array(Arc::new(Int64Array::from(values))))
+impl Body for Function {
+    fn result(&self) -> PgType {
+        PgType::Int8
+    }
+
+    async fn call(&self, Rows { run, columns, count }: Rows) -> Result<ArrayRef> {
+        let sequences = &run.source.backend().sequences;
+        let values = self.values(sequences, &columns, count).await.map_err(external)?;
+        Ok(Arc::new(Int64Array::from(values)))
     }
 }
 
