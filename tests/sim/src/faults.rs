@@ -72,6 +72,8 @@ pub enum Fault {
     /// For longer than a gateway's catalog lease a node is cut off, or hears nobody while all others hear it, or stands
     /// still.
     Exile,
+    /// The same for so long that others see its leases end and act on it.
+    LongExile,
 }
 
 /// What every cluster must stand.
@@ -101,6 +103,7 @@ const LASTS_MAX: Duration = Duration::from_millis(3000);
 /// the node was doing is not given up but goes on.
 const EXILE_MIN: Duration = Duration::from_millis(8300);
 const EXILE_MAX: Duration = Duration::from_millis(9900);
+const LONG_EXILE_MAX: Duration = Duration::from_secs(14);
 /// A restart that nobody else notices, and how long disks die: much shorter than an election.
 const BLINK_MIN: Duration = Duration::from_millis(10);
 const BLINK_MAX: Duration = Duration::from_millis(250);
@@ -186,7 +189,8 @@ impl Nemesis {
                 self.world.pause(node, lasts);
                 self.wait(lasts).await;
             }
-            Fault::Exile => self.exile(node).await,
+            Fault::Exile => self.exile(node, EXILE_MIN..EXILE_MAX).await,
+            Fault::LongExile => self.exile(node, EXILE_MAX..LONG_EXILE_MAX).await,
             // These two go on beside whatever comes next.
             Fault::SlowDisk => self.victim.disk(node).slow_down(lasts),
             Fault::StalledDisk => self.victim.disk(node).stall(lasts),
@@ -217,9 +221,9 @@ impl Nemesis {
         self.network.heal();
     }
 
-    async fn exile(&mut self, node: NodeIndex) {
+    async fn exile(&mut self, node: NodeIndex, lasts: std::ops::Range<Duration>) {
         self.world.count("exiles", 1);
-        let lasts = self.rng.random_range(EXILE_MIN..EXILE_MAX);
+        let lasts = self.rng.random_range(lasts);
         match self.rng.random_range(0..3) {
             0 => self.isolate(node, lasts).await,
             1 => {

@@ -115,9 +115,11 @@ impl Kind {
             Kind::Append | Kind::AppendSnapshot | Kind::AppendCommitted => (faults::USUAL.to_vec(), TORMENT),
             Kind::Moving => ([faults::USUAL, &[Fault::Exile]].concat(), TORMENT * 2),
             #[cfg(feature = "sql")]
-            Kind::SqlRegister | Kind::SqlBank | Kind::Schema | Kind::Family | Kind::Advisory => {
+            Kind::SqlRegister | Kind::SqlBank | Kind::Schema | Kind::Family => {
                 ([faults::USUAL, &[Fault::Exile]].concat(), LONG_TORMENT)
             }
+            #[cfg(feature = "sql")]
+            Kind::Advisory => ([faults::USUAL, &[Fault::LongExile; 3]].concat(), LONG_TORMENT),
         }
     }
 

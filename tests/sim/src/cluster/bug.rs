@@ -134,6 +134,10 @@ pub const BUGS: &[Bug] = &[
     Bug::Sql(sql::planted::Planted::ForgetEntry),
     #[cfg(all(feature = "planted-bugs", feature = "sql"))]
     Bug::Sql(sql::planted::Planted::SkipParentLock),
+    #[cfg(all(feature = "planted-bugs", feature = "sql"))]
+    Bug::Sql(sql::planted::Planted::TrustQueue),
+    #[cfg(all(feature = "planted-bugs", feature = "sql"))]
+    Bug::Sql(sql::planted::Planted::KeepLostLocks),
 ];
 
 /// How a cluster is built.

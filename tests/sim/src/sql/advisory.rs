@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// Few, so that they are contended.
-const NAMES: i64 = 3;
+const NAMES: i64 = 2;
 /// How long a lock is held: long enough for a leader to go.
 const HELD_MAX: Duration = Duration::from_secs(3);
 /// Some are held longer than a lease runs: who has one is cut off, and has to notice.
@@ -90,7 +90,7 @@ impl AdvisoryLocks {
         }
         let life = Arc::new(());
         self.enter(&seat.world, &life, &ask, name, &locks);
-        let held = match seat.rng.random_bool(0.3) {
+        let held = match seat.rng.random_bool(0.5) {
             true => HELD_LONG,
             false => seat.rng.random_range(Duration::ZERO..HELD_MAX),
         };

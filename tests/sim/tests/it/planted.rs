@@ -174,7 +174,7 @@ fn swapping_what_was_not_compared_is_found() {
 
 #[test]
 fn using_timestamps_before_their_window_is_durable_is_found() {
-    must_be_found(Kind::Bank, 100, Bug::Pd(Pd::TsoWindowNotPersisted));
+    must_be_found(Kind::Register, 40, Bug::Pd(Pd::TsoWindowNotPersisted));
 }
 
 #[test]
@@ -201,7 +201,7 @@ mod gateways {
 
     #[test]
     fn repeating_a_statement_of_unknown_outcome_is_found() {
-        must_be_found(Kind::SqlRegister, 20, Bug::Sql(Sql::RepeatUnknown));
+        must_be_found(Kind::SqlRegister, 60, Bug::Sql(Sql::RepeatUnknown));
     }
 
     #[test]
