@@ -97,11 +97,6 @@ impl CatalogLeases {
         self.published = self.published.max(version);
     }
 
-    /// Whether a gateway may hold a lease at PD's time `at`, of this PD or an older one. `at` must have been handed out.
-    pub fn is_alive(&self, gateway: u64, at: Timestamp) -> bool {
-        self.inherited_until > at || self.leases.get(&gateway).is_some_and(|lease| lease.expires_at > at)
-    }
-
     /// Who may still work with something older than `version` at PD's time `at`: gateways, and 0 for the
     /// leases of an older PD. Empty: settled. `at` must have been handed out, so that every later timestamp is above it.
     pub fn waiting_for(&self, version: u64, at: Timestamp) -> Vec<u64> {
@@ -145,18 +140,6 @@ mod tests {
             4 => (1..LEASE_MS).prop_map(Step::Pass),
             1 => Just(Step::NewPd),
         ]
-    }
-
-    #[test]
-    fn a_gateway_is_alive_as_long_as_any_lease_of_it_may_run() {
-        let mut pd = CatalogLeases::restore(1, 0);
-        let at = Timestamp::new(1_000, 1);
-        pd.renew(7, 1, at).expect("few gateways");
-        assert!(pd.is_alive(7, at) && !pd.is_alive(8, at));
-        assert!(!pd.is_alive(7, Timestamp::new(1_000 + LEASE_MS, 1)));
-        let successor = CatalogLeases::restore(1, 1_001);
-        assert!(successor.is_alive(7, at), "an older PD may have granted one");
-        assert!(!successor.is_alive(7, Timestamp::new(1_001 + LEASE_MS, 1)));
     }
 
     proptest! {

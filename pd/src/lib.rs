@@ -45,6 +45,7 @@ pub mod after_loss;
 pub mod catalog_lease;
 pub mod checker;
 pub mod cluster;
+pub mod gateways;
 pub mod ids;
 pub mod keys;
 pub mod meta;
@@ -60,6 +61,7 @@ pub mod tso;
 
 pub use catalog_lease::CatalogLeases;
 pub use cluster::Cluster;
+pub use gateways::Gateways;
 pub use meta::{MetaError, MetaStore, MetaWrite};
 pub use operator::Operators;
 pub use rules::{GcRules, MERGE_PART, Rules};

@@ -33,7 +33,7 @@ use proto::{
 use tokio::sync::watch;
 
 use crate::{
-    CatalogLeases, Cluster, MetaError, MetaStore, MetaWrite, Now, Operators, Rules, SafePoint, Tso,
+    CatalogLeases, Cluster, Gateways, MetaError, MetaStore, MetaWrite, Now, Operators, Rules, SafePoint, Tso,
     ids::{self, NextIds, Sequence},
     keys,
     planner::Sight,
@@ -108,6 +108,7 @@ struct State {
     tso: Tso,
     ids: NextIds,
     catalog: CatalogLeases,
+    gateways: Gateways,
     operators: Operators,
     safe_point: SafePoint,
     rules: Rules,
@@ -150,6 +151,7 @@ impl Service {
             tso: Tso::restore(bound),
             ids,
             catalog: CatalogLeases::restore(published, bound),
+            gateways: Gateways::new(now.monotonic_ms),
             operators: Operators::new(settings.term),
             safe_point: SafePoint::restore(rules.gc, safe_point, now.monotonic_ms),
             rules,
@@ -251,7 +253,7 @@ impl Service {
             Body::Schedulers(r) => Out::Schedulers(self.schedulers(r).await?),
             Body::FindRegion(r) => Out::FindRegion(self.find_region(now, r)?),
             Body::SafePoint(r) => Out::SafePoint(self.safe_point_reported(now, StoreId(r.store_id), None)),
-            Body::GatewayAlive(r) => Out::GatewayAlive(self.gateway_alive(now, r.gateway_id).await?),
+            Body::GatewayAlive(r) => Out::GatewayAlive(self.gateway_alive(now, r.gateway_id)),
             Body::ReportWaits(_) => return Err(Failure::Refused("PD's role answers reports of waits".into())),
             Body::CatalogLease(_) | Body::CatalogPublish(_) => unreachable!("calls that wait go their own way"),
         })

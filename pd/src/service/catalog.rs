@@ -14,7 +14,11 @@ impl Service {
             return Err(Failure::Refused("gateway id 0 stands for the leases of an older PD".into()));
         }
         let at = self.allocate(now, 1).await?;
-        let granted = self.state.lock().catalog.renew(request.gateway_id, request.acknowledged_version, at);
+        let granted = {
+            let mut state = self.state.lock();
+            state.gateways.hear(request.gateway_id, now.monotonic_ms);
+            state.catalog.renew(request.gateway_id, request.acknowledged_version, at)
+        };
         let grant = granted.ok_or_else(|| {
             Failure::Refused(format!("{MAX_GATEWAYS} gateways hold a catalog lease already; try again in a minute"))
         })?;
@@ -28,9 +32,8 @@ impl Service {
         Ok(if news { Answer::Done(response) } else { Answer::Wait { otherwise: response, recheck_ms: None } })
     }
 
-    pub(super) async fn gateway_alive(&self, now: Now, gateway: u64) -> Result<GatewayAliveResponse, Failure> {
-        let at = self.allocate(now, 1).await?;
-        Ok(GatewayAliveResponse { alive: self.state.lock().catalog.is_alive(gateway, at) })
+    pub(super) fn gateway_alive(&self, now: Now, gateway: u64) -> GatewayAliveResponse {
+        GatewayAliveResponse { alive: self.state.lock().gateways.is_alive(gateway, now.monotonic_ms) }
     }
 
     pub(super) async fn catalog_publish(&self, now: Now, request: &CatalogPublishRequest) -> Result<Answer, Failure> {

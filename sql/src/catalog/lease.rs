@@ -23,6 +23,8 @@ use crate::{
 
 /// How long PD may keep a renewal waiting for news. Well below any lease.
 const RENEW_WAIT: Duration = Duration::from_secs(1);
+/// A lease as PD grants it (8 s), and the wait for news before it does.
+const LONGEST: Duration = Duration::from_secs(8).saturating_add(RENEW_WAIT);
 /// Pause after a renewal that failed: PD's leader is being elected.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 /// The lease is taken to be shorter by this part, for clocks that drift.
@@ -182,7 +184,8 @@ impl LeasedCatalog {
         if self.clock.now() >= old.local_end {
             self.note_lapse(old);
         }
-        let length = Duration::from_millis(end.physical_ms().saturating_sub(now.physical_ms()));
+        // PD's time may have stepped forward between the two.
+        let length = Duration::from_millis(end.physical_ms().saturating_sub(now.physical_ms())).min(LONGEST);
         self.lease.store(Arc::new(Lease { end, local_end: asked + (length - length / DRIFT_DIVISOR) }));
         Ok(published)
     }

@@ -29,6 +29,7 @@ const PURE: &[&str] = &[
     "pd/src/tso",
     "pd/src/ids.rs",
     "pd/src/catalog_lease.rs",
+    "pd/src/gateways.rs",
     "pd/src/safe_point.rs",
     "pd/src/after_loss.rs",
     "pd/src/checker/",
