@@ -13,6 +13,8 @@ pub enum Planted {
     RepeatUnknown,
     /// An UPDATE writes no entries of the new row into the secondary indexes.
     ForgetEntry,
+    /// Who removes a key trusts that its lock kept children off until the commit: it may have gone with its leader.
+    UnguardedParent,
     /// Whoever is first in an advisory lock's queue has it, whatever its record says: a queue is lost with its leader.
     TrustQueue,
     /// A session keeps its advisory locks when its gateway's lease has lapsed, and others take it for dead.

@@ -89,6 +89,8 @@ pub(crate) struct Inner {
 pub(crate) struct State {
     pub(crate) buffer: Buffer,
     pub(crate) locks: HeldRows,
+    /// Rows whose locks must have stood until the writes stand, whether they are written or not.
+    guarded: BTreeSet<Bytes>,
     /// Of a serializable transaction that has not ended.
     pub(crate) reads: Option<ReadSpans>,
     ended: bool,
@@ -292,6 +294,13 @@ impl Txn {
         change(&mut state.buffer)
     }
 
+    /// From the moment when these rows were locked until the transaction's writes stand nobody else may have locked them, in
+    /// whatever mode: otherwise it fails with [`Error::Conflict`]. A write of the row alone says only that nobody has
+    /// written it; who locked it, read it and wrote elsewhere leaves no trace there. Rows that are not locked fail too.
+    pub fn guard_rows(&self, keys: impl IntoIterator<Item = Bytes>) {
+        self.inner.state.lock().guarded.extend(keys);
+    }
+
     /// Gives up the locks of `keys` that were taken since `place`: of rows that turned out not to be wanted.
     pub fn unlock_rows(&self, keys: &[Bytes], place: LockPlace) {
         let released = {
@@ -339,18 +348,18 @@ impl Txn {
     /// Makes the writes visible to everybody, all at once, and durable. Returns the commit timestamp (of a
     /// transaction without writes: its start). Whatever the result, the transaction has ended.
     pub async fn commit(&self, options: CommitOptions) -> Result<Timestamp, Error> {
-        let (mutations, locks, mut spans) = {
+        let (mutations, locks, guarded, mut spans) = {
             let mut state = self.inner.state.lock();
             if std::mem::replace(&mut state.ended, true) {
                 return Err(Error::Aborted);
             }
             let reads = state.reads.take().unwrap_or_default();
-            (state.buffer.take(), std::mem::take(&mut state.locks), reads)
+            (state.buffer.take(), std::mem::take(&mut state.locks), std::mem::take(&mut state.guarded), reads)
         };
         if self.inner.client.has(Planted::SkipValidation) {
             spans.take();
         }
-        if locks.is_empty() {
+        if locks.is_empty() && guarded.is_empty() {
             return match mutations.is_empty() {
                 true => Ok(self.inner.start_ts),
                 false => self.commit_writes(mutations, Vec::new(), (spans, Timestamp::ZERO), options).await,
@@ -358,7 +367,7 @@ impl Txn {
         }
         // Dropped before its end, or failed: what is locked is given up all the same.
         let mut ending = Ending { txn: self, locks };
-        let (mutations, proven) = ending.sort(mutations);
+        let (mutations, proven) = ending.sort(mutations, &guarded);
         let reads = (spans, ending.locks.newest());
         let client = &self.inner.client;
         if mutations.is_empty() {
@@ -429,8 +438,8 @@ struct Ending<'a> {
 }
 
 impl Ending<'_> {
-    /// Says in each write what its transaction saw of the row; and names the rows that are locked and not written.
-    fn sort(&self, mut mutations: Vec<Mutation>) -> (Vec<Mutation>, Vec<Bytes>) {
+    /// Says in each write what its transaction saw of the row; and names the rows that are locked and not written, or guarded.
+    fn sort(&self, mut mutations: Vec<Mutation>, guarded: &BTreeSet<Bytes>) -> (Vec<Mutation>, Vec<Bytes>) {
         let trusting = self.txn.inner.client.inner.config.plant.has(Planted::TrustRowLocks);
         for mutation in &mut mutations {
             if let Some(seen) = self.locks.version(&mutation.key) {
@@ -439,8 +448,10 @@ impl Ending<'_> {
             }
         }
         let written = |key: &Bytes| mutations.binary_search_by(|mutation| mutation.key.cmp(key)).is_ok();
-        let proven = self.locks.locked().filter(|key| !written(key)).cloned().collect();
-        (mutations, proven)
+        let guarded = guarded.iter().filter(|key| written(key)).cloned();
+        let unwritten = self.locks.locked().filter(|key| !written(key)).cloned();
+        let proven: BTreeSet<Bytes> = unwritten.chain(guarded).collect();
+        (mutations, proven.into_iter().collect())
     }
 }
 

@@ -69,7 +69,7 @@ impl Integrity<'_> {
     ) -> SqlResult<BTreeMap<Bytes, Vec<Datum>>> {
         let types = types_of(child, &key.columns);
         let mut fresh = BTreeMap::new();
-        for Gone { old, new } in gone {
+        for Gone { old, new, .. } in gone {
             let Some(old) = converted(old, &types, self.settings)? else { continue };
             let values = match (action, new) {
                 (Action::Cascade, Some(new)) => self.assigned(child, key, new)?,

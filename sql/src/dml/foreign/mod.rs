@@ -13,6 +13,9 @@
 //! of the two waits, and then sees what the other did. Children are looked for at a snapshot that is taken under the
 //! lock, parents are read as they are. A parent that somebody has not committed yet is not there, and is not waited for.
 //!
+//! A lock may go with its leader, and a child that came meanwhile leaves no trace on its parent's row: so the rows of keys that are
+//! removed are guarded, and their locks looked at once more when the writes stand.
+//!
 //! Children are found by an index or primary key whose first columns are the constraint's; without one the whole table is read,
 //! as in PostgreSQL. Checks come after all actions of a statement, where PostgreSQL goes by the age of constraints.
 
@@ -37,7 +40,7 @@ use crate::{
     codec::{TableCodec, key},
     error::{SqlError, SqlResult, SqlState},
     eval::cast,
-    planted::Plant,
+    planted::{Plant, Planted},
     reader::Reader,
     types::{Datum, FormatSettings, PgType},
 };
@@ -103,6 +106,7 @@ pub struct Integrity<'a> {
 
 /// A key that rows may have referenced, and what it has become.
 struct Gone {
+    row_key: Bytes,
     old: Vec<Datum>,
     new: Option<Vec<Datum>>,
 }
@@ -120,7 +124,8 @@ impl Integrity<'_> {
             }
             new_children(&table, &pairs, &mut checks)?;
             for (child, key) in self.referring(&table) {
-                let gone = gone_keys(&table, &key, &pairs);
+                let gone = gone_keys(&table, &key, &pairs)?;
+                self.guard(&table, &gone)?;
                 for (action, gone) in by_action(&key, gone) {
                     let parents = gone.iter().map(|gone| Check::parent(&child, &key, gone.old.clone()));
                     match action {
@@ -161,6 +166,16 @@ impl Integrity<'_> {
     /// All rows have come.
     pub async fn settle_rest(&self, later: Later) -> SqlResult<()> {
         self.check_or_put_off(later.0).await
+    }
+
+    /// Nobody may have taken such a row for the parent of a new child since it was locked.
+    fn guard(&self, table: &Table, gone: &[Gone]) -> SqlResult<()> {
+        if self.reader.is_unpublished(table.storage_id) || self.plant.has(Planted::UnguardedParent) {
+            return Ok(());
+        }
+        let rows: Vec<Bytes> = gone.iter().map(|gone| gone.row_key.clone()).collect();
+        self.reader.txn(table.storage_id).guard_rows(rows);
+        Ok(())
     }
 
     async fn check_or_put_off(&self, checks: Vec<Check>) -> SqlResult<()> {
@@ -221,11 +236,13 @@ pub fn parent_values(parent: &Table, key: &ForeignKeyDescriptor, values: &[Datum
 }
 
 /// The keys that a constraint may reference and that rows had and have no more.
-fn gone_keys(table: &Table, key: &ForeignKeyDescriptor, pairs: &[Pair]) -> Vec<Gone> {
+fn gone_keys(table: &Table, key: &ForeignKeyDescriptor, pairs: &[Pair]) -> SqlResult<Vec<Gone>> {
+    let codec = TableCodec::new(table);
     let types = types_of(table, &key.referenced);
     let (mut gone, mut seen) = (Vec::new(), BTreeSet::new());
     for pair in pairs {
         let Some(old) = &pair.old else { continue };
+        let row_key = codec.key(old)?;
         let old = at(old, &key.referenced);
         if old.iter().any(Datum::is_null) {
             continue;
@@ -233,10 +250,10 @@ fn gone_keys(table: &Table, key: &ForeignKeyDescriptor, pairs: &[Pair]) -> Vec<G
         let name = name_of(&old, &types);
         let new = pair.new.as_ref().map(|row| at(row, &key.referenced));
         if new.as_ref().is_none_or(|new| name_of(new, &types) != name) && seen.insert(name) {
-            gone.push(Gone { old, new });
+            gone.push(Gone { row_key, old, new });
         }
     }
-    gone
+    Ok(gone)
 }
 
 /// Those that were changed and those that were removed, each with what becomes of their children.

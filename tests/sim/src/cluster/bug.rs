@@ -135,6 +135,8 @@ pub const BUGS: &[Bug] = &[
     #[cfg(all(feature = "planted-bugs", feature = "sql"))]
     Bug::Sql(sql::planted::Planted::SkipParentLock),
     #[cfg(all(feature = "planted-bugs", feature = "sql"))]
+    Bug::Sql(sql::planted::Planted::UnguardedParent),
+    #[cfg(all(feature = "planted-bugs", feature = "sql"))]
     Bug::Sql(sql::planted::Planted::TrustQueue),
     #[cfg(all(feature = "planted-bugs", feature = "sql"))]
     Bug::Sql(sql::planted::Planted::KeepLostLocks),

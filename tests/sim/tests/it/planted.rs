@@ -205,6 +205,11 @@ mod gateways {
     }
 
     #[test]
+    fn removing_a_parent_under_a_lock_that_went_is_found() {
+        must_be_found(Kind::Family, 30, Bug::Sql(Sql::UnguardedParent));
+    }
+
+    #[test]
     fn trusting_an_advisory_locks_queue_is_found() {
         must_be_found(Kind::Advisory, 20, Bug::Sql(Sql::TrustQueue));
     }
