@@ -21,7 +21,7 @@ pub mod snapshot;
 pub mod store;
 
 pub use descriptor::{ColumnDescriptor, Identity, Table, TableDescriptor};
-pub use fence::Fence;
+pub use fence::{Entered, Fence};
 pub use foreign_key::ForeignKeyDescriptor;
 pub use lease::LeasedCatalog;
 pub use sequence::{Sequence, SequenceDescriptor};

@@ -92,6 +92,7 @@ impl Session {
                 let name = RelationName::new(name)?.name;
                 self.execute_prepared(&name, parameters, single).await
             }
+            Statement::Lock(lock) => self.lock_tables(lock).await,
             Statement::Explain { statement, analyze, .. } => self.explain_statement(statement, *analyze).await,
             Statement::Fetch { name, direction, into: None, .. } => self.fetch_from(name, direction).await,
             Statement::Close { cursor } => self.close_cursor(cursor),
@@ -154,6 +155,7 @@ impl Session {
         }
         self.rollback();
         self.backend.advisory.freed().await;
+        self.transaction.tables.left().await;
         Ok(Running::done("ROLLBACK"))
     }
 

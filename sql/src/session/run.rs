@@ -14,13 +14,14 @@ use super::{
     transaction::State,
 };
 use crate::{
-    catalog::CatalogSnapshot,
+    catalog::{CatalogSnapshot, Entered},
     dml::{Links, RowLocking, general, locking, select_for},
     error::{SqlError, SqlResult, SqlState},
     keyplan::{KeyPlan, run as keyrun},
     planted::Planted,
     query::{Change, RunValues},
     statement::parse_one,
+    table_locks::Mode,
     types::Datum,
     work::Work,
 };
@@ -70,7 +71,7 @@ impl Session {
     }
 
     /// `None`: whoever waits for a lock waits as long as it takes.
-    fn lock_timeout(&self) -> Option<Duration> {
+    pub(super) fn lock_timeout(&self) -> Option<Duration> {
         let timeout = self.settings.milliseconds("lock_timeout");
         (timeout > 0).then(|| Duration::from_millis(timeout))
     }
@@ -168,7 +169,7 @@ impl Session {
     /// A DDL holds a table that the statement writes: waiting for it is no conflict. 55P03 after `lock_timeout`.
     fn held_off(&self, portal: &Portal, started: Instant) -> SqlResult<bool> {
         let snapshot = self.snapshot();
-        let fenced = |id: &u32| snapshot.by_id(*id).is_some_and(|table| table.writes_fenced_until != 0);
+        let fenced = |(id, _): &(u32, Mode)| snapshot.by_id(*id).is_some_and(|table| table.writes_fenced_until != 0);
         if !portal.plan.writes || !portal.plan.tables.iter().any(fenced) {
             return Ok(false);
         }
@@ -187,7 +188,7 @@ impl Session {
             let held = self.catalog.held();
             guarded(self, held).await?;
         }
-        self.enter(portal)?;
+        self.come_in(portal, single).await?;
         let plan = Arc::clone(&portal.plan);
         if let Some(moment) = &plan.as_of {
             self.look_back(moment).await?;
@@ -219,8 +220,22 @@ impl Session {
         Ok(running)
     }
 
-    /// Makes sure the plan is one for the catalog as it is, and enters its tables' fence.
-    fn enter(&mut self, portal: &mut Portal) -> SqlResult<()> {
+    /// Enters the fence of the statement's tables; where another session has locked one, when it does not any more.
+    async fn come_in(&mut self, portal: &mut Portal, single: bool) -> SqlResult<()> {
+        while let Some(wanted) = self.enter(portal)? {
+            let ask = self.ask(&portal.prepared.sql);
+            self.wait_for_table(wanted, &ask).await?;
+            if single {
+                // It begins now.
+                self.rollback();
+                self.open(false)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes sure the plan is one for the catalog as it is, and enters its tables' fence; what it has to wait for.
+    fn enter(&mut self, portal: &mut Portal) -> SqlResult<Option<(u32, Mode)>> {
         loop {
             let snapshot = self.snapshot();
             if portal.plan.version != snapshot.version || snapshot.private {
@@ -231,10 +246,14 @@ impl Session {
                 State::Open(open) => open.pending.as_ref().map_or(snapshot.version, |pending| pending.base_version),
                 _ => snapshot.version,
             };
-            let current = self.transaction.fence.enter(&portal.plan.tables, planned, || catalog.current_version());
-            self.transaction.fence.check()?;
-            if current {
-                return Ok(());
+            let past = portal.plan.as_of.is_some() || self.is_past();
+            let fence = &self.transaction.fence;
+            let entered = fence.enter(&portal.plan.tables, past, planned, || catalog.current_version());
+            fence.check()?;
+            match entered {
+                Entered::Yes => return Ok(None),
+                Entered::Blocked(table, mode) => return Ok(Some((table, mode))),
+                Entered::Stale => {}
             }
             if snapshot.private {
                 return Err(SqlError::serialization("Another session changed the schema at the same time."));
@@ -381,7 +400,7 @@ impl Session {
         // A snapshot that is still to be taken is later than everything that is known here.
         let read_ts = txn.read_ts_taken().unwrap_or(proto::Timestamp::MAX);
         let start_ts = txn.start_ts();
-        for id in &plan.tables {
+        for (id, _) in &plan.tables {
             if read_ts < snapshot.usable_from(*id) {
                 return Err(SqlError::serialization("A table was changed since the transaction began."));
             }

@@ -17,14 +17,17 @@ use crate::{
     notify,
     planted::Planted,
     reader::Reader,
+    table_locks::TableLocks,
 };
 
 /// A transaction under way.
 pub(super) struct Open {
     /// BEGIN was said: it lasts until COMMIT or ROLLBACK. Otherwise until the statement's end, or Sync.
     pub explicit: bool,
-    /// Begun with its first statement that reads or writes.
+    /// Begun with its first statement that reads, writes or locks.
     pub txn: Option<Txn>,
+    /// `txn` was begun to lock, and nothing has been read at its snapshot.
+    pub unread: bool,
     /// now(), in microseconds since 1970 UTC.
     pub now_us: i64,
     /// What it changed of the schema.
@@ -58,6 +61,8 @@ pub(super) struct Savepoint {
     pub place: kv::Savepoint,
     /// Of the advisory locks.
     pub advisory: usize,
+    /// Of the tables used, and of those locked in strong modes.
+    pub tables: (usize, usize),
     /// Of what it has to say.
     pub said: crate::notify::Place,
     /// The settings at that time.
@@ -80,6 +85,8 @@ pub(super) enum State {
 pub(super) struct Transaction {
     pub state: State,
     pub fence: Arc<Fence>,
+    /// Its strong table locks.
+    pub tables: Arc<TableLocks>,
 }
 
 /// 25P02.
@@ -133,6 +140,7 @@ impl Session {
             let open = Open {
                 explicit,
                 txn: None,
+                unread: false,
                 now_us: self.gateway.config().clock.wall_ms() as i64 * 1000,
                 pending: None,
                 read_only: self.settings.is_on("default_transaction_read_only"),
@@ -149,19 +157,35 @@ impl Session {
 
     /// The open transaction, begun now if need be, at the snapshot of the statement that asks for it.
     pub(super) async fn txn(&mut self) -> SqlResult<Txn> {
+        let known = self.open(false)?.txn.is_some();
+        let begun = self.begun().await?;
+        let open = self.open(false)?;
+        let unread = std::mem::take(&mut open.unread);
+        Ok(match open.isolation {
+            _ if !known => begun,
+            Isolation::ReadCommitted => begun.at_fresh_snapshot(),
+            // What it waited for, to lock tables, is part of what it sees.
+            Isolation::RepeatableRead | Isolation::Serializable if unread => {
+                open.txn.insert(begun.at_fresh_snapshot()).clone()
+            }
+            Isolation::RepeatableRead | Isolation::Serializable => begun,
+        })
+    }
+
+    /// The open transaction, begun now if need be, to lock by: its snapshot is taken when something is read.
+    pub(super) async fn begun(&mut self) -> SqlResult<Txn> {
         let client = self.gateway.client().clone();
         let open = self.open(false)?;
         if let Some(txn) = &open.txn {
-            return Ok(match open.isolation {
-                Isolation::ReadCommitted => txn.at_fresh_snapshot(),
-                Isolation::RepeatableRead | Isolation::Serializable => txn.clone(),
-            });
+            return Ok(txn.clone());
         }
         let txn = match open.isolation {
             Isolation::ReadCommitted | Isolation::RepeatableRead => client.begin().await?,
             Isolation::Serializable => client.begin_serializable().await?,
         };
-        open.txn = Some(txn.clone());
+        (open.txn, open.unread) = (Some(txn.clone()), true);
+        self.transaction.fence.begins(txn.start_ts().0);
+        let open = self.open(false)?;
         let (isolation, started_us) = (open.isolation, open.now_us.unsigned_abs());
         self.backend.begins(txn.start_ts(), isolation, started_us);
         Ok(txn)
@@ -209,6 +233,7 @@ impl Session {
     pub(super) async fn commit(&mut self) -> SqlResult<()> {
         let committed = self.commit_said().await;
         self.backend.advisory.freed().await;
+        self.transaction.tables.left().await;
         committed
     }
 
@@ -269,6 +294,8 @@ impl Session {
             self.end(true);
             return Ok(());
         };
+        // Others learn of what it has changed before they come to its tables.
+        let _queues = txn.detach_rows(&self.transaction.tables.queues());
         let result = self.commit_txn(&txn, pending.as_ref(), explicit).await;
         match result {
             Ok(version) => {
@@ -278,6 +305,7 @@ impl Session {
                     (None, Some(pending)) => self.gateway.collect(pending.discarded),
                     (_, None) => {}
                 }
+                self.transaction.tables.end_since(0);
                 Ok(())
             }
             Err(error) => {
@@ -290,9 +318,10 @@ impl Session {
     }
 
     async fn commit_txn(&mut self, txn: &Txn, pending: Option<&Pending>, explicit: bool) -> SqlResult<Option<u64>> {
+        // Before it is asked whether the lease ran out since the transaction used its tables: this one is bound by it then.
+        let mut before = self.catalog.end();
         self.transaction.fence.begin_commit()?;
         let mut version = None;
-        let mut before = self.catalog.end();
         if let Some(pending) = pending.filter(|pending| !pending.changes.is_empty()) {
             version = Some(store::write(txn, pending.base_version, &pending.changes).await?);
             before = pending.commit_before.map_or(before, |limit| before.min(limit));
@@ -363,6 +392,7 @@ impl Session {
             self.gateway.release(pending.held);
         }
         self.end(false);
+        self.transaction.tables.end_since(0);
     }
 
     fn end(&mut self, committed: bool) {
