@@ -15,8 +15,7 @@ use proto::{
 
 use crate::{
     advisory::Advisory,
-    catalog::{CatalogSnapshot, LeasedCatalog, store},
-    ddl::still::Still,
+    catalog::{LeasedCatalog, store},
     error::{SqlError, SqlResult, SqlState},
     notify::Channels,
     planted::Plant,
@@ -197,11 +196,6 @@ impl Gateway {
     pub(crate) fn planner(&self) -> &StatementPlanner {
         &self.planner
     }
-    /// The newest catalog; 57P03 before the start.
-    pub(crate) fn current_catalog(&self) -> SqlResult<Arc<CatalogSnapshot>> {
-        let catalog = self.catalog.get().ok_or_else(|| SqlError::unavailable("the catalog is not loaded yet"))?;
-        Ok(catalog.current())
-    }
     pub(crate) fn row_ids(&self) -> &RowIds {
         &self.row_ids
     }
@@ -244,25 +238,19 @@ impl Gateway {
         GatewayResponse { gateway_id, uses, ..GatewayResponse::default() }
     }
 
-    /// Takes back, in the background, the notes that published storage ids might be garbage.
-    pub(crate) fn forget_garbage(self: &Arc<Self>, storage_ids: Vec<u32>) {
+    /// Takes back, in the background, the notes that published storage ids, and indexes of some, might be garbage.
+    pub(crate) fn forget_garbage(self: &Arc<Self>, storage_ids: Vec<u32>, indexes: Vec<(u32, u32)>) {
+        if storage_ids.is_empty() && indexes.is_empty() {
+            return;
+        }
         let client = self.config.client.clone();
         let forget = async move {
-            if let Err(error) = store::forget_garbage(&client, &storage_ids).await {
+            if let Err(error) = store::forget_garbage(&client, &storage_ids, &indexes).await {
                 // The note stays; it is checked against the catalog before anything is deleted.
                 tracing::warn!(?storage_ids, %error, "a note about published rows was not taken back");
             }
         };
         self.config.spawn.spawn(forget.boxed());
-    }
-
-    /// Lets writers of tables go on, in the background, that a schema change has held and does not commit.
-    pub(crate) fn release(self: &Arc<Self>, held: Still) {
-        if held.is_empty() {
-            return;
-        }
-        let gateway = Arc::clone(self);
-        self.config.spawn.spawn(async move { held.release(&gateway).await }.boxed());
     }
 
     /// Deletes rows nobody reads or writes any more, in the background, when nobody looks for the outcome of a commit among

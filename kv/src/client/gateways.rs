@@ -7,7 +7,7 @@ use proto::{
     StoreId,
     wire::{
         CallBackRequest, GatewayRequest, GatewayResponse, HandBackRequest, KvRequest, ListSessionsRequest, PokeRequest,
-        RequestHeader, SessionStatus, SignalRequest, StoreStatus, gateway_request, kv_request, kv_response,
+        RequestHeader, SignalRequest, StoreStatus, gateway_request, kv_request, kv_response,
     },
 };
 
@@ -38,15 +38,7 @@ impl Client {
         Ok(answers)
     }
 
-    /// The SQL sessions of all nodes that answer.
-    pub async fn sessions(&self) -> Result<Vec<(StoreId, SessionStatus)>, Error> {
-        let sessions = |(store, gateway): (StoreId, GatewayResponse)| {
-            gateway.sessions.into_iter().map(move |session| (store, session))
-        };
-        Ok(self.gateways().await?.into_iter().flat_map(sessions).collect())
-    }
-
-    /// The same, node by node.
+    /// The SQL sessions of all nodes that answer, node by node, and what they use of tables.
     pub async fn gateways(&self) -> Result<Vec<(StoreId, GatewayResponse)>, Error> {
         let list = gateway_request::Body::ListSessions(ListSessionsRequest {});
         let answers = self.ask_all(kv_request::Body::Gateway(GatewayRequest { body: Some(list) })).await?;

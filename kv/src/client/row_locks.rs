@@ -106,10 +106,11 @@ impl Txn {
             let request = KvRequest { header: Some(header), body: Some(Body::RowLocks(request)) };
             let answer = client.inner.rpc.call(store, request).await.map(|reply| reply.response.body);
             match answer {
-                Ok(Some(kv_response::Body::RowLocks(answer))) => match answer.error.map(Refusal::from) {
-                    Some(refusal) => return unexpected(refusal),
-                    None => {}
-                },
+                Ok(Some(kv_response::Body::RowLocks(answer))) => {
+                    if let Some(refusal) = answer.error.map(Refusal::from) {
+                        return unexpected(refusal);
+                    }
+                }
                 // Deadlocks are not looked for while the store is away.
                 _ => client.inner.clock.sleep(AWAIT_PAUSE).await,
             }

@@ -3,7 +3,7 @@
 //! ```text
 //!   DDL transaction ── rows of the system tables (store.rs) ── commit ── PD: publish the new version
 //!                                                                          │
-//!   every gateway:  lease.rs loads it, dooms or awaits transactions (fence.rs), acknowledges
+//!   every gateway:  lease.rs loads it, dooms transactions that have lost their locks (fence.rs), acknowledges
 //!                                                                          │
 //!   the DDL is done when every live gateway has acknowledged, or its lease has run out
 //! ```

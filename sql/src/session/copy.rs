@@ -126,10 +126,10 @@ impl Session {
                 let ask = self.ask("COPY");
                 self.wait_for_table((table, mode), &ask).await.map(|_| false)
             }
-            Entered::Stale if snapshot.private => {
-                Err(SqlError::serialization("Another session changed the schema at the same time."))
+            Entered::Stale => {
+                self.rebase();
+                Ok(false)
             }
-            Entered::Stale => Ok(false),
         }
     }
 
@@ -151,16 +151,13 @@ impl Session {
         };
         self.catalog.held().await?;
         let (table, snapshot) = self.entered(name).await?;
-        let start_ts = self.txn().await?.start_ts();
+        self.txn().await?;
         let open = self.open(false)?;
         if open.read_only {
             let message = "cannot execute COPY FROM in a read-only transaction";
             return Err(SqlError::new(SqlState::READ_ONLY_SQL_TRANSACTION, message));
         }
         let own = open.pending.as_ref().is_some_and(|pending| pending.unpublished.contains(&table.storage_id));
-        if !own && start_ts.0 < table.writes_fenced_until {
-            return Err(SqlError::serialization("ALTER TABLE by another session holds writes to the table off."));
-        }
         let now_us = open.now_us;
         let target = Target::new(Arc::clone(&table));
         let input = Input::new(target.clone(), copy, &self.settings.format, now_us)?;

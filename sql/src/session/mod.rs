@@ -204,7 +204,7 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         self.rollback();
-        self.transaction.tables.end_since(0);
+        self.transaction.tables.end(None);
         self.backend.advisory.end();
         self.gateway.leave(&self.backend);
     }

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use datafusion::sql::sqlparser::ast::Lock;
+use datafusion::sql::sqlparser::ast::{Lock, Statement};
 
 use super::{Session, portal::Running, run::guarded};
 use crate::{
-    catalog::Table,
+    catalog::{Entered, Table},
+    ddl::locks,
     dml::locking,
     error::{SqlError, SqlResult, SqlState},
     name::RelationName,
@@ -53,6 +54,25 @@ impl Session {
         }
     }
 
+    /// Locks what a change of the schema changes; names are looked up anew behind each wait.
+    pub(super) async fn lock_for(&mut self, statement: &Statement) -> SqlResult<()> {
+        let ask = self.ask(&statement.to_string());
+        loop {
+            self.rebase();
+            let snapshot = self.snapshot();
+            let fence = Arc::clone(&self.transaction.fence);
+            let is_missing = |(id, mode): &(u32, Mode)| !self.is_own(*id) && !fence.held(*id).cover(*mode);
+            let missing: Vec<(u32, Mode)> = locks::of(statement, &snapshot).into_iter().filter(is_missing).collect();
+            if missing.is_empty() {
+                return Ok(());
+            }
+            for (id, mode) in missing {
+                let name = snapshot.by_id(id).map(|table| table.name.clone()).unwrap_or_default();
+                self.lock_id((id, &name), mode, &ask).await?;
+            }
+        }
+    }
+
     /// Only this transaction knows the table.
     fn is_own(&self, table: u32) -> bool {
         self.catalog.current().by_id(table).is_none()
@@ -79,9 +99,7 @@ impl Session {
 
     async fn use_table(&mut self, (table, name): (u32, &str), mode: Mode, ask: &Ask) -> SqlResult<()> {
         // It is locked by its id, whatever the catalog says of it.
-        while let crate::catalog::Entered::Blocked(table, mode) =
-            self.transaction.fence.enter(&[(table, mode)], false, 0, || 0)
-        {
+        while let Entered::Blocked(table, mode) = self.transaction.fence.enter(&[(table, mode)], false, 0, || 0) {
             if !self.wait_for_table((table, mode), ask).await? {
                 return Err(not_available(name));
             }

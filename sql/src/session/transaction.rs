@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use kv::{CommitOptions, Floor, Txn};
+use kv::{CommitOptions, DetachedRows, Floor, Txn};
 use parking_lot::Mutex;
 
 use super::{Session, TransactionStatus, settings::Values};
@@ -129,6 +129,16 @@ impl Session {
                 None => self.catalog.current(),
             },
             _ => self.catalog.current(),
+        }
+    }
+
+    /// What the transaction has changed of the schema is now changed against the newest catalog.
+    pub(super) fn rebase(&mut self) {
+        let current = self.catalog.current();
+        if let State::Open(open) = &mut self.transaction.state
+            && let Some(pending) = &mut open.pending
+        {
+            pending.rebase(&current);
         }
     }
 
@@ -284,7 +294,7 @@ impl Session {
             (None, Some(_)) => match self.gateway.client().begin().await {
                 Ok(txn) => Some(txn),
                 Err(error) => {
-                    self.abandon(pending);
+                    self.abandon(pending, None);
                     return Err(error.into());
                 }
             },
@@ -295,7 +305,7 @@ impl Session {
             return Ok(());
         };
         // Others learn of what it has changed before they come to its tables.
-        let _queues = txn.detach_rows(&self.transaction.tables.queues());
+        let queues = self.transaction.tables.detach(&txn);
         let result = self.commit_txn(&txn, pending.as_ref(), explicit).await;
         match result {
             Ok(version) => {
@@ -305,13 +315,13 @@ impl Session {
                     (None, Some(pending)) => self.gateway.collect(pending.discarded),
                     (_, None) => {}
                 }
-                self.transaction.tables.end_since(0);
+                self.transaction.tables.end(queues);
                 Ok(())
             }
             Err(error) => {
                 // A lost answer may mean success: then the storage ids are in use.
                 let unknown = error.sqlstate == SqlState::STATEMENT_COMPLETION_UNKNOWN;
-                self.abandon(pending.filter(|_| !unknown));
+                self.abandon(pending.filter(|_| !unknown), queues);
                 Err(error)
             }
         }
@@ -319,12 +329,11 @@ impl Session {
 
     async fn commit_txn(&mut self, txn: &Txn, pending: Option<&Pending>, explicit: bool) -> SqlResult<Option<u64>> {
         // Before it is asked whether the lease ran out since the transaction used its tables: this one is bound by it then.
-        let mut before = self.catalog.end();
+        let before = self.catalog.end();
         self.transaction.fence.begin_commit()?;
         let mut version = None;
         if let Some(pending) = pending.filter(|pending| !pending.changes.is_empty()) {
             version = Some(store::write(txn, pending.base_version, &pending.changes).await?);
-            before = pending.commit_before.map_or(before, |limit| before.min(limit));
         }
         let floor = if explicit { Floor::Pd } else { Floor::StartTs };
         let max_commit_ts = (!self.gateway.plant().has(Planted::CommitPastLease)).then_some(before);
@@ -340,7 +349,7 @@ impl Session {
             Ok(()) => {
                 self.gateway.collect([pending.changes.garbage, pending.discarded].concat());
                 self.gateway.collect_indexes(pending.changes.dropped_indexes);
-                self.gateway.forget_garbage(pending.unpublished);
+                self.gateway.forget_garbage(pending.unpublished, pending.unpublished_indexes);
             }
             Err(error) => self.notices.push(
                 SqlError::notice(
@@ -355,16 +364,18 @@ impl Session {
 
     /// Rolls back what is open.
     pub(super) fn rollback(&mut self) {
-        let pending = match &mut self.transaction.state {
+        let (pending, queues) = match &mut self.transaction.state {
             State::Open(open) | State::Failed { kept: Some(open), .. } => {
-                if let Some(txn) = &open.txn {
+                let queues = open.txn.as_ref().and_then(|txn| {
+                    let queues = self.transaction.tables.detach(txn);
                     txn.rollback();
-                }
-                open.pending.take()
+                    queues
+                });
+                (open.pending.take(), queues)
             }
-            _ => None,
+            _ => (None, None),
         };
-        self.abandon(pending);
+        self.abandon(pending, queues);
     }
 
     /// After an error: an explicit or multi-statement transaction has failed, one of a single statement is gone.
@@ -386,13 +397,13 @@ impl Session {
         }
     }
 
-    fn abandon(&mut self, pending: Option<Pending>) {
+    fn abandon(&mut self, pending: Option<Pending>, queues: Option<DetachedRows>) {
         if let Some(pending) = pending {
             self.gateway.collect([pending.unpublished, pending.discarded].concat());
-            self.gateway.release(pending.held);
+            self.gateway.collect_indexes(pending.unpublished_indexes);
         }
         self.end(false);
-        self.transaction.tables.end_since(0);
+        self.transaction.tables.end(queues);
     }
 
     fn end(&mut self, committed: bool) {

@@ -121,11 +121,6 @@ impl TableLocks {
         self.state.lock().held.len()
     }
 
-    /// The rows that are its places in queues.
-    pub(crate) fn queues(&self) -> Vec<Bytes> {
-        self.state.lock().held.iter().map(|(table, _)| record::queue_key(*table)).collect()
-    }
-
     fn modes(&self, table: u32) -> Modes {
         self.state.lock().modes(table)
     }

@@ -2,11 +2,12 @@
 
 use std::{collections::BTreeSet, pin::pin, sync::Arc};
 
+use bytes::Bytes;
 use futures::{
     FutureExt,
     future::{Either, join3, select},
 };
-use kv::{Instant, RowLockMode, Txn};
+use kv::{DetachedRows, Instant, RowLockMode, Txn};
 use proto::{
     Timestamp,
     wire::{CallBackRequest, GatewayResponse, HandBackRequest, TableUse},
@@ -32,7 +33,7 @@ struct Taking<'a> {
 impl Drop for Taking<'_> {
     fn drop(&mut self) {
         if !self.taken {
-            self.locks.give_back([self.table]);
+            self.locks.give_back([self.table], None);
         }
     }
 }
@@ -259,14 +260,28 @@ impl TableLocks {
         Ok(Round { done: live?.iter().all(|gateway| acknowledged.contains(gateway)), in_the_way })
     }
 
+    /// The places in queues leave the transaction, which ends: they are for [`TableLocks::end`]. `None`: there are none.
+    pub(crate) fn detach(&self, txn: &Txn) -> Option<DetachedRows> {
+        let held = &self.state.lock().held;
+        let queues: Vec<Bytes> = held.iter().map(|(table, _)| record::queue_key(*table)).collect();
+        (!queues.is_empty()).then(|| txn.detach_rows(&queues))
+    }
+
+    /// The transaction has ended: its locks are given back, in the background, and then its places in queues.
+    pub(crate) fn end(self: &Arc<Self>, queues: Option<DetachedRows>) {
+        self.give_back(self.held_since(0), queues);
+    }
+
     /// The transaction goes back to a place: later locks are given back, in the background.
     pub(crate) fn end_since(self: &Arc<Self>, place: usize) {
-        let gone: BTreeSet<u32> = {
-            let mut state = self.state.lock();
-            let place = place.min(state.held.len());
-            state.held.split_off(place).into_iter().map(|(table, _)| table).collect()
-        };
-        self.give_back(gone);
+        self.give_back(self.held_since(place), None);
+    }
+
+    /// Tables locked since a place, of which the session counts nothing more.
+    fn held_since(&self, place: usize) -> BTreeSet<u32> {
+        let mut state = self.state.lock();
+        let place = place.min(state.held.len());
+        state.held.split_off(place).into_iter().map(|(table, _)| table).collect()
     }
 
     /// Until what is being given back is given back.
@@ -278,7 +293,7 @@ impl TableLocks {
     }
 
     /// Starts to give back what the session does not count any more of these tables.
-    fn give_back(self: &Arc<Self>, tables: impl IntoIterator<Item = u32>) {
+    fn give_back(self: &Arc<Self>, tables: impl IntoIterator<Item = u32>, queues: Option<DetachedRows>) {
         let tables: Vec<u32> = tables.into_iter().collect();
         if tables.is_empty() {
             return;
@@ -299,6 +314,7 @@ impl TableLocks {
             for (table, holder) in left {
                 this.leave(table, holder).await;
             }
+            drop(queues);
         };
         let leaving = leaving.boxed().shared();
         state.leaving = Some(leaving.clone());
