@@ -637,10 +637,15 @@ impl Replica {
         out.truncate(self.region.id, at);
     }
 
+    /// Whether it leads and has applied an entry of its own term: nothing that was committed before is unknown to it.
+    fn knows_all_before(&self) -> bool {
+        self.leads() && self.node.raft.apply_to_current_term()
+    }
+
     /// What readers and PD see of this replica.
     pub(crate) fn seen(&self, now: Instant) -> Seen {
         let raft = &self.node.raft;
-        let serves = self.leads() && raft.apply_to_current_term() && !self.refuses_reads();
+        let serves = self.knows_all_before() && !self.refuses_reads();
         let until = if serves { self.lease.until(&self.region, self.peer.id, self.term(), now) } else { None };
         let view = ReplicaView {
             region: self.region.clone(),
