@@ -40,7 +40,7 @@ use crate::{
 /// Pause between two attempts of a gateway to start.
 const START_AGAIN: Duration = Duration::from_millis(200);
 /// Half of the lives have a client that gives up this soon: then faults outlast commits, whose outcome nobody knows.
-const IMPATIENT: Duration = Duration::from_millis(800);
+const IMPATIENT: Duration = Duration::from_millis(200);
 
 /// Tables that a run makes one after the other, and a few more: their ids are the catalog's to give.
 const TABLE_IDS: std::ops::Range<u32> = FIRST_USER_TABLE..FIRST_USER_TABLE + 24;
