@@ -216,6 +216,7 @@ fn everybody_sees_the_old_tables_or_the_new_ones() {
             "schema changes",
             "refused for a change of the schema",
             "ranges deleted",
+            "looks at garbage of gateways that are gone",
         ],
     );
 }
