@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use proto::{Batch, Epoch, Region, RegionId, Timestamp, wire::RegionError};
-use raftstore::{ProposeError, RegionSnapshot, StoreHandle, Target};
+use raftstore::{ProposeError, RegionSnapshot, ReplicaStatus, StoreHandle, Target, engine::Snapshot};
 
 /// A store that holds replicas of regions.
 #[async_trait]
@@ -30,6 +30,9 @@ pub trait RegionStore: Send + Sync + 'static {
     /// leadership of the term: [`ProposeError::Unknown`] only once the store does not lead in that term any more.
     /// Latches and in-memory locks are held until then, so an implementation must not give up earlier.
     async fn propose(&self, target: &Target, batch: Batch) -> Result<(), ProposeError>;
+    /// All replicas as they are at some time after the call, and a view of the store taken later, which proves nothing by itself.
+    /// Neither wakes a region.
+    async fn look(&self) -> (Vec<ReplicaStatus>, Arc<dyn Snapshot>);
 }
 
 #[async_trait]
@@ -51,5 +54,8 @@ impl RegionStore for StoreHandle {
     }
     async fn propose(&self, target: &Target, batch: Batch) -> Result<(), ProposeError> {
         StoreHandle::propose(self, target, batch).await
+    }
+    async fn look(&self) -> (Vec<ReplicaStatus>, Arc<dyn Snapshot>) {
+        StoreHandle::look(self).await
     }
 }

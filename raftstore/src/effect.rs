@@ -30,6 +30,8 @@ pub enum Event {
     Propose(ProposeRequest),
     /// Somebody wants to read and has no lease: answered when what was committed by now is applied.
     Read(Ticket, Target),
+    /// Somebody wants to see all replicas as they are by now.
+    Look(Ticket),
     /// Somebody wants a region itself changed.
     Admin(AdminRequest),
     /// Stand for election in a region now.
@@ -148,6 +150,8 @@ pub enum Answer {
     Proposed(Result<(), ProposeError>),
     /// Of a read: the engine now shows everything that was committed when it was asked.
     Readable(Result<(), wire::RegionError>),
+    /// Handles show the replicas as they were when it was asked, or later.
+    Seen,
     /// Of a change of a region: what came out of it, in key order (nothing, of a transfer).
     Admin(Result<Vec<Region>, AdminError>),
 }

@@ -28,6 +28,7 @@ mod retry;
 mod route;
 mod row_locks;
 mod scan;
+mod sleepers;
 mod snapshot;
 mod txn;
 mod validate;
@@ -188,17 +189,20 @@ impl Client {
         // Locks elsewhere ask their primary.
         let of =
             |primaries: &KeyRange| wire::FindLocksRequest { primaries: Some(primaries.into()), ..Default::default() };
-        self.finish_locks(range, of(keys), Duration::ZERO).await?;
+        self.finish_locks(range, of(keys), &[], Duration::ZERO).await?;
         // And an async commit's primary asks all its locks.
-        self.finish_locks(keys, of(range), Duration::ZERO).await
+        self.finish_locks(keys, of(range), &[], Duration::ZERO).await
     }
 
     /// Waits until no lock of a transaction that began before `safe_point` is left anywhere, and gets those of finished and dead
     /// ones out of the way. `safe_point` must be durable at PD, and refused by every store that has not just taken over.
+    /// Regions that sleep without such locks sleep on.
     pub async fn finish_older(&self, safe_point: Timestamp) -> Result<(), Error> {
         let all = KeyRange::new(keyspace::keyspace_range(keyspace::PD_KEYSPACE).end, Bytes::new());
         let older = wire::FindLocksRequest { started_before: safe_point.0, ..Default::default() };
-        self.finish_locks(&all, older, OLDER_PAUSE).await
+        let clear = self.sleepers_clear_of(safe_point).await?;
+        tracing::debug!(%safe_point, sleepers = clear.len(), "old locks are looked for, but for sleepers that have none");
+        self.finish_locks(&all, older, &clear, OLDER_PAUSE).await
     }
 
     /// The oldest timestamp that a transaction of this client reads or writes at.
@@ -206,15 +210,22 @@ impl Client {
         self.inner.in_use.oldest().filter(|_| !self.has(Planted::GcUnderReader))
     }
 
-    /// Until no lock of those that `sought` describes stands in `range`, which is looked through with pauses.
+    /// Until no lock of those that `sought` describes stands in `range`, which is looked through with pauses, but for the ranges
+    /// that are `clear` of them, in key order.
     async fn finish_locks(
         &self,
         range: &KeyRange,
         sought: wire::FindLocksRequest,
+        clear: &[KeyRange],
         pause: Duration,
     ) -> Result<(), Error> {
         let mut rest = range.clone();
         loop {
+            match sleepers::behind(clear, &rest.start) {
+                Some(behind) if sleepers::is_beyond(&behind, range) => return Ok(()),
+                Some(behind) => rest.start = behind,
+                None => {}
+            }
             let deadline = self.deadline();
             let (part, reply) = self
                 .call_clipped(&rest, false, Source::Leader, deadline, |part| {
@@ -238,7 +249,7 @@ impl Client {
                 continue;
             }
             let next = if found.resume_key.is_empty() { part.end } else { found.resume_key };
-            if next.is_empty() || (!rest.end.is_empty() && next >= rest.end) {
+            if sleepers::is_beyond(&next, range) {
                 return Ok(());
             }
             rest.start = next;

@@ -28,6 +28,7 @@ mod proposal;
 mod read;
 mod rows;
 mod safe_point;
+mod sleepers;
 mod turns;
 mod validate;
 mod write;
@@ -221,6 +222,7 @@ impl Inner {
             Body::HeartbeatTxn(request) => call.heartbeat(request).await,
             Body::UnsafeDeleteRange(request) => call.unsafe_delete_range(request).await,
             Body::FindLocks(request) => call.find_locks(request).await,
+            Body::Sleepers(request) => call.sleepers(request).await,
             Body::LockRows(request) => call.lock_rows(request).await,
             Body::RowLocks(request) => call.row_locks(request).await,
             Body::Validate(request) => call.validate(request).await,

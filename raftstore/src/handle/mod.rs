@@ -22,7 +22,7 @@ use crate::{
     clock::MonotonicClock,
     config::{Planted, StoreConfig},
     effect::{AdminChange, AdminRequest, Answer, Effects, Event, ProposeRequest, Seen},
-    engine::{Engine, EngineError},
+    engine::{Engine, EngineError, Snapshot},
     metrics::{Counted, Metrics, SnapshotCounts},
     region::{ReplicaView, Role, message},
     snapshot::{RECEIVING_AT_MOST, Receiving},
@@ -380,6 +380,17 @@ impl StoreHandle {
     /// All replicas of the store, by region id.
     pub fn statuses(&self) -> Vec<ReplicaStatus> {
         self.shared.replicas.all().iter().map(|replica| status(replica)).collect()
+    }
+
+    /// The same, not as the last turn left them but as they are at some time after the call, and a view of the engine taken
+    /// later, which proves nothing by itself. Wakes no region. No replicas when the store stops or is too busy.
+    pub async fn look(&self) -> (Vec<ReplicaStatus>, Arc<dyn Snapshot>) {
+        let answer = match self.shared.ask(Event::Look) {
+            Ok(answer) => answer.await.ok(),
+            Err(_) => None,
+        };
+        let replicas = if let Some(Answer::Seen) = answer { self.statuses() } else { Vec::new() };
+        (replicas, self.shared.engine.snapshot())
     }
 
     /// One of them.

@@ -642,16 +642,20 @@ impl Replica {
     /// Of a leader that alone serves the region of this epoch right now: what it has applied.
     pub(crate) fn resolves(&self, now: Instant, epoch: Epoch) -> Option<LogIndex> {
         let merging = self.refuses_reads() && !self.config.has(Planted::ResolveMerging);
-        let serves = self.leads() && self.node.raft.apply_to_current_term() && !merging;
         let until = self.lease.until(&self.region, self.peer.id, self.term(), now);
-        let alone = serves && self.region.epoch == epoch && until.is_some_and(|until| now < until);
-        alone.then_some(self.applied.index)
+        let alone = self.knows_all_before() && !merging && until.is_some_and(|until| now < until);
+        (alone && self.region.epoch == epoch).then_some(self.applied.index)
+    }
+
+    /// Whether it leads and has applied an entry of its own term: nothing that was committed before is unknown to it.
+    fn knows_all_before(&self) -> bool {
+        self.leads() && self.node.raft.apply_to_current_term()
     }
 
     /// What readers and PD see of this replica.
     pub(crate) fn seen(&self, now: Instant) -> Seen {
         let raft = &self.node.raft;
-        let serves = self.leads() && raft.apply_to_current_term() && !self.refuses_reads();
+        let serves = self.knows_all_before() && !self.refuses_reads();
         let until = if serves { self.lease.until(&self.region, self.peer.id, self.term(), now) } else { None };
         let view = ReplicaView {
             region: self.region.clone(),

@@ -194,6 +194,7 @@ impl Script {
             self.log_bounds = LogBounds { entries: entries.parse()?, cut_entries: 10, ..LogBounds::default() };
         }
         let stores: u64 = args.take_key("stores").unwrap_or("3").parse()?;
+        let voters = args.take_key("voters").map_or(Ok(stores), str::parse)?;
         let regions: u64 = args.take_key("regions").unwrap_or("1").parse()?;
         self.planted = match args.take_key("planted") {
             None => Planted::Nothing,
@@ -218,7 +219,7 @@ impl Script {
                 id: RegionId(id),
                 range: KeyRange::new(border(id - 1, regions), border(id, regions)),
                 epoch: Epoch { conf_ver: 1, version: 1 },
-                peers: (1..=stores).map(peer).collect(),
+                peers: (1..=voters).map(peer).collect(),
             });
         }
         for id in 1..=stores {
@@ -631,6 +632,7 @@ fn describe(answer: &Answer) -> String {
     match answer {
         Answer::Proposed(Ok(())) => "applied".into(),
         Answer::Proposed(Err(e)) => format!("{e}"),
+        Answer::Seen => "seen".into(),
         Answer::Readable(Ok(())) => "may read".into(),
         Answer::Readable(Err(e)) => format!("may not read: {e}"),
         Answer::Admin(Ok(regions)) => {

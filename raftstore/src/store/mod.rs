@@ -201,6 +201,8 @@ impl StoreCore {
                 Some(replica) => replica.read(ticket, &target, out),
                 None => out.replies.push(no_region_to_read(ticket, target.region)),
             },
+            // What earlier events changed is shown before answers are given.
+            Event::Look(ticket) => out.replies.push((ticket, Answer::Seen)),
             Event::Admin(request) => self.admin(now, request, out),
             Event::Campaign(region) => {
                 if let Some(replica) = self.replica(region) {
