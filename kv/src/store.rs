@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use proto::{Batch, wire::RegionError};
+use proto::{Batch, Epoch, Region, RegionId, Timestamp, wire::RegionError};
 use raftstore::{ProposeError, RegionSnapshot, ReplicaStatus, StoreHandle, Target, engine::Snapshot};
 
 /// A store that holds replicas of regions.
@@ -14,6 +14,15 @@ pub trait RegionStore: Send + Sync + 'static {
     fn try_snapshot(&self, target: &Target) -> Option<Result<RegionSnapshot, RegionError>>;
     /// A current view; under the lease at once, otherwise by ReadIndex.
     async fn snapshot(&self, target: &Target) -> Result<RegionSnapshot, RegionError>;
+    /// A view of a replica that need not lead, in which all is that can ever be visible at `at`; `None` when this store has
+    /// none that is known to be that far.
+    fn past_snapshot(&self, target: &Target, at: Timestamp) -> Option<RegionSnapshot>;
+    /// The regions that are led here and in use.
+    fn led_awake(&self) -> Vec<Arc<Region>>;
+    /// Nothing that is proposed here to these regions from now on is visible at `ts`; what was proposed before and may be
+    /// is applied. Other replicas can be read at it as soon as they are as far as this one is now, if it alone serves the
+    /// region.
+    fn resolve(&self, ts: Timestamp, regions: Vec<(RegionId, Epoch)>);
     /// Replicates and applies a batch. With `target.term` set it is applied only if that term still
     /// holds at propose: what was evaluated under the leader's latches stays true.
     ///
@@ -33,6 +42,15 @@ impl RegionStore for StoreHandle {
     }
     async fn snapshot(&self, target: &Target) -> Result<RegionSnapshot, RegionError> {
         StoreHandle::snapshot(self, target).await
+    }
+    fn past_snapshot(&self, target: &Target, at: Timestamp) -> Option<RegionSnapshot> {
+        StoreHandle::past_snapshot(self, target, at)
+    }
+    fn led_awake(&self) -> Vec<Arc<Region>> {
+        StoreHandle::led_awake(self)
+    }
+    fn resolve(&self, ts: Timestamp, regions: Vec<(RegionId, Epoch)>) {
+        StoreHandle::resolve(self, ts, regions);
     }
     async fn propose(&self, target: &Target, batch: Batch) -> Result<(), ProposeError> {
         StoreHandle::propose(self, target, batch).await

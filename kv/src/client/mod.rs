@@ -5,7 +5,7 @@
 //!                        │ put, insert, …  (buffer.rs)          ├─► route.rs ──► Rpc ──► a store
 //!                        └─ commit ──► committer.rs (decides) ──┘      │
 //!                                       commit.rs (does)               └─ region_map.rs (where), PD asked last
-//!                  locks met on the way: resolver.rs
+//!                  locks met on the way: resolver.rs          the past, from replicas that do not lead: near.rs
 //! ```
 //!
 //! Every operation has a deadline and repeats what may be repeated until then: all requests of the kv service
@@ -19,6 +19,7 @@ mod gateways;
 mod held;
 mod in_use;
 mod keeper;
+mod near;
 mod read;
 mod reads;
 pub mod region_map;
@@ -35,8 +36,9 @@ mod validate;
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use proto::{KeyRange, StoreId, Timestamp, keyspace, wire};
+use raftstore::Instant;
 
 use crate::{
     Clock, Error, Pd, Rpc, Spawn,
@@ -46,6 +48,7 @@ use crate::{
 use backoff::Jitter;
 use in_use::InUse;
 use keeper::Keeper;
+use near::Source;
 use region_map::RegionMap;
 
 pub use region_map::Route;
@@ -103,6 +106,8 @@ struct Inner {
     jitter: Jitter,
     keeper: Keeper,
     in_use: Arc<InUse>,
+    /// The newest timestamp, and when it was asked for.
+    recent: Mutex<(Timestamp, Instant)>,
     config: ClientConfig,
 }
 
@@ -131,7 +136,8 @@ impl Client {
     ) -> Self {
         let jitter = Jitter::new(config.seed);
         let (regions, keeper, in_use) = (RwLock::default(), Keeper::default(), Arc::default());
-        Client { inner: Arc::new(Inner { rpc, pd, clock, spawn, regions, jitter, keeper, in_use, config }) }
+        let recent = Mutex::default();
+        Client { inner: Arc::new(Inner { rpc, pd, clock, spawn, regions, jitter, keeper, in_use, recent, config }) }
     }
 
     pub(crate) fn has(&self, bug: Planted) -> bool {
@@ -222,7 +228,7 @@ impl Client {
             }
             let deadline = self.deadline();
             let (part, reply) = self
-                .call_clipped(&rest, false, deadline, |part| {
+                .call_clipped(&rest, false, Source::Leader, deadline, |part| {
                     let range = Some((&part).into());
                     wire::kv_request::Body::FindLocks(wire::FindLocksRequest { range, ..sought.clone() })
                 })
@@ -262,7 +268,7 @@ impl Client {
         loop {
             let rest = KeyRange::new(key.clone(), range.end.clone());
             let (part, _) = self
-                .call_clipped(&rest, false, deadline, |part| {
+                .call_clipped(&rest, false, Source::Leader, deadline, |part| {
                     let request = wire::UnsafeDeleteRangeRequest { range: Some((&part).into()) };
                     wire::kv_request::Body::UnsafeDeleteRange(request)
                 })
@@ -276,7 +282,13 @@ impl Client {
 
     /// A timestamp after every one handed out before the call.
     pub async fn timestamp(&self) -> Result<Timestamp, Error> {
-        Ok(self.inner.pd.timestamp().await?)
+        let asked = self.inner.clock.now();
+        let ts = self.inner.pd.timestamp().await?;
+        let mut recent = self.inner.recent.lock();
+        if ts > recent.0 {
+            *recent = (ts, asked);
+        }
+        Ok(ts)
     }
 
     /// The placement driver this client asks.

@@ -21,6 +21,7 @@ use super::{
     commit::{self, CommitJob, Reads},
     held::HeldRows,
     in_use::Use,
+    near::Source,
     reads::ReadSpans,
     scan::{Scan, ScanOptions},
     snapshot::Snapshot,
@@ -78,6 +79,7 @@ pub(crate) struct Inner {
     start_ts: Timestamp,
     begun: Instant,
     read_only: bool,
+    from: Source,
     /// Something may have been read at a later snapshot than the first.
     renewed: AtomicBool,
     state: Mutex<State>,
@@ -121,10 +123,19 @@ impl Inner {
 
 impl Txn {
     pub(crate) fn new(client: Client, start_ts: Timestamp, read_only: bool) -> Self {
+        Self::begun(client, start_ts, read_only, Source::Leader)
+    }
+
+    /// Of the past, and read-only.
+    pub(crate) fn reading(client: Client, start_ts: Timestamp, from: Source) -> Self {
+        Self::begun(client, start_ts, true, from)
+    }
+
+    fn begun(client: Client, start_ts: Timestamp, read_only: bool, from: Source) -> Self {
         let begun = client.inner.clock.now();
         let (renewed, state) = (AtomicBool::new(false), Mutex::default());
         let in_use = client.inner.in_use.begin(start_ts);
-        let inner = Arc::new(Inner { client, start_ts, begun, read_only, renewed, state, _in_use: in_use });
+        let inner = Arc::new(Inner { client, start_ts, begun, read_only, from, renewed, state, _in_use: in_use });
         Txn { inner, snapshot: Snapshot::at(start_ts) }
     }
 
@@ -202,7 +213,7 @@ impl Txn {
             Own::Gone => Ok(None),
             Own::Unknown => {
                 let read_ts = self.read_ts().await?;
-                self.inner.client.read_at(Bytes::copy_from_slice(key), read_ts).await
+                self.inner.client.read_at(Bytes::copy_from_slice(key), read_ts, self.inner.from).await
             }
         }
     }
@@ -232,7 +243,7 @@ impl Txn {
         }
         let found = match ask.is_empty() {
             true => Vec::new(),
-            false => self.inner.client.read_many(ask, self.read_ts().await?).await?,
+            false => self.inner.client.read_many(ask, self.read_ts().await?, self.inner.from).await?,
         };
         let stored =
             |key: &Bytes| found.binary_search_by(|pair| pair.key.cmp(key)).ok().map(|at| found[at].value.clone());
@@ -252,7 +263,7 @@ impl Txn {
             (own, state.reads.is_some())
         };
         let reader = recorded.then(|| self.inner.clone());
-        Scan::new(self.inner.client.clone(), self.snapshot.clone(), options, own, reader)
+        Scan::new(self.inner.client.clone(), (self.snapshot.clone(), self.inner.from), options, own, reader)
     }
 
     /// Whether this transaction has written a key in `range`: then a pushed-down scan would not see it, and the

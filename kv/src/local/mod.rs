@@ -145,6 +145,17 @@ impl RegionStore for LocalStore {
         self.try_snapshot(target).expect("a snapshot needs no waiting here")
     }
 
+    // There are no others.
+    fn past_snapshot(&self, _target: &Target, _at: Timestamp) -> Option<RegionSnapshot> {
+        None
+    }
+
+    fn led_awake(&self) -> Vec<Arc<Region>> {
+        Vec::new()
+    }
+
+    fn resolve(&self, _ts: Timestamp, _regions: Vec<(RegionId, Epoch)>) {}
+
     async fn propose(&self, target: &Target, batch: Batch) -> Result<(), ProposeError> {
         self.find(target)?;
         let _writing = self.writing.lock();

@@ -3,6 +3,7 @@
 //! `UPDATE_GOLDENFILES=1 cargo test -p raftstore` rewrites the scripts; read the diff before you commit it.
 
 mod marks;
+mod past;
 mod snapshots;
 
 use std::{
@@ -132,6 +133,8 @@ impl Runner for Script {
             "split" => self.split(&mut args)?,
             "peers" => self.peers(&mut args)?,
             "merge" => self.merge(&mut args)?,
+            "resolve" => self.resolve(&mut args)?,
+            "past" => self.past(&mut args)?,
             "mark" => self.mark(&mut args)?,
             "marks" => self.marks(&mut args)?,
             "spoil" => self.spoil(&mut args)?,
@@ -204,6 +207,9 @@ impl Script {
             Some("remove-below-quorum") => Planted::RemoveBelowQuorum,
             Some("merge-source-still-read") => Planted::MergeSourceStillRead,
             Some("merge-purges-unsynced") => Planted::MergePurgesUnsynced,
+            Some("read-unapplied") => Planted::ReadUnapplied,
+            Some("read-restoring") => Planted::ReadRestoring,
+            Some("resolve-merging") => Planted::ResolveMerging,
             Some(other) => return Err(format!("no bug {other}").into()),
         };
         let border = |at: u64, last: u64| if at == 0 || at == last { String::new() } else { format!("{at:04}") };
@@ -661,6 +667,9 @@ fn kind(message: &RaftMessage) -> String {
     if message.asks {
         return "asks".into();
     }
+    if message.resolved.is_some() {
+        return "resolved".into();
+    }
     if message.gone.is_some() {
         return "gone".into();
     }
@@ -674,6 +683,11 @@ fn kind(message: &RaftMessage) -> String {
 }
 
 fn describe_message(envelope: &RaftMessage) -> String {
+    if let Some(resolved) = &envelope.resolved {
+        let region = |r: &proto::wire::ResolvedRegion| format!("r{} from index {}", r.region_id, r.index);
+        let regions: Vec<_> = resolved.regions.iter().map(region).collect();
+        return format!("resolved at {}: {}", resolved.ts, regions.join(", "));
+    }
     if envelope.asks || envelope.gone.is_some() || envelope.merge_ask.is_some() || envelope.merge_verdict.is_some() {
         return format!("r{} {}", envelope.region_id, kind(envelope));
     }

@@ -23,6 +23,7 @@ mod lifecycle;
 mod merges;
 mod pace;
 pub mod recovery;
+mod resolved;
 mod snapshots;
 mod upkeep;
 mod writes;
@@ -242,6 +243,7 @@ impl StoreCore {
                 }
                 self.disk_full = full;
             }
+            Event::Resolve(ts, regions) => self.resolve(now, ts, &regions, out),
         }
     }
 
@@ -316,8 +318,8 @@ impl StoreCore {
 
     fn effects(&mut self, now: Instant, mut out: Outbox) -> Effects {
         let batch = out.take_batch();
-        let Outbox { seen, gone, merged, replies, apply, .. } = out;
-        let mut effects = Effects { seen, gone, merged, replies, apply, ..Effects::default() };
+        let Outbox { seen, gone, merged, resolved, replies, apply, .. } = out;
+        let mut effects = Effects { seen, gone, merged, resolved, replies, apply, ..Effects::default() };
         for (store, message) in out.messages {
             effects.sends.entry(store).or_default().push(message);
         }

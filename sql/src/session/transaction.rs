@@ -33,6 +33,8 @@ pub(super) struct Open {
     pub read_only: bool,
     /// The catalog at the time of AS OF SYSTEM TIME, when it reads the past.
     pub past: Option<Arc<CatalogSnapshot>>,
+    /// It reads from the nearest replicas, some seconds behind.
+    pub near: bool,
     /// What its statements see.
     pub isolation: Isolation,
     /// Oldest first; names may repeat, the last one counts.
@@ -137,6 +139,7 @@ impl Session {
                 pending: None,
                 read_only: self.settings.is_on("default_transaction_read_only"),
                 past: None,
+                near: false,
                 isolation,
                 savepoints: Vec::new(),
                 settings: None,

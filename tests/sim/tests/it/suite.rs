@@ -244,6 +244,25 @@ fn children_have_parents() {
 }
 
 #[test]
+fn the_past_is_the_same_on_every_replica() {
+    suite(
+        Kind::Past,
+        &[
+            "elections",
+            "snapshots",
+            "transfers",
+            "versions collected",
+            "looks at the past nearby",
+            "looks at the past at leaders",
+            "looks that agree",
+            "past reads served",
+            "past reads too early",
+            "past reads at locks",
+        ],
+    );
+}
+
+#[test]
 fn money_stays_while_regions_split_and_move() {
     // Five nodes and twice the time: a seed costs as much as five of the others, and not every fault comes up in few.
     let wanted = [
