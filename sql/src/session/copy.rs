@@ -45,7 +45,7 @@ pub(super) struct CopyIn {
 enum Sink {
     /// Into a storage id nobody else knows: committed in batches.
     Bulk(Box<BulkWriter>),
-    /// Into the transaction's buffer, which is bounded.
+    /// Into the transaction's buffer, which makes room when it is full.
     Buffer,
 }
 
@@ -248,12 +248,7 @@ impl Session {
         let locking = self.locking("COPY FROM STDIN")?;
         // On its own its commit follows at once.
         let certainty = if single { Certainty::Read } else { Certainty::Locked(&locking) };
-        super::run::guarded(self, target.insert(&txn, rows, certainty)).await.map_err(|error| {
-            if error.sqlstate != SqlState::PROGRAM_LIMIT_EXCEEDED {
-                return error;
-            }
-            error.with_hint("Create or truncate the table in the same transaction as the COPY: then any amount fits.")
-        })
+        super::run::guarded(self, target.insert(&txn, rows, certainty)).await
     }
 
     /// CopyDone from the client: then ask for the next step.
