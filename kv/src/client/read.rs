@@ -4,12 +4,12 @@ use bytes::Bytes;
 use futures::future::try_join_all;
 use proto::{
     Timestamp,
-    wire::{GetRequest, KeyValue, kv_request::Body, kv_response},
+    wire::{GetRequest, KeyValue, OwnWrites, kv_request::Body, kv_response},
 };
 
 use crate::{Error, Reply, error::Refusal};
 
-use super::{Client, backoff::Backoff, resolver::LockWait, route::Deadline};
+use super::{Client, backoff::Backoff, near::Source, resolver::LockWait, route::Deadline};
 
 /// Keys of one request at most: it bounds what a store holds at once for a caller.
 const MAX_KEYS: usize = 1024;
@@ -19,48 +19,78 @@ impl Client {
     pub(crate) async fn read_latest(&self, key: &[u8]) -> Result<Option<Bytes>, Error> {
         let deadline = self.deadline();
         let key = Bytes::copy_from_slice(key);
-        let request = || Body::Get(GetRequest { keys: vec![key.clone()], read_ts: 0 });
+        let request = || Body::Get(GetRequest { keys: vec![key.clone()], ..Default::default() });
         let (_, reply) = self.call(&key, deadline, request).await?;
         match answer(reply)? {
             Ok(pairs) => Ok(pairs.into_iter().next().map(|p| p.value)),
             Err(Refusal::Locked(_)) => {
                 let ts = self.timestamp().await?;
-                self.read_at(key, ts).await
+                self.read_at(key, ts, None, Source::Leader).await
             }
             Err(refusal) => Err(unexpected(refusal)),
         }
     }
 
-    /// The value visible at `ts`.
-    pub(crate) async fn read_at(&self, key: Bytes, ts: Timestamp) -> Result<Option<Bytes>, Error> {
-        let pairs = self.read_region(vec![key], ts, self.deadline()).await?;
+    /// The value visible at `ts`, or the reader's `own`.
+    pub(crate) async fn read_at(
+        &self,
+        key: Bytes,
+        ts: Timestamp,
+        own: Option<OwnWrites>,
+        from: Source,
+    ) -> Result<Option<Bytes>, Error> {
+        let pairs = self.read_region(vec![key], (ts, own), from, self.deadline()).await?;
         Ok(pairs.into_iter().next().map(|p| p.value))
     }
 
-    /// The values visible at `ts` of sorted, distinct keys; those that exist, in order.
-    pub(crate) async fn read_many(&self, keys: Vec<Bytes>, ts: Timestamp) -> Result<Vec<KeyValue>, Error> {
+    /// The values visible at `ts`, or the reader's `own`, of sorted, distinct keys; those that exist, in order.
+    pub(crate) async fn read_many(
+        &self,
+        keys: Vec<Bytes>,
+        ts: Timestamp,
+        own: Option<OwnWrites>,
+        from: Source,
+    ) -> Result<Vec<KeyValue>, Error> {
         let deadline = self.deadline();
         if keys.len() == 1 {
-            return self.read_region(keys, ts, deadline).await;
+            return self.read_region(keys, (ts, own), from, deadline).await;
         }
         let groups = self.group(keys, |k| k, deadline).await?;
         let parts = groups.iter().flat_map(|(_, keys)| keys.chunks(MAX_KEYS));
-        let parts = try_join_all(parts.map(|keys| self.read_region(keys.to_vec(), ts, deadline))).await?;
+        let parts = try_join_all(parts.map(|keys| self.read_region(keys.to_vec(), (ts, own), from, deadline))).await?;
         Ok(parts.into_iter().flatten().collect())
     }
 
     /// Keys that were in one region a moment ago. Should borders have moved, they are cut up again.
-    async fn read_region(&self, keys: Vec<Bytes>, ts: Timestamp, deadline: Deadline) -> Result<Vec<KeyValue>, Error> {
+    async fn read_region(
+        &self,
+        keys: Vec<Bytes>,
+        (ts, own): (Timestamp, Option<OwnWrites>),
+        from: Source,
+        deadline: Deadline,
+    ) -> Result<Vec<KeyValue>, Error> {
         let mut found: Vec<KeyValue> = Vec::new();
         let mut rest = keys;
         let mut backoff = Backoff::ROUTING;
-        let mut wait = LockWait::on_keys(ts);
+        let mut wait = LockWait::reading_keys(ts);
+        let mut near = from == Source::Nearest;
         while !rest.is_empty() {
             let route = self.locate(&rest[0], deadline).await?;
             let inside = rest.partition_point(|k| route.region.range.contains(k)).max(1);
-            let request = GetRequest { keys: rest[..inside].to_vec(), read_ts: ts.0 };
-            let attempt = self.attempt(&route, Body::Get(request), backoff.patience(), deadline).await;
-            let Some(reply) = self.settle(attempt, &mut backoff, deadline).await? else { continue };
+            let request = GetRequest { keys: rest[..inside].to_vec(), read_ts: ts.0, own, passed: wait.passed() };
+            let near_by = match std::mem::take(&mut near) {
+                true => self.ask_own(&route, Body::Get(request.clone()), deadline).await,
+                false => None,
+            };
+            let reply = match near_by {
+                Some(reply) => reply,
+                None => {
+                    let (request, patience) = (Body::Get(request), backoff.patience());
+                    let attempt = self.attempt_from(&route, from, request, patience, deadline).await;
+                    let Some(reply) = self.settle(attempt, &mut backoff, deadline).await? else { continue };
+                    reply
+                }
+            };
             match answer(reply)? {
                 Ok(mut pairs) => {
                     if inside == rest.len() && found.is_empty() {
@@ -68,6 +98,7 @@ impl Client {
                     }
                     found.append(&mut pairs);
                     rest.drain(..inside);
+                    near = from == Source::Nearest;
                 }
                 Err(Refusal::Locked(lock)) => self.clear_lock(&lock, &mut wait, deadline).await?,
                 Err(refusal) => return Err(unexpected(refusal)),

@@ -14,9 +14,11 @@ use crate::{Error, ScanChunk, error::Refusal};
 use super::{
     Client,
     buffer::Own,
+    near::Source,
     read::{unexpected, wrong_answer},
     resolver::LockWait,
     snapshot::Snapshot,
+    spill::Spills,
     txn,
 };
 
@@ -52,10 +54,12 @@ pub struct Page {
 pub struct Scan {
     client: Client,
     snapshot: Snapshot,
+    from: Source,
     options: ScanOptions,
     own: Vec<(Bytes, Own)>,
     /// The serializable transaction that has to remember what it has read.
     reader: Option<Arc<txn::Inner>>,
+    spills: Spills,
     rest: Option<KeyRange>,
     left: Option<u64>,
     fetching: Option<oneshot::Receiver<Result<Fetched, Error>>>,
@@ -74,14 +78,15 @@ struct Fetched {
 impl Scan {
     pub(crate) fn new(
         client: Client,
-        snapshot: Snapshot,
+        (snapshot, from): (Snapshot, Source),
         options: ScanOptions,
         own: Vec<(Bytes, Own)>,
         reader: Option<Arc<txn::Inner>>,
+        spills: Spills,
     ) -> Self {
         let rest = (!options.range.is_empty()).then(|| options.range.clone());
         let left = (options.limit > 0).then_some(options.limit);
-        Scan { client, snapshot, options, own, reader, rest, left, fetching: None }
+        Scan { client, snapshot, from, options, own, reader, spills, rest, left, fetching: None }
     }
 
     /// The next page; `None` at the end.
@@ -100,7 +105,7 @@ impl Scan {
             None => {
                 let Some(rest) = self.rest.take() else { return Ok(None) };
                 let read_ts = self.snapshot.get(&self.client).await?;
-                fetch(&self.client, self.request(rest, read_ts)).await?
+                fetch(&self.client, self.request(rest, read_ts), self.from).await?
             }
         };
         if let Some(reader) = &self.reader {
@@ -126,6 +131,8 @@ impl Scan {
             reverse: self.options.reverse,
             keys_only: self.options.keys_only,
             pushdown: self.options.pushdown.clone().unwrap_or_default(),
+            own: self.spills.own(),
+            passed: Vec::new(),
         }
     }
 
@@ -135,12 +142,12 @@ impl Scan {
         }
         let (Some(rest), Some(read_ts)) = (self.rest.take(), self.snapshot.taken()) else { return };
         let request = self.request(rest, read_ts);
-        let client = self.client.clone();
+        let (client, from) = (self.client.clone(), self.from);
         let (send, receive) = oneshot::channel();
         self.fetching = Some(receive);
         let task = async move {
             // Nobody receives when the scan was dropped.
-            let _ = send.send(fetch(&client, request).await);
+            let _ = send.send(fetch(&client, request, from).await);
         };
         self.client.inner.spawn.spawn(task.boxed());
     }
@@ -192,13 +199,16 @@ impl Scan {
 }
 
 /// One page from the region at the start (the end, in reverse) of the request's range.
-async fn fetch(client: &Client, request: ScanRequest) -> Result<Fetched, Error> {
+async fn fetch(client: &Client, request: ScanRequest, mut from: Source) -> Result<Fetched, Error> {
     let deadline = client.deadline();
     let range: KeyRange = request.range.clone().unwrap_or_default().into();
-    let mut wait = LockWait::on_range(Timestamp(request.read_ts));
+    let mut wait = LockWait::reading_range(Timestamp(request.read_ts));
     loop {
-        let body = |part: KeyRange| Body::Scan(ScanRequest { range: Some((&part).into()), ..request.clone() });
-        let (part, reply) = client.call_clipped(&range, request.reverse, deadline, body).await?;
+        let body = |part: KeyRange| {
+            let (range, passed) = (Some((&part).into()), wait.passed());
+            Body::Scan(ScanRequest { range, passed, ..request.clone() })
+        };
+        let (part, reply) = client.call_clipped(&range, request.reverse, from, deadline, body).await?;
         let chunk = reply.chunk;
         let Some(kv_response::Body::Scan(mut response)) = reply.response.body else {
             return Err(wrong_answer("scan"));
@@ -207,6 +217,7 @@ async fn fetch(client: &Client, request: ScanRequest) -> Result<Fetched, Error> 
             None => {}
             Some(Refusal::Locked(lock)) => {
                 client.clear_lock(&lock, &mut wait, deadline).await?;
+                from = Source::Leader;
                 continue;
             }
             Some(refusal) => return Err(unexpected(refusal)),

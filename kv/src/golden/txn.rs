@@ -16,7 +16,7 @@ use super::{Outcome, key, next, rest};
 use crate::{
     codec, local,
     mvcc::{
-        Reader, Version, WriteKind,
+        Reader, Seen, Version, WriteKind,
         lock::{self, LockCfRecord},
         scan::{PageEnd, ScanSpec, scan_page},
     },
@@ -90,7 +90,7 @@ fn prewrite(reader: &Reader<'_>, args: &mut ArgumentConsumer<'_>) -> Evaluated {
             _ => return Err(format!("unknown kind of change {kind}").into()),
         };
         let (user_key, value) = (Bytes::from(user_key.to_string()), Bytes::from(value.to_string()));
-        request.mutations.push(Mutation { kind: kind as i32, key: user_key, value, seen_ts });
+        request.mutations.push(Mutation { kind: kind as i32, key: user_key, value, seen_ts, ..Default::default() });
     }
     if request.primary.is_empty() {
         request.primary = request.mutations[0].key.clone();
@@ -148,7 +148,7 @@ fn rollback(reader: &Reader<'_>, args: &mut ArgumentConsumer<'_>) -> Evaluated {
     Ok((batch, answer))
 }
 
-/// `check PRIMARY START now_ms=MS [absent=rollback]`
+/// `check PRIMARY START now_ms=MS [absent=rollback] [pass=READ_TS]`
 fn check(reader: &Reader<'_>, args: &mut ArgumentConsumer<'_>) -> Evaluated {
     let primary = next::<String>(args, "primary")?.into();
     let request = CheckTxnRequest {
@@ -156,13 +156,14 @@ fn check(reader: &Reader<'_>, args: &mut ArgumentConsumer<'_>) -> Evaluated {
         start_ts: next(args, "start_ts")?,
         current_ts: Timestamp::new(key(args, "now_ms")?, 0).0,
         rollback_if_absent: key::<String>(args, "absent")? == "rollback",
-        caller_start_ts: 0,
+        pass_ts: key(args, "pass")?,
     };
     let (batch, response) = txn::check_txn(reader, &request)?;
     let answer = match (&response.error, response.outcome) {
         (Some(error), _) => show_error(error),
         (None, Some(Fate::CommitTs(ts))) => format!("committed at {ts}"),
         (None, Some(Fate::RolledBack(_))) => "rolled back".into(),
+        (None, Some(Fate::TtlMs(ms))) if response.passed => format!("alive for {ms} ms, commits above"),
         (None, Some(Fate::TtlMs(ms))) => format!("alive for {ms} ms"),
         (None, Some(Fate::AsyncLock(lock))) => {
             let others = lock.secondaries.iter().map(|key| text(key)).collect::<Vec<_>>().join(" ");
@@ -176,7 +177,8 @@ fn check(reader: &Reader<'_>, args: &mut ArgumentConsumer<'_>) -> Evaluated {
 /// `resolve START COMMIT KEY…` (commit 0: roll back)
 fn resolve(reader: &Reader<'_>, args: &mut ArgumentConsumer<'_>) -> Evaluated {
     let (start_ts, commit_ts) = (next(args, "start_ts")?, next(args, "commit_ts")?);
-    let (batch, _) = txn::resolve(reader, &ResolveRequest { start_ts, commit_ts, keys: keys(args), neighbours: 0 })?;
+    let (batch, _) =
+        txn::resolve(reader, &ResolveRequest { start_ts, commit_ts, keys: keys(args), ..Default::default() })?;
     Ok((batch, "resolved".into()))
 }
 
@@ -224,7 +226,7 @@ fn scan(view: &dyn Snapshot, args: &mut ArgumentConsumer<'_>) -> Outcome {
     let (limit, max_bytes) = (or_all(key(args, "limit")?), or_all(key(args, "bytes")?));
     let spec = ScanSpec { read_ts, limit, max_bytes, reverse: key(args, "reverse")? };
     let mut lines = Vec::new();
-    let (end, _) = scan_page(view, &range, spec, |key, value| {
+    let (end, _) = scan_page(view, &range, spec, &Seen::default(), |key, value| {
         lines.push(format!("{} = {}", text(key), text(value)));
         Ok(())
     })?;

@@ -27,12 +27,12 @@ use proto::{
     wire::{KvRequest, OperatorStatus, RegionError, RegionStatus, SafePointGrant, StoreStatus, op::Kind},
 };
 use raftstore::{
-    Instant, MonotonicClock, ProposeError, RegionSnapshot, Target,
-    engine::{Cf, Engine, EngineError, WriteBatch, WriteOp, memory::MemoryEngine},
+    Instant, MonotonicClock, ProposeError, RegionSnapshot, ReplicaStatus, Target,
+    engine::{Cf, Engine, EngineError, Snapshot, WriteBatch, WriteOp, memory::MemoryEngine},
 };
 
 use crate::{
-    Client, Clock, Pd, PdError, RegionStore, Reply, Rpc, RpcError, Service, Spawn, StoreScan,
+    Client, ClientConfig, Clock, Pd, PdError, RegionStore, Reply, Rpc, RpcError, Service, Spawn, StoreScan,
     deadlock::{Deadlock, Detector},
     row_locks::Wait,
 };
@@ -62,6 +62,11 @@ pub struct Local {
 impl Local {
     /// With a region border at each of `borders` (sorted). Pushed-down scans go to `scan`.
     pub fn start(borders: &[Bytes], scan: Option<Arc<dyn StoreScan>>) -> Self {
+        Self::start_with(borders, scan, ClientConfig::default())
+    }
+
+    /// The same with a client that behaves as `config` says.
+    pub fn start_with(borders: &[Bytes], scan: Option<Arc<dyn StoreScan>>, config: ClientConfig) -> Self {
         let regions: Arc<Vec<Arc<Region>>> = Arc::new(cut(borders));
         let clock = Arc::new(LocalClock::default());
         let spawn: Arc<dyn Spawn> = Arc::new(LocalSpawn);
@@ -69,7 +74,7 @@ impl Local {
         let store = Arc::new(LocalStore { regions, engine: MemoryEngine::new(), writing: Mutex::new(()) });
         let service = Service::new(store, pd.clone(), clock.clone(), spawn.clone(), scan);
         let rpc = Arc::new(LocalRpc { service: service.clone() });
-        let client = Client::new(rpc, pd.clone(), clock.clone(), spawn.clone());
+        let client = Client::with_config(rpc, pd.clone(), clock.clone(), spawn.clone(), config);
         Local { client, pd, clock, spawn, service }
     }
 }
@@ -145,10 +150,26 @@ impl RegionStore for LocalStore {
         self.try_snapshot(target).expect("a snapshot needs no waiting here")
     }
 
+    // There are no others.
+    fn past_snapshot(&self, _target: &Target, _at: Timestamp) -> Option<RegionSnapshot> {
+        None
+    }
+
+    fn led_awake(&self) -> Vec<Arc<Region>> {
+        Vec::new()
+    }
+
+    fn resolve(&self, _ts: Timestamp, _regions: Vec<(RegionId, Epoch)>) {}
+
     async fn propose(&self, target: &Target, batch: Batch) -> Result<(), ProposeError> {
         self.find(target)?;
         let _writing = self.writing.lock();
         apply(&self.engine, batch).map_err(|e| ProposeError::Unknown(e.to_string()))
+    }
+
+    /// No region sleeps here.
+    async fn look(&self) -> (Vec<ReplicaStatus>, Arc<dyn Snapshot>) {
+        (Vec::new(), self.engine.snapshot())
     }
 }
 
@@ -364,5 +385,7 @@ mod chaos;
 mod row_locks;
 #[cfg(test)]
 mod serializable;
+#[cfg(test)]
+mod spill;
 #[cfg(test)]
 mod tests;

@@ -25,6 +25,8 @@ pub struct CatalogSnapshot {
     tables: BTreeMap<(String, String), Table>,
     by_id: BTreeMap<u32, Table>,
     sequences: BTreeMap<u32, Sequence>,
+    /// From then on this gateway knows of every change.
+    known_from: Timestamp,
     /// Tables that changed while this gateway ran: transactions with an older snapshot can't read them.
     usable_from: BTreeMap<u32, Timestamp>,
 }
@@ -161,8 +163,10 @@ impl CatalogSnapshot {
         };
         self.by_id.values().filter_map(change).collect()
     }
-    /// Notes that tables whose rows, or what rows are found by, have changed can only be read at `ts` or later.
+    /// Notes that tables whose rows, or what rows are found by, have changed can only be read at `ts` or later; what was before the first
+    /// catalog is not known at all.
     pub fn set_usable_from(&mut self, older: &CatalogSnapshot, changed: &[(u32, Change)], ts: Timestamp) {
+        self.known_from = if older.known_from == Timestamp::ZERO { ts } else { older.known_from };
         self.usable_from = older.usable_from.clone();
         let indexed = |id: &u32| {
             let known = |index: &IndexDescriptor| {
@@ -177,6 +181,10 @@ impl CatalogSnapshot {
     /// The first timestamp at which a table's rows are where its descriptor says.
     pub fn usable_from(&self, table: u32) -> Timestamp {
         self.usable_from.get(&table).copied().unwrap_or(Timestamp::ZERO)
+    }
+    /// Whether all of these tables were at `ts` what they are here, as far as it is known.
+    pub fn same_since(&self, tables: &[(u32, Mode)], ts: Timestamp) -> bool {
+        self.known_from <= ts && tables.iter().all(|(table, _)| self.usable_from(*table) <= ts)
     }
 }
 

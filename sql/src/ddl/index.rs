@@ -33,7 +33,7 @@ use crate::{
     catalog::{
         CatalogSnapshot, ColumnDescriptor, Table, TableDescriptor,
         descriptor::{IndexColumn, IndexDescriptor, MAX_KEY_COLUMNS},
-        store,
+        garbage, store,
     },
     codec::{Entry, IndexCodec},
     dml::{BulkWriter, Target},
@@ -252,7 +252,7 @@ async fn build(
         fill_unpublished(gateway, table, &index).await?;
     } else {
         alone.unwritten(&[table], "an index")?;
-        store::note_index(gateway.client(), table.storage_id, index.id).await?;
+        garbage::note(gateway.client(), gateway.id(), garbage::Garbage::Index(table.storage_id, index.id)).await?;
         if let Err(error) = fill(gateway, &new, &index).await {
             gateway.collect_indexes(vec![(table.storage_id, index.id)]);
             return Err(error);
@@ -311,7 +311,7 @@ async fn change(
         let new = Arc::new(new);
         let expected = BTreeMap::from([(id, table.version)]);
         let changes = store::Changes { put: vec![Arc::clone(&new)], expected, ..Default::default() };
-        let changed = match store::write(&txn, catalog.version, &changes).await {
+        let changed = match store::write(&txn, gateway.id(), catalog.version, &changes).await {
             Ok(version) => {
                 let options = CommitOptions { floor: Floor::StartTs, max_commit_ts: None };
                 txn.commit(options).await.map(|_| version).map_err(SqlError::from)
@@ -346,7 +346,7 @@ async fn give_up(gateway: &Arc<Gateway>, table: &TableDescriptor, index: u32) {
 /// Entries of a table that nobody else reads or writes.
 async fn fill_unpublished(gateway: &Gateway, table: &Table, index: &IndexDescriptor) -> SqlResult<()> {
     let client = gateway.client();
-    store::note_garbage(client, table.storage_id).await?;
+    garbage::note(client, gateway.id(), garbage::Garbage::Storage(table.storage_id)).await?;
     let mut alone = (**table).clone();
     alone.indexes = vec![index.clone()];
     let target = Target::new(Arc::new(alone));

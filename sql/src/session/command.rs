@@ -47,7 +47,7 @@ impl Session {
             Statement::StartTransaction { modes, .. } => self.begin(modes),
             Statement::Commit { chain, .. } => self.end_block(true, *chain).await,
             Statement::Rollback { chain, savepoint: None } => self.end_block(false, *chain).await,
-            Statement::Rollback { savepoint: Some(name), .. } => self.roll_back_to(&folded(name)),
+            Statement::Rollback { savepoint: Some(name), .. } => self.roll_back_to(&folded(name)).await,
             Statement::Savepoint { name } => self.savepoint(folded(name)).await,
             Statement::ReleaseSavepoint { name } => self.release(&folded(name)),
             Statement::Set(set) => self.set(set),
@@ -119,6 +119,10 @@ impl Session {
                     let read_only = *access == TransactionAccessMode::ReadOnly;
                     if open.past.is_some() && !read_only {
                         return Err(SqlError::syntax("a transaction AS OF SYSTEM TIME is read-only"));
+                    }
+                    if open.near && !read_only {
+                        let message = "transaction read-write mode must be set before any query";
+                        return Err(SqlError::new(SqlState::ACTIVE_SQL_TRANSACTION, message));
                     }
                     open.read_only = read_only;
                 }

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 
 use super::{Session, TransactionStatus, settings::Values};
 use crate::{
-    catalog::{CatalogSnapshot, Fence, store},
+    catalog::{CatalogSnapshot, Fence, garbage, store},
     ddl::Pending,
     dml::{
         Isolation, Target,
@@ -36,6 +36,8 @@ pub(super) struct Open {
     pub read_only: bool,
     /// The catalog at the time of AS OF SYSTEM TIME, when it reads the past.
     pub past: Option<Arc<CatalogSnapshot>>,
+    /// It reads from the nearest replicas, some seconds behind.
+    pub near: bool,
     /// What its statements see.
     pub isolation: Isolation,
     /// Oldest first; names may repeat, the last one counts.
@@ -155,6 +157,7 @@ impl Session {
                 pending: None,
                 read_only: self.settings.is_on("default_transaction_read_only"),
                 past: None,
+                near: false,
                 isolation,
                 savepoints: Vec::new(),
                 settings: None,
@@ -218,7 +221,7 @@ impl Session {
         let Some(filling) = filling.filter(|txn| txn.write_count() > 0) else { return Ok(()) };
         if let Some(pending) = self.open(false)?.pending.as_ref() {
             for storage_id in pending.unpublished.clone() {
-                store::note_garbage(self.gateway.client(), storage_id).await?;
+                garbage::note(self.gateway.client(), self.gateway.id(), garbage::Garbage::Storage(storage_id)).await?;
             }
         }
         let options = CommitOptions { floor: Floor::StartTs, max_commit_ts: None };
@@ -333,7 +336,7 @@ impl Session {
         self.transaction.fence.begin_commit()?;
         let mut version = None;
         if let Some(pending) = pending.filter(|pending| !pending.changes.is_empty()) {
-            version = Some(store::write(txn, pending.base_version, &pending.changes).await?);
+            version = Some(store::write(txn, self.gateway.id(), pending.base_version, &pending.changes).await?);
         }
         let floor = if explicit { Floor::Pd } else { Floor::StartTs };
         let max_commit_ts = (!self.gateway.plant().has(Planted::CommitPastLease)).then_some(before);

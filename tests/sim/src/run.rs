@@ -23,7 +23,15 @@ use crate::{
     coverage::Coverage,
     faults::{self, Fault, Victim},
     runtime::{NodeIndex, Owner, World},
-    workload::{Seat, Workload, append::Append, bank::Bank, guard::Guard, register::Register, space::Doors},
+    workload::{
+        Seat, Workload,
+        append::Append,
+        bank::Bank,
+        guard::Guard,
+        past::{self, Past},
+        register::Register,
+        space::Doors,
+    },
 };
 
 /// Nodes of a simulated cluster: the smallest that survives the loss of one.
@@ -81,6 +89,8 @@ pub enum Kind {
     /// Gateways, advisory locks of their sessions.
     #[cfg(feature = "sql")]
     Advisory,
+    /// Nodes, transfers, and looks at moments of the past from any replica.
+    Past,
 }
 
 /// All that this build has.
@@ -104,6 +114,7 @@ pub const KINDS: &[Kind] = &[
     Kind::Family,
     #[cfg(feature = "sql")]
     Kind::Advisory,
+    Kind::Past,
 ];
 
 impl Kind {
@@ -112,6 +123,7 @@ impl Kind {
         match self {
             Kind::Stores => ([faults::USUAL, &[Fault::HeirDies]].concat(), TORMENT),
             Kind::Register | Kind::Bank | Kind::Space | Kind::Guard => (faults::USUAL.to_vec(), TORMENT),
+            Kind::Past => (faults::USUAL.to_vec(), TORMENT),
             Kind::Append | Kind::AppendSnapshot | Kind::AppendCommitted => (faults::USUAL.to_vec(), TORMENT),
             Kind::Moving => ([faults::USUAL, &[Fault::Exile]].concat(), TORMENT * 2),
             #[cfg(feature = "sql")]
@@ -168,6 +180,10 @@ pub fn run(seed: u64, kind: Kind, settings: &Settings) -> Report {
         Kind::Register => perform(kind, world.clone(), nodes(&world), Arc::new(Register::default())),
         Kind::Bank => perform(kind, world.clone(), nodes(&world), Arc::new(Bank::default())),
         Kind::Guard => perform(kind, world.clone(), nodes(&world), Arc::new(Guard::default())),
+        Kind::Past => {
+            let nodes = Nodes::cluster_with(world.clone(), NODES, settings.clone(), Bare, past::rules());
+            perform(kind, world.clone(), nodes, Arc::new(Past::default()))
+        }
         Kind::Append => perform(kind, world.clone(), nodes(&world), Arc::new(Append::new(Level::Strict))),
         Kind::AppendSnapshot => {
             perform(kind, world.clone(), nodes(&world), Arc::new(Append::new(Level::RepeatableRead)))
