@@ -36,8 +36,6 @@ pub enum Planted {
     TakeUndecided,
     /// Client: what a transaction has spilled stays what it is when it goes back to a place before.
     KeepDropped,
-    /// Store: a part of a spilled transaction that comes late counts as the newest.
-    LateSpill,
     /// Store: a reader is told that a spilled transaction commits above it, and nothing sees to that.
     PassUnsaid,
     /// Store: what a transaction has read is looked at without keeping later commits above that timestamp.

@@ -79,6 +79,9 @@ struct Part {
     marks: Vec<u64>,
 }
 
+/// A part, and the locks that it joins.
+type Leaving = (Arc<Part>, Arc<Hold>);
+
 /// The locks. When it goes without having been settled, they are ended as the primary says.
 struct Hold {
     client: Client,
@@ -228,7 +231,7 @@ impl Txn {
     }
 
     /// The part that is on its way, or the next one; `None` when nothing is left.
-    fn next_part(&self) -> Result<Option<(Arc<Part>, Arc<Hold>)>, Error> {
+    fn next_part(&self) -> Result<Option<Leaving>, Error> {
         let mut guard = self.state()?;
         let state = &mut *guard;
         if let Some(Spilled { hold, leaving: Some(part), .. }) = &state.spilled {
@@ -310,7 +313,7 @@ impl Txn {
         done
     }
 
-    fn last_part(&self) -> Result<Option<(Arc<Part>, Arc<Hold>)>, Error> {
+    fn last_part(&self) -> Result<Option<Leaving>, Error> {
         Ok(match &self.state()?.spilled {
             Some(Spilled { hold, leaving: Some(part), .. }) => Some((part.clone(), hold.clone())),
             _ => None,

@@ -23,7 +23,9 @@ use crate::{
     coverage::Coverage,
     faults::{self, Fault, Victim},
     runtime::{NodeIndex, Owner, World},
-    workload::{Seat, Workload, append::Append, bank::Bank, guard::Guard, register::Register, space::Doors},
+    workload::{
+        Seat, Workload, append::Append, bank::Bank, guard::Guard, large::Large, register::Register, space::Doors,
+    },
 };
 
 /// Nodes of a simulated cluster: the smallest that survives the loss of one.
@@ -81,6 +83,8 @@ pub enum Kind {
     /// Gateways, advisory locks of their sessions.
     #[cfg(feature = "sql")]
     Advisory,
+    /// Nodes, [`Kind::Bank`] in transactions that leave every step with the stores.
+    Large,
 }
 
 /// All that this build has.
@@ -104,6 +108,7 @@ pub const KINDS: &[Kind] = &[
     Kind::Family,
     #[cfg(feature = "sql")]
     Kind::Advisory,
+    Kind::Large,
 ];
 
 impl Kind {
@@ -111,7 +116,7 @@ impl Kind {
     fn torment(self) -> (Vec<Fault>, Duration) {
         match self {
             Kind::Stores => ([faults::USUAL, &[Fault::HeirDies]].concat(), TORMENT),
-            Kind::Register | Kind::Bank | Kind::Space | Kind::Guard => (faults::USUAL.to_vec(), TORMENT),
+            Kind::Register | Kind::Bank | Kind::Space | Kind::Guard | Kind::Large => (faults::USUAL.to_vec(), TORMENT),
             Kind::Append | Kind::AppendSnapshot | Kind::AppendCommitted => (faults::USUAL.to_vec(), TORMENT),
             Kind::Moving => ([faults::USUAL, &[Fault::Exile]].concat(), TORMENT * 2),
             #[cfg(feature = "sql")]
@@ -167,6 +172,10 @@ pub fn run(seed: u64, kind: Kind, settings: &Settings) -> Report {
         Kind::Stores => perform(kind, world.clone(), stores(&world), Arc::new(Register::default())),
         Kind::Register => perform(kind, world.clone(), nodes(&world), Arc::new(Register::default())),
         Kind::Bank => perform(kind, world.clone(), nodes(&world), Arc::new(Bank::default())),
+        Kind::Large => {
+            let nodes = Nodes::cluster(world.clone(), NODES, settings.clone(), Large);
+            perform(kind, world.clone(), nodes, Arc::new(Bank::default()))
+        }
         Kind::Guard => perform(kind, world.clone(), nodes(&world), Arc::new(Guard::default())),
         Kind::Append => perform(kind, world.clone(), nodes(&world), Arc::new(Append::new(Level::Strict))),
         Kind::AppendSnapshot => {
