@@ -8,9 +8,6 @@ import subprocess
 import tempfile
 import time
 
-COMMIT = """\\set bid random(1, 1)
-UPDATE bench_commit SET n = n + 1 WHERE id = :bid;
-"""
 COMMITS = 2000
 
 
@@ -57,19 +54,20 @@ def run(system, workload, mode, clients, seconds):
     )
 
 
-def commit_latency_ms(system):
-    """Median milliseconds of an autocommit UPDATE of one row, from pgbench's own log of each transaction."""
+def execute(system, *statements):
     psql = ["psql", "-h", "127.0.0.1", "-p", str(system.sql_port()), "-U", "postgres", "-qc"]
-    for statement in [
-        "DROP TABLE IF EXISTS bench_commit",
-        "CREATE TABLE bench_commit (id int PRIMARY KEY, n int)",
-        "INSERT INTO bench_commit VALUES (1, 0)",
-    ]:
-        subprocess.run([*psql, statement], check=True, stdout=subprocess.DEVNULL)
+    for statement in statements:
+        subprocess.run([*psql, statement], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def latency_ms(system, *statements, **numbers):
+    """Median milliseconds of a transaction of one connection, from pgbench's own log of each. `numbers` are its variables: drawn
+    from these ranges."""
     with tempfile.TemporaryDirectory() as folder:
-        script = os.path.join(folder, "commit.sql")
+        script = os.path.join(folder, "script.sql")
         with open(script, "w") as file:
-            file.write(COMMIT)
+            drawn = (f"\\set {name} random({first}, {last})" for name, (first, last) in numbers.items())
+            file.write("\n".join([*drawn, *(f"{statement};" for statement in statements), ""]))
         prefix = os.path.join(folder, "log")
         _run(system, "-n", "-f", script, "-M", "prepared", "-c", "1", "-t", str(COMMITS), "-l", f"--log-prefix={prefix}")
         [name] = [name for name in os.listdir(folder) if name.startswith("log")]

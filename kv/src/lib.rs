@@ -32,6 +32,8 @@
 //!   With reads and writes in one region the 1PC does all of it. Without writes there is nothing to look at.
 //! - **Whoever meets a lock** asks its primary, and finishes what is decided, or waits, or after the TTL (by PD's
 //!   time) ends it for everybody: rolls it back, or finds all locks of an async commit and commits it ([`txn`]).
+//! - **The past** is read from any replica that is known to have all of it up to a timestamp: leaders say so every half second, a
+//!   second behind PD's time ([`service`], `past.rs`), and clients ask their own node's store first ([`client`], `near.rs`).
 //! - **Old versions** go once nobody can read them: below PD's safe point every store refuses reads and prewrites, then the
 //!   locks that stand there are ended, then what is hidden is deleted through the log ([`gc`]). A client says which of its
 //!   transactions is the oldest, and that holds the safe point back.
@@ -71,6 +73,6 @@ pub use error::Error;
 pub use proto::wire::RowLockMode;
 /// Of a monotonic clock; `sql` measures its leases and time-outs with it.
 pub use raftstore::{Instant, MonotonicClock};
-pub use service::Service;
+pub use service::{PastReads, Service};
 pub use space::{SpaceError, Spaces};
 pub use store::RegionStore;

@@ -38,6 +38,8 @@ pub enum Planted {
     KeepDropped,
     /// Store: a reader is told that a spilled transaction commits above it, and nothing sees to that.
     PassUnsaid,
+    /// Store: followers are told that they can be read at a timestamp at or below which a one-round commit may still land.
+    ResolveUnannounced,
     /// Store: what a transaction has read is looked at without keeping later commits above that timestamp.
     ValidateUnannounced,
 }

@@ -95,7 +95,7 @@ impl KvDoor {
 }
 
 fn refused(error: RegionError) -> KvResponse {
-    KvResponse { region_error: Some(error), body: None }
+    KvResponse { region_error: Some(error), ..KvResponse::default() }
 }
 
 #[async_trait]

@@ -182,7 +182,8 @@ mod tests {
     #[test]
     fn what_a_region_refused_is_no_load() {
         let meter = LoadMeter::default();
-        let refused = KvResponse { region_error: Some(RegionError::region_not_found(RegionId(7))), body: None };
+        let refused =
+            KvResponse { region_error: Some(RegionError::region_not_found(RegionId(7))), ..KvResponse::default() };
         let request = Counted::of(&get(7, "a")).expect("counts");
         meter.count(Instant(Duration::ZERO), request, &refused, 0);
         assert!(meter.samples(RegionId(7)).is_empty());

@@ -367,6 +367,7 @@ impl Node {
         let (role, client, clock) = (running.role.clone(), running.client.clone(), self.drivers.clock.clone());
         self.drivers.spawn.spawn(Box::pin(GcRounds { role, client, clock }.run()));
         self.drivers.spawn.spawn(Box::pin(running.old_versions.clone().run()));
+        self.drivers.spawn.spawn(Box::pin(running.door.service.clone().keep_resolving()));
         self.drivers.spawn.spawn(Box::pin(self.clone().look_around()));
     }
 
@@ -469,6 +470,10 @@ impl Node {
     pub fn gc_counts(&self) -> Option<Arc<GcCounts>> {
         self.running.get().map(|r| r.old_versions.counts())
     }
+    /// What became of reads of the past that this node's store was asked for, once this node runs.
+    pub fn past_reads(&self) -> Option<&kv::PastReads> {
+        self.running.get().map(|r| r.door.service.past_reads())
+    }
     /// What PD has done, when this node is PD.
     pub fn pd_counts(&self) -> Option<::pd::Counts> {
         self.running.get().and_then(|r| r.role.counts())
@@ -525,7 +530,7 @@ impl Node {
             Some(running) => running.door.answer(request).await,
             None => {
                 let region = proto::RegionId(request.header.as_ref().map_or(0, |h| h.region_id));
-                KvResponse { region_error: Some(RegionError::region_not_found(region)), body: None }
+                KvResponse { region_error: Some(RegionError::region_not_found(region)), ..KvResponse::default() }
             }
         }
     }

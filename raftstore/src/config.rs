@@ -156,4 +156,11 @@ pub enum Planted {
     SleepThroughRestart,
     /// Replicas are compared as they are before the round in which the mark is applied.
     EarlyMark,
+    /// The past is read from a replica that has not applied what belongs to it yet.
+    ReadUnapplied,
+    /// The past is read from a replica while a snapshot replaces its state.
+    ReadRestoring,
+    /// The source of a merge is said to be readable up to ever later timestamps, and read, while its target may have taken it
+    /// over.
+    ResolveMerging,
 }

@@ -6,14 +6,14 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use proto::{LogIndex, PeerId, Region, RegionId, StoreId, wire};
+use proto::{Epoch, LogIndex, PeerId, Region, RegionId, StoreId, Timestamp, wire};
 use raft::eraftpb::{ConfChangeV2, Entry};
 
 use crate::{
     api::{AdminError, NewRegion, PeerChange, PeerProgress, ProposeError, Target},
     keys::Tombstone,
     log::{LogBatch, Position},
-    region::ReplicaView,
+    region::{ReplicaView, resolved::Mark},
     snapshot::{Content, Outcome, TakeTask},
 };
 
@@ -30,6 +30,8 @@ pub enum Event {
     Propose(ProposeRequest),
     /// Somebody wants to read and has no lease: answered when what was committed by now is applied.
     Read(Ticket, Target),
+    /// Somebody wants to see all replicas as they are by now.
+    Look(Ticket),
     /// Somebody wants a region itself changed.
     Admin(AdminRequest),
     /// Stand for election in a region now.
@@ -59,6 +61,8 @@ pub enum Event {
     SnapshotTaken(RegionId),
     /// Whether the disk is below its reserve: proposals are refused while it is.
     DiskFull(bool),
+    /// Nothing that is proposed to these regions from now on is visible at a timestamp: see [`crate::region::resolved`].
+    Resolve(Timestamp, Vec<(RegionId, Epoch)>),
 }
 
 /// A batch on its way into the log.
@@ -107,6 +111,8 @@ pub struct Effects {
     pub gone: Vec<RegionId>,
     /// Of those, the ones whose region was merged, and into which one.
     pub merged: Vec<(RegionId, RegionId)>,
+    /// Of replicas here, what is readable of the past.
+    pub resolved: Vec<(RegionId, Mark)>,
     /// Answers to requests.
     pub replies: Vec<(Ticket, Answer)>,
     /// Messages that may leave now, by store.
@@ -127,6 +133,7 @@ impl Effects {
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
         self.gone.is_empty()
+            && self.resolved.is_empty()
             && self.replies.is_empty()
             && self.sends.is_empty()
             && self.log.is_none()
@@ -143,6 +150,8 @@ pub enum Answer {
     Proposed(Result<(), ProposeError>),
     /// Of a read: the engine now shows everything that was committed when it was asked.
     Readable(Result<(), wire::RegionError>),
+    /// Handles show the replicas as they were when it was asked, or later.
+    Seen,
     /// Of a change of a region: what came out of it, in key order (nothing, of a transfer).
     Admin(Result<Vec<Region>, AdminError>),
 }

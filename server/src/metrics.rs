@@ -22,6 +22,9 @@ pub fn exposition(server: &Server) -> String {
     if let Some(counts) = server.node.gc_counts() {
         collected(&look, &counts);
     }
+    if let Some(counts) = server.node.past_reads() {
+        past(&look, counts);
+    }
     let mut families = look.0.gather();
     if server.node.store().is_some() {
         families.extend(server.node.store_handle().metrics().gather());
@@ -69,6 +72,17 @@ fn collected(look: &Look, counts: &node::gc::GcCounts) {
     let what = "Old versions and rollback records that this node has had deleted.";
     look.counter("gc_records_total", what, load(&counts.records));
     look.counter("gc_sweeps_total", "Walks over a region for old versions.", load(&counts.sweeps));
+}
+
+fn past(look: &Look, counts: &kv::PastReads) {
+    let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    let values = [
+        (vec!["served"], load(&counts.served)),
+        (vec!["behind"], load(&counts.behind)),
+        (vec!["locked"], load(&counts.locked)),
+    ];
+    let what = "Requests to read the past from this store, which need not lead; served here, or left to the leader.";
+    look.counters("past_reads_total", what, &["outcome"], &values);
 }
 
 /// One scrape. Names are this file's own and each is used once, so that nothing can fail.

@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::time::Duration;
+
 use bytes::{Buf, BytesMut};
 use sql::{Session, SqlError, SqlState, Step};
 use support::{connect, gateway, local, planted_gateway};
@@ -137,4 +139,60 @@ async fn a_transaction_that_is_too_old_is_told_so() {
     too_old(&mut s, "select count(*) from t").await;
     run(&mut s, &["rollback"]).await;
     assert_eq!(rows(&mut s, "select count(*) from t").await.unwrap(), ["1"]);
+}
+
+/// Until a query's only value is `wanted`.
+async fn becomes(local: &kv::local::Local, session: &mut Session, sql: &str, wanted: &str) {
+    let deadline = local.clock.now() + Duration::from_secs(30);
+    loop {
+        let found = rows(session, sql).await.unwrap();
+        if found == [wanted] {
+            return;
+        }
+        assert!(local.clock.now() < deadline, "{sql}: {found:?} all the time");
+        local.clock.sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn the_nearest_replicas_are_read_some_seconds_behind_by_what_only_reads() {
+    let local = local();
+    let gateway = gateway(&local).await;
+    let mut s = connect(&gateway);
+    let made = ["create table t (k int primary key, v int)", "create sequence q", "insert into t values (1, 1)"];
+    run(&mut s, &made).await;
+    run(&mut s, &["set flaredb.read_from = 'nearest'"]).await;
+    assert_eq!(rows(&mut s, "show flaredb.read_from").await.unwrap(), ["nearest"]);
+    // Its table was made too lately: read as it is now.
+    assert_eq!(rows(&mut s, "select v from t").await.unwrap(), ["1"]);
+    let old = "select count(*) from t as of system time follower_read_timestamp()";
+    let deadline = local.clock.now() + Duration::from_secs(30);
+    while rows(&mut s, old).await.is_err() {
+        assert!(local.clock.now() < deadline, "the table is never old enough");
+        local.clock.sleep(Duration::from_millis(20)).await;
+    }
+    becomes(&local, &mut s, old, "1").await;
+    run(&mut s, &["update t set v = 2"]).await;
+    // By key, by a scan, by a query.
+    for old in ["select v from t where k = 1", "select v from t", "select max(v) from t group by k"] {
+        assert_eq!(rows(&mut s, old).await.unwrap(), ["1"], "{old}");
+    }
+    for new in ["select v from t for update", "select v + 0 * nextval('q') from t", "update t set v = v returning v"] {
+        assert_eq!(rows(&mut s, new).await.unwrap(), ["2"], "{new}");
+    }
+    run(&mut s, &["begin"]).await;
+    assert_eq!(rows(&mut s, "select v from t").await.unwrap(), ["2"]);
+    run(&mut s, &["commit", "begin read only"]).await;
+    assert_eq!(rows(&mut s, "select v from t").await.unwrap(), ["1"]);
+    assert_eq!(state(&mut s, "set transaction read write").await, SqlState::ACTIVE_SQL_TRANSACTION);
+    run(&mut s, &["rollback"]).await;
+    becomes(&local, &mut s, "select v from t", "2").await;
+    // Its rows of then are not what it is now.
+    run(&mut s, &["update t set v = 4", "create index i on t (v)"]).await;
+    assert_eq!(rows(&mut s, "select v from t where v > 3").await.unwrap(), ["4"]);
+    run(&mut s, &["truncate t"]).await;
+    assert!(rows(&mut s, "select v from t").await.unwrap().is_empty());
+    run(&mut s, &["set flaredb.read_from = 'leader'", "insert into t values (3, 3)"]).await;
+    assert_eq!(rows(&mut s, "select v from t").await.unwrap(), ["3"]);
+    assert_eq!(state(&mut s, "set flaredb.read_from = 'anywhere'").await, SqlState::INVALID_PARAMETER_VALUE);
 }

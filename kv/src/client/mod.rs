@@ -5,7 +5,7 @@
 //!                        │ put, insert, …  (buffer.rs)          ├─► route.rs ──► Rpc ──► a store
 //!                        └─ commit ──► committer.rs (decides) ──┘      │
 //!                                       commit.rs (does)               └─ region_map.rs (where), PD asked last
-//!                  locks met on the way: resolver.rs
+//!                  locks met on the way: resolver.rs          the past, from replicas that do not lead: near.rs
 //! ```
 //!
 //! Every operation has a deadline and repeats what may be repeated until then: all requests of the kv service
@@ -20,6 +20,7 @@ mod held;
 mod in_use;
 mod keeper;
 mod marks;
+mod near;
 mod read;
 mod reads;
 pub mod region_map;
@@ -28,6 +29,7 @@ mod retry;
 mod route;
 mod row_locks;
 mod scan;
+mod sleepers;
 mod snapshot;
 mod spill;
 mod txn;
@@ -36,8 +38,9 @@ mod validate;
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use proto::{KeyRange, StoreId, Timestamp, keyspace, wire};
+use raftstore::Instant;
 
 use crate::{
     Clock, Error, Pd, Rpc, Spawn,
@@ -47,6 +50,7 @@ use crate::{
 use backoff::Jitter;
 use in_use::InUse;
 use keeper::Keeper;
+use near::Source;
 use region_map::RegionMap;
 
 pub use region_map::Route;
@@ -111,6 +115,8 @@ struct Inner {
     jitter: Jitter,
     keeper: Keeper,
     in_use: Arc<InUse>,
+    /// The newest timestamp, and when it was asked for.
+    recent: Mutex<(Timestamp, Instant)>,
     config: ClientConfig,
 }
 
@@ -139,7 +145,8 @@ impl Client {
     ) -> Self {
         let jitter = Jitter::new(config.seed);
         let (regions, keeper, in_use) = (RwLock::default(), Keeper::default(), Arc::default());
-        Client { inner: Arc::new(Inner { rpc, pd, clock, spawn, regions, jitter, keeper, in_use, config }) }
+        let recent = Mutex::default();
+        Client { inner: Arc::new(Inner { rpc, pd, clock, spawn, regions, jitter, keeper, in_use, recent, config }) }
     }
 
     pub(crate) fn has(&self, bug: Planted) -> bool {
@@ -191,17 +198,20 @@ impl Client {
         // Locks elsewhere ask their primary.
         let of =
             |primaries: &KeyRange| wire::FindLocksRequest { primaries: Some(primaries.into()), ..Default::default() };
-        self.finish_locks(range, of(keys), Duration::ZERO).await?;
+        self.finish_locks(range, of(keys), &[], Duration::ZERO).await?;
         // And an async commit's primary asks all its locks.
-        self.finish_locks(keys, of(range), Duration::ZERO).await
+        self.finish_locks(keys, of(range), &[], Duration::ZERO).await
     }
 
     /// Waits until no lock of a transaction that began before `safe_point` is left anywhere, and gets those of finished and dead
     /// ones out of the way. `safe_point` must be durable at PD, and refused by every store that has not just taken over.
+    /// Regions that sleep without such locks sleep on.
     pub async fn finish_older(&self, safe_point: Timestamp) -> Result<(), Error> {
         let all = KeyRange::new(keyspace::keyspace_range(keyspace::PD_KEYSPACE).end, Bytes::new());
         let older = wire::FindLocksRequest { started_before: safe_point.0, ..Default::default() };
-        self.finish_locks(&all, older, OLDER_PAUSE).await
+        let clear = self.sleepers_clear_of(safe_point).await?;
+        tracing::debug!(%safe_point, sleepers = clear.len(), "old locks are looked for, but for sleepers that have none");
+        self.finish_locks(&all, older, &clear, OLDER_PAUSE).await
     }
 
     /// The oldest timestamp that a transaction of this client reads or writes at.
@@ -209,18 +219,25 @@ impl Client {
         self.inner.in_use.oldest().filter(|_| !self.has(Planted::GcUnderReader))
     }
 
-    /// Until no lock of those that `sought` describes stands in `range`, which is looked through with pauses.
+    /// Until no lock of those that `sought` describes stands in `range`, which is looked through with pauses, but for the ranges
+    /// that are `clear` of them, in key order.
     async fn finish_locks(
         &self,
         range: &KeyRange,
         sought: wire::FindLocksRequest,
+        clear: &[KeyRange],
         pause: Duration,
     ) -> Result<(), Error> {
         let mut rest = range.clone();
         loop {
+            match sleepers::behind(clear, &rest.start) {
+                Some(behind) if sleepers::is_beyond(&behind, range) => return Ok(()),
+                Some(behind) => rest.start = behind,
+                None => {}
+            }
             let deadline = self.deadline();
             let (part, reply) = self
-                .call_clipped(&rest, false, deadline, |part| {
+                .call_clipped(&rest, false, Source::Leader, deadline, |part| {
                     let range = Some((&part).into());
                     wire::kv_request::Body::FindLocks(wire::FindLocksRequest { range, ..sought.clone() })
                 })
@@ -241,7 +258,7 @@ impl Client {
                 continue;
             }
             let next = if found.resume_key.is_empty() { part.end } else { found.resume_key };
-            if next.is_empty() || (!rest.end.is_empty() && next >= rest.end) {
+            if sleepers::is_beyond(&next, range) {
                 return Ok(());
             }
             rest.start = next;
@@ -260,7 +277,7 @@ impl Client {
         loop {
             let rest = KeyRange::new(key.clone(), range.end.clone());
             let (part, _) = self
-                .call_clipped(&rest, false, deadline, |part| {
+                .call_clipped(&rest, false, Source::Leader, deadline, |part| {
                     let request = wire::UnsafeDeleteRangeRequest { range: Some((&part).into()) };
                     wire::kv_request::Body::UnsafeDeleteRange(request)
                 })
@@ -274,7 +291,13 @@ impl Client {
 
     /// A timestamp after every one handed out before the call.
     pub async fn timestamp(&self) -> Result<Timestamp, Error> {
-        Ok(self.inner.pd.timestamp().await?)
+        let asked = self.inner.clock.now();
+        let ts = self.inner.pd.timestamp().await?;
+        let mut recent = self.inner.recent.lock();
+        if ts > recent.0 {
+            *recent = (ts, asked);
+        }
+        Ok(ts)
     }
 
     /// The placement driver this client asks.

@@ -11,7 +11,7 @@ use raftstore::Instant;
 
 use crate::{Error, Reply, RpcError};
 
-use super::{Client, Route, backoff::Backoff, region_map::Verdict};
+use super::{Client, Route, backoff::Backoff, near::Source, region_map::Verdict};
 
 /// Until when an operation is tried.
 #[derive(Clone, Copy, Debug)]
@@ -131,22 +131,39 @@ impl Client {
 
     /// Sends once, waits no longer than `patience`, and learns from what comes back.
     pub(crate) async fn attempt(&self, route: &Route, body: Body, patience: Duration, deadline: Deadline) -> Attempt {
+        self.attempt_from(route, Source::Leader, body, patience, deadline).await
+    }
+
+    pub(super) fn request(&self, route: &Route, body: Body, patience: Duration, from: Source) -> KvRequest {
+        let header = RequestHeader {
+            deadline_ms: patience.as_millis() as u64,
+            protocol_version: PROTOCOL_VERSION,
+            region_id: route.region.id.0,
+            epoch: Some(route.region.epoch.into()),
+            any_replica: from == Source::Nearest,
+            ..RequestHeader::default()
+        };
+        KvRequest { header: Some(header), body: Some(body) }
+    }
+
+    /// The same for a read; `from` the nearest: whoever is asked may answer.
+    pub(crate) async fn attempt_from(
+        &self,
+        route: &Route,
+        from: Source,
+        body: Body,
+        patience: Duration,
+        deadline: Deadline,
+    ) -> Attempt {
         let remaining = self.remaining(deadline).min(patience);
         if remaining < LEAST_REMAINING {
             return Attempt::Failed(Error::Unavailable(format!("no time left to ask region {}", route.region.id)));
         }
-        let header = RequestHeader {
-            deadline_ms: remaining.as_millis() as u64,
-            protocol_version: PROTOCOL_VERSION,
-            region_id: route.region.id.0,
-            epoch: Some(route.region.epoch.into()),
-            ..RequestHeader::default()
-        };
-        let request = KvRequest { header: Some(header), body: Some(body) };
+        let request = self.request(route, body, remaining, from);
         match self.inner.rpc.call(route.store, request).await {
             Ok(mut reply) => match reply.response.region_error.take() {
                 None => {
-                    if !route.known_leader {
+                    if !route.known_leader && !reply.response.of_the_past {
                         self.inner.regions.write().on_answer(route);
                     }
                     Attempt::Answer(reply)
@@ -203,10 +220,12 @@ impl Client {
         &self,
         range: &KeyRange,
         reverse: bool,
+        from: Source,
         deadline: Deadline,
         body: impl Fn(KeyRange) -> Body,
     ) -> Result<(KeyRange, Reply), Error> {
         let mut backoff = Backoff::ROUTING;
+        let mut near = from == Source::Nearest;
         loop {
             let route = if reverse {
                 self.locate_before(range, deadline).await?
@@ -216,7 +235,12 @@ impl Client {
             let Some(part) = route.region.range.intersect(range) else {
                 return Ok((KeyRange::new(range.start.clone(), range.start.clone()), Reply::default()));
             };
-            let attempt = self.attempt(&route, body(part.clone()), backoff.patience(), deadline).await;
+            if std::mem::take(&mut near)
+                && let Some(reply) = self.ask_own(&route, body(part.clone()), deadline).await
+            {
+                return Ok((part, reply));
+            }
+            let attempt = self.attempt_from(&route, from, body(part.clone()), backoff.patience(), deadline).await;
             if let Some(reply) = self.settle(attempt, &mut backoff, deadline).await? {
                 return Ok((part, reply));
             }

@@ -14,6 +14,7 @@ use crate::{Error, ScanChunk, error::Refusal};
 use super::{
     Client,
     buffer::Own,
+    near::Source,
     read::{unexpected, wrong_answer},
     resolver::LockWait,
     snapshot::Snapshot,
@@ -53,6 +54,7 @@ pub struct Page {
 pub struct Scan {
     client: Client,
     snapshot: Snapshot,
+    from: Source,
     options: ScanOptions,
     own: Vec<(Bytes, Own)>,
     /// The serializable transaction that has to remember what it has read.
@@ -76,7 +78,7 @@ struct Fetched {
 impl Scan {
     pub(crate) fn new(
         client: Client,
-        snapshot: Snapshot,
+        (snapshot, from): (Snapshot, Source),
         options: ScanOptions,
         own: Vec<(Bytes, Own)>,
         reader: Option<Arc<txn::Inner>>,
@@ -84,7 +86,7 @@ impl Scan {
     ) -> Self {
         let rest = (!options.range.is_empty()).then(|| options.range.clone());
         let left = (options.limit > 0).then_some(options.limit);
-        Scan { client, snapshot, options, own, reader, spills, rest, left, fetching: None }
+        Scan { client, snapshot, from, options, own, reader, spills, rest, left, fetching: None }
     }
 
     /// The next page; `None` at the end.
@@ -103,7 +105,7 @@ impl Scan {
             None => {
                 let Some(rest) = self.rest.take() else { return Ok(None) };
                 let read_ts = self.snapshot.get(&self.client).await?;
-                fetch(&self.client, self.request(rest, read_ts)).await?
+                fetch(&self.client, self.request(rest, read_ts), self.from).await?
             }
         };
         if let Some(reader) = &self.reader {
@@ -140,12 +142,12 @@ impl Scan {
         }
         let (Some(rest), Some(read_ts)) = (self.rest.take(), self.snapshot.taken()) else { return };
         let request = self.request(rest, read_ts);
-        let client = self.client.clone();
+        let (client, from) = (self.client.clone(), self.from);
         let (send, receive) = oneshot::channel();
         self.fetching = Some(receive);
         let task = async move {
             // Nobody receives when the scan was dropped.
-            let _ = send.send(fetch(&client, request).await);
+            let _ = send.send(fetch(&client, request, from).await);
         };
         self.client.inner.spawn.spawn(task.boxed());
     }
@@ -197,7 +199,7 @@ impl Scan {
 }
 
 /// One page from the region at the start (the end, in reverse) of the request's range.
-async fn fetch(client: &Client, request: ScanRequest) -> Result<Fetched, Error> {
+async fn fetch(client: &Client, request: ScanRequest, mut from: Source) -> Result<Fetched, Error> {
     let deadline = client.deadline();
     let range: KeyRange = request.range.clone().unwrap_or_default().into();
     let mut wait = LockWait::reading_range(Timestamp(request.read_ts));
@@ -206,7 +208,7 @@ async fn fetch(client: &Client, request: ScanRequest) -> Result<Fetched, Error> 
             let (range, passed) = (Some((&part).into()), wait.passed());
             Body::Scan(ScanRequest { range, passed, ..request.clone() })
         };
-        let (part, reply) = client.call_clipped(&range, request.reverse, deadline, body).await?;
+        let (part, reply) = client.call_clipped(&range, request.reverse, from, deadline, body).await?;
         let chunk = reply.chunk;
         let Some(kv_response::Body::Scan(mut response)) = reply.response.body else {
             return Err(wrong_answer("scan"));
@@ -215,6 +217,7 @@ async fn fetch(client: &Client, request: ScanRequest) -> Result<Fetched, Error> 
             None => {}
             Some(Refusal::Locked(lock)) => {
                 client.clear_lock(&lock, &mut wait, deadline).await?;
+                from = Source::Leader;
                 continue;
             }
             Some(refusal) => return Err(unexpected(refusal)),

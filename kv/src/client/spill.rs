@@ -46,6 +46,7 @@ use super::{
     buffer::{Buffer, Own},
     commit::{self, CommitJob, MAX_REQUEST_BYTES, MAX_REQUEST_KEYS, Reads},
     marks::Mark,
+    near::Source,
     read::{unexpected, wrong_answer},
     reads::ReadSpans,
     resolver::LockWait,
@@ -492,7 +493,7 @@ impl Hold {
             loop {
                 let deadline = self.client.deadline();
                 let body = |part: KeyRange| request((&part).into());
-                let (part, reply) = self.client.call_clipped(&rest, false, deadline, body).await?;
+                let (part, reply) = self.client.call_clipped(&rest, false, Source::Leader, deadline, body).await?;
                 let (error, resume) = answer(reply)?;
                 if let Some(error) = error {
                     return Err(unexpected(Refusal::from(error)));

@@ -22,6 +22,8 @@ use super::{
     commit::{self, CommitJob, Reads},
     held::HeldRows,
     in_use::Use,
+    near::Source,
+    read::At,
     reads::ReadSpans,
     scan::{Scan, ScanOptions},
     snapshot::Snapshot,
@@ -82,6 +84,7 @@ pub(crate) struct Inner {
     pub(crate) start_ts: Timestamp,
     begun: Instant,
     read_only: bool,
+    from: Source,
     /// Something may have been read at a later snapshot than the first.
     renewed: AtomicBool,
     pub(crate) state: Mutex<State>,
@@ -153,11 +156,21 @@ impl Inner {
 
 impl Txn {
     pub(crate) fn new(client: Client, start_ts: Timestamp, read_only: bool) -> Self {
+        Self::begun(client, start_ts, read_only, Source::Leader)
+    }
+
+    /// Of the past, and read-only.
+    pub(crate) fn reading(client: Client, start_ts: Timestamp, from: Source) -> Self {
+        Self::begun(client, start_ts, true, from)
+    }
+
+    fn begun(client: Client, start_ts: Timestamp, read_only: bool, from: Source) -> Self {
         let begun = client.inner.clock.now();
         let (renewed, state) = (AtomicBool::new(false), Mutex::default());
         let in_use = client.inner.in_use.begin(start_ts);
         let spilling = tokio::sync::Mutex::default();
-        let inner = Arc::new(Inner { client, start_ts, begun, read_only, renewed, state, spilling, _in_use: in_use });
+        let inner =
+            Arc::new(Inner { client, start_ts, begun, read_only, from, renewed, state, spilling, _in_use: in_use });
         Txn { inner, snapshot: Snapshot::at(start_ts), view: None }
     }
 
@@ -236,8 +249,7 @@ impl Txn {
             Own::Gone => Ok(None),
             Own::Unknown => {
                 let read_ts = self.read_ts().await?;
-                let own = self.own_writes();
-                self.inner.client.read_at(Bytes::copy_from_slice(key), read_ts, own).await
+                self.inner.client.read_at(Bytes::copy_from_slice(key), self.at(read_ts)).await
             }
         }
     }
@@ -250,6 +262,10 @@ impl Txn {
             None if self.read_ts_taken().is_none() && !self.has_spilled() => self.inner.client.read_latest(key).await,
             None => self.get(key).await,
         }
+    }
+
+    fn at(&self, ts: Timestamp) -> At {
+        At { ts, from: self.inner.from, own: self.own_writes() }
     }
 
     /// The values of several keys, in the order asked; regions are asked in parallel.
@@ -267,7 +283,7 @@ impl Txn {
         }
         let found = match ask.is_empty() {
             true => Vec::new(),
-            false => self.inner.client.read_many(ask, self.read_ts().await?, self.own_writes()).await?,
+            false => self.inner.client.read_many(ask, self.at(self.read_ts().await?)).await?,
         };
         let stored =
             |key: &Bytes| found.binary_search_by(|pair| pair.key.cmp(key)).ok().map(|at| found[at].value.clone());
@@ -289,7 +305,8 @@ impl Txn {
         };
         let reader = recorded.then(|| self.inner.clone());
         let spills = Spills::new(self.inner.clone(), mark);
-        Scan::new(self.inner.client.clone(), self.snapshot.clone(), options, own, reader, spills)
+        let snapshot = (self.snapshot.clone(), self.inner.from);
+        Scan::new(self.inner.client.clone(), snapshot, options, own, reader, spills)
     }
 
     /// Whether writes of this transaction to `range` are held here: then a pushed-down scan would not see them, and the

@@ -27,8 +27,8 @@ use proto::{
     wire::{KvRequest, OperatorStatus, RegionError, RegionStatus, SafePointGrant, StoreStatus, op::Kind},
 };
 use raftstore::{
-    Instant, MonotonicClock, ProposeError, RegionSnapshot, Target,
-    engine::{Cf, Engine, EngineError, WriteBatch, WriteOp, memory::MemoryEngine},
+    Instant, MonotonicClock, ProposeError, RegionSnapshot, ReplicaStatus, Target,
+    engine::{Cf, Engine, EngineError, Snapshot, WriteBatch, WriteOp, memory::MemoryEngine},
 };
 
 use crate::{
@@ -150,10 +150,26 @@ impl RegionStore for LocalStore {
         self.try_snapshot(target).expect("a snapshot needs no waiting here")
     }
 
+    // There are no others.
+    fn past_snapshot(&self, _target: &Target, _at: Timestamp) -> Option<RegionSnapshot> {
+        None
+    }
+
+    fn led_awake(&self) -> Vec<Arc<Region>> {
+        Vec::new()
+    }
+
+    fn resolve(&self, _ts: Timestamp, _regions: Vec<(RegionId, Epoch)>) {}
+
     async fn propose(&self, target: &Target, batch: Batch) -> Result<(), ProposeError> {
         self.find(target)?;
         let _writing = self.writing.lock();
         apply(&self.engine, batch).map_err(|e| ProposeError::Unknown(e.to_string()))
+    }
+
+    /// No region sleeps here.
+    async fn look(&self) -> (Vec<ReplicaStatus>, Arc<dyn Snapshot>) {
+        (Vec::new(), self.engine.snapshot())
     }
 }
 

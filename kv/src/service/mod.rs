@@ -13,6 +13,8 @@
 //!   latches ─► snapshot ─► publish, choose commit_ts, raise max_ts to it ─► writes in flight? wait ─► snapshot ─► txn ─► propose
 //! ```
 //!
+//! A read of the past may be answered by any replica (`past.rs`).
+//!
 //! The snapshot's term goes into the proposal: had leadership changed in between, another leader may have written
 //! under latches of its own, and the proposal is refused.
 //!
@@ -20,11 +22,13 @@
 //! Latches and in-memory locks stay until the fate of the proposal is known all the same (`proposal.rs`).
 
 mod locking;
+mod past;
 mod pd_time;
 mod proposal;
 mod read;
 mod rows;
 mod safe_point;
+mod sleepers;
 mod spill;
 mod turns;
 mod validate;
@@ -55,6 +59,7 @@ use crate::{
     row_locks::Wait,
 };
 
+pub use past::PastReads;
 use pd_time::PdTime;
 use rows::Rows;
 use safe_point::SafePoint;
@@ -87,6 +92,7 @@ struct Inner {
     rows: Arc<Rows>,
     concurrency: Arc<Concurrency>,
     in_flight: AtomicUsize,
+    past: PastReads,
     plant: Plant,
 }
 
@@ -95,6 +101,8 @@ struct Call<'a> {
     inner: &'a Inner,
     target: Target,
     deadline: Instant,
+    /// This store need not lead to answer.
+    any_replica: bool,
 }
 
 impl Service {
@@ -119,6 +127,7 @@ impl Service {
             rows,
             concurrency: Arc::default(),
             in_flight: AtomicUsize::new(0),
+            past: PastReads::default(),
             plant: Plant::default(),
         };
         Service { inner: Arc::new(inner) }
@@ -166,7 +175,7 @@ impl Service {
             None => Err(RegionError::server_busy("the kv service's queue", BUSY_BACKOFF_MS)),
         };
         answer.unwrap_or_else(|error| Reply {
-            response: KvResponse { region_error: Some(error), body: None },
+            response: KvResponse { region_error: Some(error), ..KvResponse::default() },
             chunk: None,
         })
     }
@@ -201,7 +210,7 @@ impl Inner {
         if target.region == PD_REGION {
             return Err(RegionError::region_not_found(PD_REGION));
         }
-        let call = Call { inner: self, target, deadline: self.clock.now() + limit };
+        let call = Call { inner: self, target, deadline: self.clock.now() + limit, any_replica: header.any_replica };
         match body {
             Body::Get(request) => call.get(request).await,
             Body::Scan(request) => call.scan(request).await,
@@ -214,6 +223,7 @@ impl Inner {
             Body::HeartbeatTxn(request) => call.heartbeat(request).await,
             Body::UnsafeDeleteRange(request) => call.unsafe_delete_range(request).await,
             Body::FindLocks(request) => call.find_locks(request).await,
+            Body::Sleepers(request) => call.sleepers(request).await,
             Body::LockRows(request) => call.lock_rows(request).await,
             Body::RowLocks(request) => call.row_locks(request).await,
             Body::Validate(request) => call.validate(request).await,
@@ -248,7 +258,7 @@ impl Call<'_> {
             None => Default::default(),
         };
         let body = Some(kv_response::Body::Gateway(answer));
-        Ok(Reply { response: KvResponse { region_error: None, body }, chunk: None })
+        Ok(Reply { response: KvResponse { body, ..KvResponse::default() }, chunk: None })
     }
 
     /// A current view of the region: at once under the lease, otherwise by asking the quorum.

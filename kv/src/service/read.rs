@@ -43,6 +43,12 @@ impl Call<'_> {
                 "the newest version is read of one key, a snapshot of 4096 at most",
             )));
         }
+        if self.any_replica
+            && !newest
+            && let Some(reply) = self.get_past(&request).await?
+        {
+            return Ok(reply);
+        }
         if !newest && let Err(refused) = self.announce_read(read_ts, |c, ts| c.in_flight_on(&request.keys, ts)).await? {
             return Ok(get_refused(refused));
         }
@@ -60,7 +66,7 @@ impl Call<'_> {
         })
     }
 
-    fn read_keys(
+    pub(super) fn read_keys(
         &self,
         snapshot: &RegionSnapshot,
         keys: Vec<Bytes>,
@@ -89,6 +95,11 @@ impl Call<'_> {
         if range.is_empty() {
             return Ok(page_reply(PageEnd::Done, 0, Vec::new()));
         }
+        if self.any_replica
+            && let Some(reply) = self.scan_past(&range, &request).await?
+        {
+            return Ok(reply);
+        }
         let announced = self.announce_read(read_ts, |c, ts| c.in_flight_in(&range, ts)).await?;
         if let Err(refused) = announced {
             return Ok(scan_refused(refused));
@@ -100,13 +111,16 @@ impl Call<'_> {
         if let Err(refused) = self.check_age(read_ts).await? {
             return Ok(scan_refused(refused));
         }
+        Ok(self.page(&snapshot, &range, &request))
+    }
+
+    pub(super) fn page(&self, snapshot: &RegionSnapshot, range: &KeyRange, request: &ScanRequest) -> Reply {
         let seen = seen(request.own, request.passed.clone());
-        let page = if request.pushdown.is_empty() {
-            plain_page(&snapshot, &range, &request, &seen)
-        } else {
-            self.pushed_page(&snapshot, &range, &request, &seen)
+        let page = match request.pushdown.is_empty() {
+            true => plain_page(snapshot, range, request, &seen),
+            false => self.pushed_page(snapshot, range, request, &seen),
         };
-        Ok(page.unwrap_or_else(|fault| scan_refused(fault.into())))
+        page.unwrap_or_else(|fault| scan_refused(fault.into()))
     }
 
     /// Locks as they stand now. Writes under way are waited for only when they are older than a safe point.
@@ -207,7 +221,7 @@ impl Call<'_> {
     }
 }
 
-fn seen(own: Option<OwnWrites>, passed: Vec<u64>) -> Seen {
+pub(super) fn seen(own: Option<OwnWrites>, passed: Vec<u64>) -> Seen {
     Seen { own: own.map(|own| (Timestamp(own.start_ts), own.generation)), passed }
 }
 
@@ -252,14 +266,14 @@ fn bad_timestamp(ts: Timestamp, reason: &str) -> KeyError {
     KeyError { kind: Some(Kind::BadTimestamp(BadTimestamp { ts: ts.0, reason: reason.into() })) }
 }
 
-fn get_refused(error: KeyError) -> Reply {
+pub(super) fn get_refused(error: KeyError) -> Reply {
     reply(Body::Get(GetResponse { pairs: Vec::new(), error: Some(error) }))
 }
 
-fn scan_refused(error: KeyError) -> Reply {
+pub(super) fn scan_refused(error: KeyError) -> Reply {
     reply(Body::Scan(ScanResponse { error: Some(error), ..Default::default() }))
 }
 
 pub(super) fn reply(body: Body) -> Reply {
-    Reply { response: KvResponse { region_error: None, body: Some(body) }, chunk: None }
+    Reply { response: KvResponse { body: Some(body), ..KvResponse::default() }, chunk: None }
 }

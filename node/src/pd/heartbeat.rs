@@ -444,6 +444,7 @@ mod tests {
             lease_until: None,
             split_off: Arc::default(),
             asleep: false,
+            restorations: 0,
         };
         ReplicaStatus { view: Arc::new(view), applied, committed: applied, progress: Vec::new() }
     }

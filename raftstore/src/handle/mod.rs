@@ -12,7 +12,7 @@ use std::sync::{Arc, atomic::Ordering};
 
 use prost::Message;
 use proto::{
-    Batch, LogIndex, PD_REGION, Region, RegionId, StoreId,
+    Batch, Epoch, LogIndex, PD_REGION, Region, RegionId, StoreId, Timestamp,
     wire::{self, RegionError},
 };
 use tokio::sync::watch;
@@ -22,7 +22,7 @@ use crate::{
     clock::MonotonicClock,
     config::{Planted, StoreConfig},
     effect::{AdminChange, AdminRequest, Answer, Effects, Event, ProposeRequest, Seen},
-    engine::{Engine, EngineError},
+    engine::{Engine, EngineError, Snapshot},
     metrics::{Counted, Metrics, SnapshotCounts},
     region::{ReplicaView, Role, message},
     snapshot::{RECEIVING_AT_MOST, Receiving},
@@ -154,6 +154,49 @@ impl StoreHandle {
             return Err(self.not_here(target.region));
         }
         Ok(RegionSnapshot { engine, region: view.region.clone(), term, applied })
+    }
+
+    /// A view of a replica that need not lead, in which all is that can ever be visible at `at`; `None` when this replica is
+    /// not that far, or is not known to be. Not for anything later than `at`.
+    pub fn past_snapshot(&self, target: &Target, at: Timestamp) -> Option<RegionSnapshot> {
+        let replica = self.shared.replicas.get(target.region)?;
+        let before = replica.view.load_full();
+        let config = &self.shared.config;
+        let stands = |view: &ReplicaView| {
+            view.region.epoch == target.epoch
+                && (!view.merging || config.has(Planted::ResolveMerging))
+                && (view.restorations.is_multiple_of(2) || config.has(Planted::ReadRestoring))
+        };
+        let (reached, latest) = replica.resolved();
+        let up_to = if config.has(Planted::ReadUnapplied) { latest } else { reached };
+        if !stands(&before) || up_to.is_none_or(|up_to| up_to < at) {
+            return None;
+        }
+        let applied = replica.applied();
+        let engine = self.shared.engine.snapshot();
+        // Still there, and nobody has begun to replace what it holds: that would have been seen before it was begun.
+        let here = self.shared.replicas.get(target.region).is_some_and(|now| Arc::ptr_eq(&now, &replica));
+        let after = replica.view.load();
+        let unchanged = after.restorations == before.restorations || config.has(Planted::ReadRestoring);
+        let stood = here && stands(&after) && unchanged;
+        stood.then(|| RegionSnapshot { engine, region: before.region.clone(), term: before.term, applied })
+    }
+
+    /// The regions that are led here and do not sleep, but for PD's own.
+    pub fn led_awake(&self) -> Vec<Arc<Region>> {
+        self.shared.replicas.led_awake()
+    }
+
+    /// Nothing that is proposed here to these regions from now on is visible at `ts`; what was proposed before and may be
+    /// is applied. Tells the followers of those that are led here under a lease, in this epoch, so that they can be read.
+    pub fn resolve(&self, ts: Timestamp, regions: Vec<(RegionId, Epoch)>) {
+        // A store that stops leads nothing.
+        let _ = self.shared.inbox.push(Event::Resolve(ts, regions));
+    }
+
+    /// Up to which timestamp the replica here can be read by [`StoreHandle::past_snapshot`].
+    pub fn resolved(&self, region: RegionId) -> Option<Timestamp> {
+        self.shared.replicas.with(region, |replica| replica.resolved().0)?
     }
 
     /// Replicates and applies a batch. `Ok`: it is applied here. A `Region` error: it certainly is and will be nowhere.
@@ -339,6 +382,17 @@ impl StoreHandle {
         self.shared.replicas.all().iter().map(|replica| status(replica)).collect()
     }
 
+    /// The same, not as the last turn left them but as they are at some time after the call, and a view of the engine taken
+    /// later, which proves nothing by itself. Wakes no region. No replicas when the store stops or is too busy.
+    pub async fn look(&self) -> (Vec<ReplicaStatus>, Arc<dyn Snapshot>) {
+        let answer = match self.shared.ask(Event::Look) {
+            Ok(answer) => answer.await.ok(),
+            Err(_) => None,
+        };
+        let replicas = if let Some(Answer::Seen) = answer { self.statuses() } else { Vec::new() };
+        (replicas, self.shared.engine.snapshot())
+    }
+
     /// One of them.
     pub fn status(&self, region: RegionId) -> Option<ReplicaStatus> {
         self.shared.replicas.with(region, status)
@@ -396,6 +450,7 @@ impl StoreHandle {
         // Before it is gone, so that nobody is told that it is nowhere.
         effects.merged.drain(..).for_each(|(source, target)| self.shared.replicas.inherited(source, target));
         effects.gone.drain(..).for_each(|region| self.shared.replicas.remove(region));
+        effects.resolved.drain(..).for_each(|(region, mark)| self.shared.replicas.told(region, mark));
         self.shared.answer(std::mem::take(&mut effects.replies));
         if let Some(score) = effects.slow_score {
             self.shared.metrics.slow_score.set(score.into());

@@ -1,7 +1,7 @@
 //! What handles and the store core have in common: the inbox, who waits for an answer, and the replicas' views.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{
         Arc, OnceLock,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -10,7 +10,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use proto::{LogIndex, PD_REGION, Peer, RegionId, Term};
+use proto::{LogIndex, PD_REGION, Peer, Region, RegionId, Term, Timestamp};
 use tokio::sync::{oneshot, watch};
 
 use super::inbox::{Inbox, NotTaken};
@@ -21,7 +21,10 @@ use crate::{
     effect::{Answer, Event, Seen, Ticket},
     engine::Engine,
     metrics::Metrics,
-    region::{ReplicaView, Role},
+    region::{
+        ReplicaView, Role,
+        resolved::{Mark, Resolved},
+    },
     verify::Kept,
 };
 
@@ -57,6 +60,7 @@ pub(crate) struct ReplicaShared {
     applied: AtomicU64,
     committed: AtomicU64,
     progress: Mutex<Vec<PeerProgress>>,
+    resolved: Mutex<Resolved>,
 }
 
 impl ReplicaShared {
@@ -67,7 +71,15 @@ impl ReplicaShared {
             applied: AtomicU64::new(seen.applied.0),
             committed: AtomicU64::new(seen.committed.0),
             progress: Mutex::new(seen.progress),
+            resolved: Mutex::default(),
         }
+    }
+
+    /// Up to which timestamp this replica can be read, and up to which some replica can.
+    pub(crate) fn resolved(&self) -> (Option<Timestamp>, Option<Timestamp>) {
+        let (epoch, applied) = (self.view.load().region.epoch, self.applied());
+        let mut resolved = self.resolved.lock();
+        (resolved.readable(epoch, applied), resolved.latest())
     }
 
     /// How far every peer is, when this replica leads.
@@ -136,13 +148,17 @@ pub(crate) struct Replicas {
     heirs: Mutex<BTreeMap<RegionId, RegionId>>,
     /// Grows whenever a replica comes or goes, or one that is none of PD's region looks different.
     changes: AtomicU64,
+    /// Led here, and in use.
+    led_awake: Mutex<BTreeSet<RegionId>>,
 }
 
 impl Replicas {
     fn new(seen: Vec<Seen>) -> Self {
         let mut shards: [Shard; SHARDS] = std::array::from_fn(|_| Shard::new());
+        let mut led_awake = BTreeSet::new();
         for seen in seen {
             let id = seen.view.region.id;
+            led_awake.extend(is_led_awake(&seen.view).then_some(id));
             shards[shard(id)].insert(id, Arc::new(ReplicaShared::new(seen)));
         }
         Replicas {
@@ -150,7 +166,19 @@ impl Replicas {
             watched: Mutex::default(),
             heirs: Mutex::default(),
             changes: AtomicU64::new(1),
+            led_awake: Mutex::new(led_awake),
         }
+    }
+
+    /// The regions that are led here and do not sleep, but for PD's.
+    pub(crate) fn led_awake(&self) -> Vec<Arc<Region>> {
+        let ids: Vec<RegionId> = self.led_awake.lock().iter().copied().filter(|id| *id != PD_REGION).collect();
+        ids.into_iter().filter_map(|id| self.with(id, |replica| replica.view.load().region.clone())).collect()
+    }
+
+    /// What a leader has said of the past.
+    pub(crate) fn told(&self, region: RegionId, mark: Mark) {
+        self.with(region, |replica| replica.resolved.lock().told(mark, replica.applied()));
     }
 
     /// What `look` makes of a replica; `None` when it is not here.
@@ -183,12 +211,24 @@ impl Replicas {
     /// Shows a replica at the end of a turn; it may be a new one.
     pub(crate) fn publish(&self, seen: Seen) {
         let region = seen.view.region.id;
+        let awake = is_led_awake(&seen.view);
         if let Some(known) = self.get(region) {
+            if is_led_awake(&known.view.load()) != awake {
+                let mut led = self.led_awake.lock();
+                if awake {
+                    led.insert(region)
+                } else {
+                    led.remove(&region)
+                };
+            }
             // PD's region is never at rest.
             if known.publish(seen) && region != PD_REGION {
                 self.changed();
             }
             return;
+        }
+        if awake {
+            self.led_awake.lock().insert(region);
         }
         let watched = self.watched.lock();
         let replica = ReplicaShared::new(seen);
@@ -217,6 +257,7 @@ impl Replicas {
 
     /// Forgets a replica.
     pub(crate) fn remove(&self, region: RegionId) {
+        self.led_awake.lock().remove(&region);
         let watched = self.watched.lock();
         self.change(region, |shard| shard.remove(&region));
         if let Some(sender) = watched.get(&region) {
@@ -244,6 +285,10 @@ impl Replicas {
         }
         sender.subscribe()
     }
+}
+
+fn is_led_awake(view: &ReplicaView) -> bool {
+    view.role == Role::Leader && !view.asleep
 }
 
 fn shard(region: RegionId) -> usize {

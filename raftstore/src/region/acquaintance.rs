@@ -5,8 +5,12 @@
 //!   a peer                 anything                        Raft takes it
 //!   none, epoch is newer   anything                        Raft takes it: we have not applied yet what made it a peer
 //!   none, epoch is older   a request for votes, a question it is told the region as it is now, and destroys itself
+//!   none, without data     a question                      the same, but only by a leader that has applied all before its term
 //!   none, epoch is older   anything else                   dropped
 //! ```
+//!
+//! A peer's epoch is one in which it was a member, so whoever is ahead of it and does not know it has seen it removed. A replica
+//! without data has no epoch: who does not know it may not have applied yet what made it a peer.
 //!
 //! A replica that hears of no leader for long asks the peers it knows of; those that know better answer. So one that was
 //! away while it was removed finds out, and pre-vote keeps it from disturbing anybody before.
@@ -78,8 +82,11 @@ impl Replica {
     /// Tells a sender that is no peer any more, when it stands for election or asks. True: that was all to do.
     pub(crate) fn answer_stranger(&self, envelope: &wire::RaftMessage, out: &mut Outbox) -> bool {
         let Ok((from, epoch)) = sender_of(envelope) else { return envelope.asks };
-        let stale =
-            self.is_initialised() && self.region.peer(from.id).is_none() && epoch.conf_ver < self.region.epoch.conf_ver;
+        let behind = match epoch.conf_ver {
+            0 => self.knows_all_before(),
+            conf_ver => conf_ver < self.region.epoch.conf_ver,
+        };
+        let stale = self.is_initialised() && self.region.peer(from.id).is_none() && behind;
         let stands = || {
             let kind = message::decode(envelope).map(|m| m.get_msg_type());
             matches!(kind, Ok(MessageType::MsgRequestVote | MessageType::MsgRequestPreVote))

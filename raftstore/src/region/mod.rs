@@ -13,7 +13,8 @@
 //! The one impurity is raft-rs's own: it reads old entries through `LogStorage` when it wants them.
 //!
 //! The region itself changes too, by entries: `split`, `membership` say how, `change` lets them through one at a time;
-//! `merge` makes two of them one; `hibernate` is for those that nobody uses; `handover` gives leadership to a chosen peer. `snapshot` and `catch_up` are about peers whose log does not reach.
+//! `merge` makes two of them one; `hibernate` is for those that nobody uses; `resolved` is about reading the past from
+//! followers; `handover` gives leadership to a chosen peer. `snapshot` and `catch_up` are about peers whose log does not reach.
 //!
 //! Not here: who else lives on the store ([`crate::store`]), how entries change the state ([`crate::apply`]), clocks
 //! and threads.
@@ -32,6 +33,7 @@ pub(crate) mod message;
 pub(crate) mod outbox;
 pub(crate) mod propose;
 pub(crate) mod read;
+pub mod resolved;
 pub(crate) mod snapshot;
 pub(crate) mod split;
 pub(crate) mod truncate;
@@ -637,10 +639,23 @@ impl Replica {
         out.truncate(self.region.id, at);
     }
 
+    /// Of a leader that alone serves the region of this epoch right now: what it has applied.
+    pub(crate) fn resolves(&self, now: Instant, epoch: Epoch) -> Option<LogIndex> {
+        let merging = self.refuses_reads() && !self.config.has(Planted::ResolveMerging);
+        let until = self.lease.until(&self.region, self.peer.id, self.term(), now);
+        let alone = self.knows_all_before() && !merging && until.is_some_and(|until| now < until);
+        (alone && self.region.epoch == epoch).then_some(self.applied.index)
+    }
+
+    /// Whether it leads and has applied an entry of its own term: nothing that was committed before is unknown to it.
+    fn knows_all_before(&self) -> bool {
+        self.leads() && self.node.raft.apply_to_current_term()
+    }
+
     /// What readers and PD see of this replica.
     pub(crate) fn seen(&self, now: Instant) -> Seen {
         let raft = &self.node.raft;
-        let serves = self.leads() && raft.apply_to_current_term() && !self.refuses_reads();
+        let serves = self.knows_all_before() && !self.refuses_reads();
         let until = if serves { self.lease.until(&self.region, self.peer.id, self.term(), now) } else { None };
         let view = ReplicaView {
             region: self.region.clone(),
@@ -653,6 +668,7 @@ impl Replica {
             merging: self.refuses_reads(),
             lease_until: until,
             asleep: self.is_asleep(),
+            restorations: self.snapshots.restorations(),
         };
         let progress = if self.leads() { self.progress(now) } else { Vec::new() };
         Seen { view, applied: self.applied.index, committed: LogIndex(raft.raft_log.committed), progress }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use proto::{Epoch, Region, RegionId, StoreId, wire};
 use raft::eraftpb::{Entry, HardState};
 
-use super::{propose::Replies, snapshot::SnapshotOrders};
+use super::{propose::Replies, resolved::Mark, snapshot::SnapshotOrders};
 use crate::{
     effect::{ApplyTask, ApplyWork, Seen},
     log::{LogBatch, Position, RegionLog},
@@ -28,6 +28,8 @@ pub(crate) struct Held {
 pub(crate) struct Outbox {
     pub(crate) seen: Vec<Seen>,
     pub(crate) replies: Replies,
+    /// Of replicas here, what is readable of the past.
+    pub(crate) resolved: Vec<(RegionId, Mark)>,
     /// May leave now.
     pub(crate) messages: Vec<Addressed>,
     pub(crate) held: Vec<Held>,

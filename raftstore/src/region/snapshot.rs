@@ -85,11 +85,13 @@ pub(super) struct Snapshots {
     linger_ticks: u32,
     kept: Option<Kept>,
     incoming: Option<Incoming>,
+    /// How many were taken since the start.
+    taken: u64,
 }
 
 impl Snapshots {
     pub(super) fn new(region: RegionId, linger_ticks: u32) -> Self {
-        Snapshots { region, linger_ticks, kept: None, incoming: None }
+        Snapshots { region, linger_ticks, kept: None, incoming: None, taken: 0 }
     }
 
     /// raft-rs needs a snapshot and what was offered, if anything was, does not do. `applied`: what one made now holds
@@ -189,6 +191,11 @@ impl Snapshots {
         self.incoming.is_some()
     }
 
+    /// See [`super::ReplicaView::restorations`].
+    pub(super) fn restorations(&self) -> u64 {
+        2 * self.taken + u64::from(self.incoming())
+    }
+
     /// What the region will be when the snapshot that comes is its state.
     pub(super) fn arriving(&self) -> Option<&proto::Region> {
         match &self.incoming {
@@ -245,6 +252,7 @@ impl Snapshots {
         match self.incoming {
             Some(Incoming::Persisting(mine, position)) if mine <= number => {
                 self.incoming = None;
+                self.taken += 1;
                 Some(position)
             }
             _ => None,

@@ -65,6 +65,8 @@ pub struct ReplicaView {
     pub lease_until: Option<Instant>,
     /// Nobody uses the region: the replica neither ticks nor speaks.
     pub asleep: bool,
+    /// Grows when a snapshot begins to replace the replica's state, and again when it has; odd in between.
+    pub restorations: u64,
 }
 
 impl ReplicaView {

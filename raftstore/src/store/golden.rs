@@ -3,6 +3,7 @@
 //! `UPDATE_GOLDENFILES=1 cargo test -p raftstore` rewrites the scripts; read the diff before you commit it.
 
 mod marks;
+mod past;
 mod snapshots;
 
 use std::{
@@ -132,6 +133,8 @@ impl Runner for Script {
             "split" => self.split(&mut args)?,
             "peers" => self.peers(&mut args)?,
             "merge" => self.merge(&mut args)?,
+            "resolve" => self.resolve(&mut args)?,
+            "past" => self.past(&mut args)?,
             "mark" => self.mark(&mut args)?,
             "marks" => self.marks(&mut args)?,
             "spoil" => self.spoil(&mut args)?,
@@ -191,6 +194,7 @@ impl Script {
             self.log_bounds = LogBounds { entries: entries.parse()?, cut_entries: 10, ..LogBounds::default() };
         }
         let stores: u64 = args.take_key("stores").unwrap_or("3").parse()?;
+        let voters = args.take_key("voters").map_or(Ok(stores), str::parse)?;
         let regions: u64 = args.take_key("regions").unwrap_or("1").parse()?;
         self.planted = match args.take_key("planted") {
             None => Planted::Nothing,
@@ -203,6 +207,9 @@ impl Script {
             Some("remove-below-quorum") => Planted::RemoveBelowQuorum,
             Some("merge-source-still-read") => Planted::MergeSourceStillRead,
             Some("merge-purges-unsynced") => Planted::MergePurgesUnsynced,
+            Some("read-unapplied") => Planted::ReadUnapplied,
+            Some("read-restoring") => Planted::ReadRestoring,
+            Some("resolve-merging") => Planted::ResolveMerging,
             Some(other) => return Err(format!("no bug {other}").into()),
         };
         let border = |at: u64, last: u64| if at == 0 || at == last { String::new() } else { format!("{at:04}") };
@@ -212,7 +219,7 @@ impl Script {
                 id: RegionId(id),
                 range: KeyRange::new(border(id - 1, regions), border(id, regions)),
                 epoch: Epoch { conf_ver: 1, version: 1 },
-                peers: (1..=stores).map(peer).collect(),
+                peers: (1..=voters).map(peer).collect(),
             });
         }
         for id in 1..=stores {
@@ -625,6 +632,7 @@ fn describe(answer: &Answer) -> String {
     match answer {
         Answer::Proposed(Ok(())) => "applied".into(),
         Answer::Proposed(Err(e)) => format!("{e}"),
+        Answer::Seen => "seen".into(),
         Answer::Readable(Ok(())) => "may read".into(),
         Answer::Readable(Err(e)) => format!("may not read: {e}"),
         Answer::Admin(Ok(regions)) => {
@@ -659,6 +667,9 @@ fn kind(message: &RaftMessage) -> String {
     if message.asks {
         return "asks".into();
     }
+    if message.resolved.is_some() {
+        return "resolved".into();
+    }
     if message.gone.is_some() {
         return "gone".into();
     }
@@ -672,6 +683,11 @@ fn kind(message: &RaftMessage) -> String {
 }
 
 fn describe_message(envelope: &RaftMessage) -> String {
+    if let Some(resolved) = &envelope.resolved {
+        let region = |r: &proto::wire::ResolvedRegion| format!("r{} from index {}", r.region_id, r.index);
+        let regions: Vec<_> = resolved.regions.iter().map(region).collect();
+        return format!("resolved at {}: {}", resolved.ts, regions.join(", "));
+    }
     if envelope.asks || envelope.gone.is_some() || envelope.merge_ask.is_some() || envelope.merge_verdict.is_some() {
         return format!("r{} {}", envelope.region_id, kind(envelope));
     }

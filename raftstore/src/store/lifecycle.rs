@@ -83,6 +83,9 @@ impl StoreCore {
         if let Some(beat) = envelope.beat {
             return self.heard_beat(now, beat);
         }
+        if let Some(resolved) = envelope.resolved {
+            return self.heard_resolved(&resolved, out);
+        }
         if envelope.merge_ask.is_some() || envelope.merge_verdict.is_some() {
             return self.about_a_merge(&envelope, out);
         }

@@ -23,6 +23,7 @@ mod lifecycle;
 mod merges;
 mod pace;
 pub mod recovery;
+mod resolved;
 mod snapshots;
 mod upkeep;
 mod writes;
@@ -200,6 +201,8 @@ impl StoreCore {
                 Some(replica) => replica.read(ticket, &target, out),
                 None => out.replies.push(no_region_to_read(ticket, target.region)),
             },
+            // What earlier events changed is shown before answers are given.
+            Event::Look(ticket) => out.replies.push((ticket, Answer::Seen)),
             Event::Admin(request) => self.admin(now, request, out),
             Event::Campaign(region) => {
                 if let Some(replica) = self.replica(region) {
@@ -240,6 +243,7 @@ impl StoreCore {
                 }
                 self.disk_full = full;
             }
+            Event::Resolve(ts, regions) => self.resolve(now, ts, &regions, out),
         }
     }
 
@@ -314,8 +318,8 @@ impl StoreCore {
 
     fn effects(&mut self, now: Instant, mut out: Outbox) -> Effects {
         let batch = out.take_batch();
-        let Outbox { seen, gone, merged, replies, apply, .. } = out;
-        let mut effects = Effects { seen, gone, merged, replies, apply, ..Effects::default() };
+        let Outbox { seen, gone, merged, resolved, replies, apply, .. } = out;
+        let mut effects = Effects { seen, gone, merged, resolved, replies, apply, ..Effects::default() };
         for (store, message) in out.messages {
             effects.sends.entry(store).or_default().push(message);
         }

@@ -23,6 +23,8 @@ pub struct CatalogSnapshot {
     tables: BTreeMap<(String, String), Table>,
     by_id: BTreeMap<u32, Table>,
     sequences: BTreeMap<u32, Sequence>,
+    /// From then on this gateway knows of every change.
+    known_from: Timestamp,
     /// Tables that changed while this gateway ran: transactions with an older snapshot can't read them.
     usable_from: BTreeMap<u32, Timestamp>,
 }
@@ -143,14 +145,19 @@ impl CatalogSnapshot {
         let same = |table: &Table| newer.by_id(table.id).is_some_and(|other| other.version == table.version);
         self.by_id.values().filter(|table| !same(table)).map(|table| table.id).collect()
     }
-    /// Notes that `changed` tables can only be read at `ts` or later.
+    /// Notes that `changed` tables can only be read at `ts` or later; what was before the first catalog is not known at all.
     pub fn set_usable_from(&mut self, older: &CatalogSnapshot, changed: &[u32], ts: Timestamp) {
+        self.known_from = if older.known_from == Timestamp::ZERO { ts } else { older.known_from };
         self.usable_from = older.usable_from.clone();
         self.usable_from.extend(changed.iter().map(|id| (*id, ts)));
     }
     /// The first timestamp at which a table's rows are where its descriptor says.
     pub fn usable_from(&self, table: u32) -> Timestamp {
         self.usable_from.get(&table).copied().unwrap_or(Timestamp::ZERO)
+    }
+    /// Whether all of these tables were at `ts` what they are here, as far as it is known.
+    pub fn same_since(&self, tables: &[u32], ts: Timestamp) -> bool {
+        self.known_from <= ts && tables.iter().all(|table| self.usable_from(*table) <= ts)
     }
 }
 

@@ -385,6 +385,11 @@ impl Drop for Rows {
     }
 }
 
+/// Whether some function of a plan does more than compute, or gives another value each time.
+pub fn is_volatile(plan: &LogicalPlan) -> bool {
+    super::lookup::is_volatile(plan).unwrap_or(true)
+}
+
 /// The names of all tables a plan reads, for locks and EXPLAIN: ids of descriptors.
 pub fn tables_read(plan: &LogicalPlan) -> BTreeSet<u32> {
     let mut ids = BTreeSet::new();

@@ -119,6 +119,10 @@ impl Session {
                     if open.past.is_some() && !read_only {
                         return Err(SqlError::syntax("a transaction AS OF SYSTEM TIME is read-only"));
                     }
+                    if open.near && !read_only {
+                        let message = "transaction read-write mode must be set before any query";
+                        return Err(SqlError::new(SqlState::ACTIVE_SQL_TRANSACTION, message));
+                    }
                     open.read_only = read_only;
                 }
                 TransactionMode::IsolationLevel(level) => self.set_isolation(Isolation::named(level_name(level))?)?,

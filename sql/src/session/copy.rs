@@ -12,7 +12,7 @@ use super::{
     transaction::State,
 };
 use crate::{
-    catalog::{Sequence, Table, store},
+    catalog::{Sequence, Table, garbage},
     copy::{CopyOut, Input, columns_of},
     dml::{BulkWriter, Certainty, Integrity, Target, foreign::Later},
     error::{SqlError, SqlResult, SqlState},
@@ -140,7 +140,7 @@ impl Session {
         let target = Target::new(Arc::clone(&table));
         let input = Input::new(target.clone(), copy, &self.settings.format, now_us)?;
         let sink = if own {
-            store::note_garbage(self.gateway.client(), table.storage_id).await?;
+            garbage::note(self.gateway.client(), self.gateway.id(), table.storage_id).await?;
             Sink::Bulk(Box::new(BulkWriter::new(self.gateway.client().clone(), target.clone())))
         } else {
             Sink::Buffer

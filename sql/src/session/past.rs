@@ -1,22 +1,60 @@
-//! AS OF SYSTEM TIME: transactions that read what was so at a time of the past.
+//! Reading the past: AS OF SYSTEM TIME, and reads from the nearest replica.
 //!
 //! Such a transaction is read-only, has one snapshot, and holds back the collection of what it may still read. It reads rows as their
 //! tables are made now; so the catalog is read at that time, too, and a table that has changed since is refused: its rows may
 //! have been elsewhere, and entries of an index not yet there.
+//!
+//! With `flaredb.read_from = 'nearest'` a statement or transaction that only reads has a snapshot some seconds old, which other
+//! replicas than the leaders have, too. It needs no catalog of then: if this gateway knows of a change of one of its tables since,
+//! or has not been there for so long, the statement reads from the leaders as it is now.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use datafusion::sql::sqlparser::ast::Statement;
+use proto::Timestamp;
 
-use super::{Session, plan::StatementPlan, portal::Running, run::guarded, transaction::State};
+use super::{
+    Session,
+    plan::{PlanKind, StatementPlan},
+    portal::Running,
+    run::guarded,
+    transaction::State,
+};
 use crate::{
     catalog::{CatalogSnapshot, store},
     dml::Isolation,
     error::{SqlError, SqlResult, SqlState},
-    statement::Moment,
+    statement::{Moment, NEARBY},
 };
 
+/// How old a timestamp of PD's may be behind which the nearest replicas are read. Together with [`NEARBY`] what the documentation
+/// promises.
+const RECENT: Duration = Duration::from_secs(1);
+
 impl Session {
+    /// Has a statement that may read from the nearest replicas begin its transaction so. `single`: it is alone in it.
+    pub(super) async fn look_nearby(&mut self, plan: &StatementPlan, single: bool) -> SqlResult<()> {
+        let reads = matches!(plan.kind, PlanKind::Key(_) | PlanKind::General(_)) && !plan.writes && !plan.volatile;
+        if !self.settings.reads_nearest() || !reads || plan.tables.is_empty() || plan.as_of.is_some() {
+            return Ok(());
+        }
+        let open = self.open(false)?;
+        if !(single || open.read_only) || open.txn.is_some() || open.pending.is_some() {
+            return Ok(());
+        }
+        let client = self.gateway.client().clone();
+        let recent = guarded(self, async { Ok(client.recent_timestamp(RECENT).await?) }).await?;
+        let behind = recent.physical_ms().saturating_sub(NEARBY.as_millis() as u64);
+        let at = Timestamp::new(behind, recent.logical());
+        if !self.snapshot().same_since(&plan.tables, at) {
+            return Ok(());
+        }
+        let open = self.open(false)?;
+        (open.txn, open.near) = (Some(client.begin_near(at)), true);
+        (open.read_only, open.isolation) = (true, Isolation::RepeatableRead);
+        Ok(())
+    }
+
     /// BEGIN or SET TRANSACTION with AS OF SYSTEM TIME.
     pub(super) async fn command_as_of(
         &mut self,
@@ -56,7 +94,7 @@ impl Session {
         }
         let entering = async {
             let at = moment.resolve(client.timestamp().await?, &settings)?;
-            let txn = client.begin_at(at);
+            let txn = client.begin_near(at);
             let past = store::load_past(&txn).await?;
             Ok((txn, Arc::new(past)))
         };
@@ -74,7 +112,7 @@ impl Session {
         }
     }
 
-    /// The open transaction reads the past.
+    /// The open transaction reads AS OF SYSTEM TIME.
     pub(super) fn is_past(&self) -> bool {
         self.past().is_some()
     }

@@ -12,7 +12,10 @@ use crate::{
     error::{SqlError, SqlResult},
     eval::Refusal,
     keyplan::{KeyPlan, ModifyPlan, compile},
-    query::{self, PlanCache, normalise, plan::tables_read},
+    query::{
+        self, PlanCache, normalise,
+        plan::{is_volatile, tables_read},
+    },
     statement::{
         Command, ConstraintsStatement, CopyStatement, Moment, SequenceStatement, SplitStatement, locate::locate,
         parse_one,
@@ -72,6 +75,8 @@ pub struct StatementPlan {
     pub tables: Vec<u32>,
     /// It changes rows.
     pub writes: bool,
+    /// Some of its functions do more than compute, or give another value each time.
+    pub volatile: bool,
     /// It reads what was so then.
     pub as_of: Option<Arc<Moment>>,
     /// What foreign keys want of it.
@@ -141,6 +146,7 @@ impl StatementPlan {
             fields: None,
             tables: Vec::new(),
             writes: false,
+            volatile: false,
             linked: Linked::No,
             as_of: None,
         }
@@ -153,6 +159,8 @@ impl StatementPlan {
             fields: plan.projection().map(|projection| projection.fields.clone().into()),
             tables: if linked == Linked::No { vec![table] } else { catalog.reached_from(table) },
             writes: plan.writes() || plan.locks(),
+            // Those it has are stable: it meets no others.
+            volatile: false,
             kind: PlanKind::Key(Arc::new(plan)),
             version: catalog.plan_version(),
             param_types,
@@ -188,6 +196,7 @@ impl StatementPlan {
             fields: fields.map(Into::into),
             tables,
             writes: plan.change().is_some() || plan.locks().is_some(),
+            volatile: is_volatile(plan.logical()),
             param_types: plan.parameters().iter().map(|column_type| column_type.pg_type).collect(),
             kind: PlanKind::General(planned),
             version: catalog.plan_version(),

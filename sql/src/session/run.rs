@@ -192,13 +192,14 @@ impl Session {
         if let Some(moment) = &plan.as_of {
             self.look_back(moment).await?;
         }
+        self.look_nearby(&plan, single).await?;
         if plan.writes && self.open(false)?.read_only {
             return Err(SqlError::new(
                 SqlState::READ_ONLY_SQL_TRANSACTION,
                 "cannot change or lock rows in a read-only transaction",
             ));
         }
-        let newest = single && plan.as_of.is_none();
+        let newest = single && plan.as_of.is_none() && !self.open(false)?.near;
         if newest && let Some(running) = self.read_latest(&plan, &portal.params).await? {
             return Ok(running);
         }

@@ -85,7 +85,11 @@ const ROWS: &[Row] = &[
     row("lc_messages", "C", Kind::Free, false),
     row("max_connections", "100", Kind::Fixed, false),
     row("block_size", "8192", Kind::Fixed, false),
+    row(READ_FROM, "leader", Kind::OneOf(&["leader", "nearest"]), false),
 ];
+
+/// Where queries read that may be somewhat behind.
+const READ_FROM: &str = "flaredb.read_from";
 
 const LEVELS: &[&str] = &["read uncommitted", "read committed", "repeatable read", "serializable"];
 
@@ -187,6 +191,11 @@ impl Settings {
     /// A setting that is on or off.
     pub fn is_on(&self, name: &str) -> bool {
         position(name).is_ok_and(|at| matches!(self.values[at].as_str(), "on" | "true" | "yes" | "1"))
+    }
+
+    /// Read-only statements and transactions read from the nearest replicas, some seconds behind.
+    pub fn reads_nearest(&self) -> bool {
+        self.show(READ_FROM).is_ok_and(|(_, value)| value == "nearest")
     }
 
     fn store(&mut self, at: usize, value: String) -> Option<(String, String)> {

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 
 use super::{Session, TransactionStatus, settings::Values};
 use crate::{
-    catalog::{CatalogSnapshot, Fence, store},
+    catalog::{CatalogSnapshot, Fence, garbage, store},
     ddl::Pending,
     dml::{
         Isolation, Target,
@@ -33,6 +33,8 @@ pub(super) struct Open {
     pub read_only: bool,
     /// The catalog at the time of AS OF SYSTEM TIME, when it reads the past.
     pub past: Option<Arc<CatalogSnapshot>>,
+    /// It reads from the nearest replicas, some seconds behind.
+    pub near: bool,
     /// What its statements see.
     pub isolation: Isolation,
     /// Oldest first; names may repeat, the last one counts.
@@ -137,6 +139,7 @@ impl Session {
                 pending: None,
                 read_only: self.settings.is_on("default_transaction_read_only"),
                 past: None,
+                near: false,
                 isolation,
                 savepoints: Vec::new(),
                 settings: None,
@@ -184,7 +187,7 @@ impl Session {
         let Some(filling) = filling.filter(|txn| txn.write_count() > 0) else { return Ok(()) };
         if let Some(pending) = self.open(false)?.pending.as_ref() {
             for storage_id in pending.unpublished.clone() {
-                store::note_garbage(self.gateway.client(), storage_id).await?;
+                garbage::note(self.gateway.client(), self.gateway.id(), storage_id).await?;
             }
         }
         let options = CommitOptions { floor: Floor::StartTs, max_commit_ts: None };
@@ -294,7 +297,7 @@ impl Session {
         let mut version = None;
         let mut before = self.catalog.end();
         if let Some(pending) = pending.filter(|pending| !pending.changes.is_empty()) {
-            version = Some(store::write(txn, pending.base_version, &pending.changes).await?);
+            version = Some(store::write(txn, self.gateway.id(), pending.base_version, &pending.changes).await?);
             before = pending.commit_before.map_or(before, |limit| before.min(limit));
         }
         let floor = if explicit { Floor::Pd } else { Floor::StartTs };

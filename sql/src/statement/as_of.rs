@@ -4,11 +4,14 @@
 //!   SELECT … FROM t AS OF SYSTEM TIME '-10s' WHERE …         so long ago
 //!   BEGIN AS OF SYSTEM TIME '2026-01-31 12:00:00+00'         then; without a zone, in the session's
 //!   … AS OF SYSTEM TIME INTERVAL '-1 hour 30 minutes'
+//!   … AS OF SYSTEM TIME follower_read_timestamp()            what the nearest replica is sure to have, wherever that is
 //!   … AS OF SYSTEM TIME 1767225600000.7                      a timestamp of the cluster: milliseconds since 1970, and a count
 //! ```
 //!
 //! sqlparser does not know the clause there, so it is taken out of the tokens before they are parsed. A time is only turned
 //! into a timestamp when the statement runs: by PD's clock.
+
+use std::time::Duration;
 
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Word};
 use proto::Timestamp;
@@ -27,6 +30,8 @@ pub enum Moment {
     Interval(String),
     /// A timestamp of the cluster.
     Number(String),
+    /// So long ago that replicas that do not lead have it, too.
+    Nearby,
 }
 
 /// Whether `sql` may hold the clause: cheap.
@@ -93,6 +98,9 @@ fn parse_moment(tokens: &[TokenWithSpan], at: usize) -> SqlResult<(Moment, usize
     if let Some((text, end)) = word(tokens, at, "INTERVAL").and_then(quoted) {
         return Ok((Moment::Interval(text), end));
     }
+    if let Some(end) = nearby(tokens, at) {
+        return Ok((Moment::Nearby, end));
+    }
     match solid(tokens, at) {
         Some((at, Token::Number(text, _))) => Ok((Moment::Number(text.clone()), at + 1)),
         Some((_, Token::Placeholder(_))) => Err(SqlError::unsupported("a parameter behind AS OF SYSTEM TIME")),
@@ -100,6 +108,13 @@ fn parse_moment(tokens: &[TokenWithSpan], at: usize) -> SqlResult<(Moment, usize
             Err(SqlError::syntax("AS OF SYSTEM TIME needs a time in quotes, an INTERVAL or a timestamp of the cluster"))
         }
     }
+}
+
+/// Behind `follower_read_timestamp()`.
+fn nearby(tokens: &[TokenWithSpan], at: usize) -> Option<usize> {
+    let (open, parenthesis) = solid(tokens, word(tokens, at, "follower_read_timestamp")?)?;
+    let (close, end) = solid(tokens, open + 1)?;
+    (matches!(parenthesis, Token::LParen) && matches!(end, Token::RParen)).then_some(close + 1)
 }
 
 fn bad(text: &str) -> SqlError {
@@ -117,6 +132,7 @@ impl Moment {
         let (text, at) = match self {
             Moment::Interval(text) => (text, interval_micros(text).and_then(ago)),
             Moment::Number(text) => (text, cluster_timestamp(text)),
+            Moment::Nearby => return ago(-(NEARBY.as_micros() as i64)).ok_or_else(|| bad("follower_read_timestamp()")),
             Moment::Text(text) if text.trim_start().starts_with(['-', '+']) => {
                 (text, interval_micros(text).and_then(ago))
             }
@@ -137,6 +153,10 @@ impl Moment {
         Ok(at)
     }
 }
+
+/// How far behind now `follower_read_timestamp()` is: what leaders say of the past is one second behind, and said every half
+/// second.
+pub const NEARBY: Duration = Duration::from_secs(3);
 
 /// Bits of a timestamp's milliseconds.
 const MS_BITS: u32 = u64::BITS - proto::timestamp::LOGICAL_BITS;
@@ -205,7 +225,9 @@ mod tests {
             Moment::Number("1767225600000.7".into())
         );
         assert!(matches!(parse_one("SELECT system AS of FROM t"), Ok(Command::Sql(_))));
+        assert_eq!(moment("SELECT 1 AS OF SYSTEM TIME follower_read_timestamp ( )"), Moment::Nearby);
         for wrong in [
+            "SELECT 1 AS OF SYSTEM TIME follower_read_timestamp",
             "SELECT 1 AS OF SYSTEM TIME",
             "SELECT 1 AS OF SYSTEM TIME now()",
             "SELECT 1 AS OF SYSTEM TIME '-1s' AS OF SYSTEM TIME '-1s'",
@@ -221,6 +243,8 @@ mod tests {
     fn times_of_the_past_are_understood_and_others_refused() {
         let ms = |text| resolved(text).unwrap().physical_ms();
         assert_eq!(ms("-10s"), 1_767_225_590_000);
+        let (now, settings) = (Timestamp::new(1_767_225_600_000, 5), FormatSettings::default());
+        assert_eq!(Moment::Nearby.resolve(now, &settings).unwrap().physical_ms(), 1_767_225_597_000);
         assert_eq!(ms("-1h30m"), 1_767_225_600_000 - 5_400_000);
         assert_eq!(ms("-1 day 2 hours"), 1_767_225_600_000 - 93_600_000);
         assert_eq!(ms("-1500us"), 1_767_225_599_998);

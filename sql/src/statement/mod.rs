@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use datafusion::sql::sqlparser::ast;
 
-pub use as_of::Moment;
+pub use as_of::{Moment, NEARBY};
 pub use borders::SplitStatement;
 pub use constraints::ConstraintsStatement;
 pub use copy::CopyStatement;

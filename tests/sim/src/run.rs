@@ -24,7 +24,14 @@ use crate::{
     faults::{self, Fault, Victim},
     runtime::{NodeIndex, Owner, World},
     workload::{
-        Seat, Workload, append::Append, bank::Bank, guard::Guard, large::Large, register::Register, space::Doors,
+        Seat, Workload,
+        append::Append,
+        bank::Bank,
+        guard::Guard,
+        large::Large,
+        past::{self, Past},
+        register::Register,
+        space::Doors,
     },
 };
 
@@ -83,6 +90,8 @@ pub enum Kind {
     /// Gateways, advisory locks of their sessions.
     #[cfg(feature = "sql")]
     Advisory,
+    /// Nodes, transfers, and looks at moments of the past from any replica.
+    Past,
     /// Nodes, [`Kind::Bank`] in transactions that leave every step with the stores.
     Large,
 }
@@ -108,6 +117,7 @@ pub const KINDS: &[Kind] = &[
     Kind::Family,
     #[cfg(feature = "sql")]
     Kind::Advisory,
+    Kind::Past,
     Kind::Large,
 ];
 
@@ -116,7 +126,8 @@ impl Kind {
     fn torment(self) -> (Vec<Fault>, Duration) {
         match self {
             Kind::Stores => ([faults::USUAL, &[Fault::HeirDies]].concat(), TORMENT),
-            Kind::Register | Kind::Bank | Kind::Space | Kind::Guard | Kind::Large => (faults::USUAL.to_vec(), TORMENT),
+            Kind::Register | Kind::Bank | Kind::Space | Kind::Guard => (faults::USUAL.to_vec(), TORMENT),
+            Kind::Past | Kind::Large => (faults::USUAL.to_vec(), TORMENT),
             Kind::Append | Kind::AppendSnapshot | Kind::AppendCommitted => (faults::USUAL.to_vec(), TORMENT),
             Kind::Moving => ([faults::USUAL, &[Fault::Exile]].concat(), TORMENT * 2),
             #[cfg(feature = "sql")]
@@ -177,6 +188,10 @@ pub fn run(seed: u64, kind: Kind, settings: &Settings) -> Report {
             perform(kind, world.clone(), nodes, Arc::new(Bank::default()))
         }
         Kind::Guard => perform(kind, world.clone(), nodes(&world), Arc::new(Guard::default())),
+        Kind::Past => {
+            let nodes = Nodes::cluster_with(world.clone(), NODES, settings.clone(), Bare, past::rules());
+            perform(kind, world.clone(), nodes, Arc::new(Past::default()))
+        }
         Kind::Append => perform(kind, world.clone(), nodes(&world), Arc::new(Append::new(Level::Strict))),
         Kind::AppendSnapshot => {
             perform(kind, world.clone(), nodes(&world), Arc::new(Append::new(Level::RepeatableRead)))

@@ -4,6 +4,7 @@ mod drivers;
 mod gc;
 mod membership;
 mod metrics;
+mod past;
 #[allow(clippy::disallowed_methods, reason = "real processes run on real time")]
 mod placement;
 #[allow(clippy::disallowed_methods, reason = "real processes run on real time")]

@@ -147,7 +147,8 @@ impl ExtensionPlanner for LookupPlanner {
     }
 }
 
-fn is_volatile(plan: &LogicalPlan) -> Result<bool> {
+/// Whether a plan has a function that does more than compute, or gives another value each time.
+pub(super) fn is_volatile(plan: &LogicalPlan) -> Result<bool> {
     let mut volatile = false;
     plan.apply_with_subqueries(|node| {
         node.apply_expressions(|expr| {

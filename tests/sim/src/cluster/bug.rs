@@ -95,6 +95,12 @@ pub const BUGS: &[Bug] = &[
     #[cfg(feature = "planted-bugs")]
     Bug::Store(raftstore::Planted::MergePurgesUnsynced),
     #[cfg(feature = "planted-bugs")]
+    Bug::Store(raftstore::Planted::ReadUnapplied),
+    #[cfg(feature = "planted-bugs")]
+    Bug::Store(raftstore::Planted::ReadRestoring),
+    #[cfg(feature = "planted-bugs")]
+    Bug::Store(raftstore::Planted::ResolveMerging),
+    #[cfg(feature = "planted-bugs")]
     Bug::Kv(kv::planted::Planted::SkipMaxTs),
     #[cfg(feature = "planted-bugs")]
     Bug::Kv(kv::planted::Planted::DropSecondaryCommit),
@@ -120,6 +126,8 @@ pub const BUGS: &[Bug] = &[
     Bug::Kv(kv::planted::Planted::TakeUndecided),
     #[cfg(feature = "planted-bugs")]
     Bug::Kv(kv::planted::Planted::SwapUnchecked),
+    #[cfg(feature = "planted-bugs")]
+    Bug::Kv(kv::planted::Planted::ResolveUnannounced),
     #[cfg(feature = "planted-bugs")]
     Bug::Pd(pd::Planted::TsoWindowNotPersisted),
     #[cfg(feature = "planted-bugs")]

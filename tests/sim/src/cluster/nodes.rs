@@ -323,16 +323,19 @@ impl<T: Tenant> NodeRpc for Calls<T> {
 /// How often what a life has collected is looked at.
 const COUNT_EVERY: Duration = Duration::from_secs(1);
 
-/// Counts what this life of a node collects of old versions.
+/// Counts what this life of a node collects of old versions, and what is read from replicas that need not lead.
 fn count_collected(world: &World, node: &Arc<Node>, owner: Owner) {
     let Some(counts) = node.gc_counts() else { return };
-    let (world, counted) = (world.clone(), world.clone());
+    let (world, counted, node) = (world.clone(), world.clone(), Arc::downgrade(node));
     counted.spawn(owner, async move {
-        let mut before = 0;
+        let mut before = [0; 4];
         loop {
             world.sleep(owner, COUNT_EVERY).await;
-            let now = counts.records.load(Ordering::Relaxed);
-            world.count("versions collected", now - before);
+            let Some(node) = node.upgrade() else { return };
+            let Some(past) = node.past_reads() else { return };
+            let now = [&counts.records, &past.served, &past.behind, &past.locked].map(|n| n.load(Ordering::Relaxed));
+            let what = ["versions collected", "past reads served", "past reads too early", "past reads at locks"];
+            (0..4).for_each(|i| world.count(what[i], now[i] - before[i]));
             before = now;
         }
     });

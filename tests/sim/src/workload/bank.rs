@@ -333,6 +333,7 @@ pub(super) fn number(n: u64) -> Bytes {
     Bytes::copy_from_slice(&n.to_be_bytes())
 }
 
+/// A balance; 0 for none.
 pub(super) fn balance(value: Option<Bytes>) -> u64 {
     // A missing account is found by the number of accounts.
     value.map_or(0, |v| u64::from_be_bytes(v.as_ref().try_into().expect("a balance has eight bytes")))
@@ -345,6 +346,7 @@ fn key(table: u64, index: u32, id: u64) -> Bytes {
     key.into()
 }
 
+/// Where an account stands.
 pub(super) fn account_key(account: u64) -> Bytes {
     key(account, 1, account)
 }
@@ -371,11 +373,13 @@ pub(super) async fn counted(txn: &kv::Txn, counter: u64) -> Result<Option<u64>, 
     Ok(lowest)
 }
 
-fn index_range(of: u64, index: u32) -> KeyRange {
+/// An index of the table that `of` is in.
+pub(super) fn index_range(of: u64, index: u32) -> KeyRange {
     keyspace::index_range(keyspace::SQL_KEYSPACE, keyspace::FIRST_USER_TABLE + (of % TABLES) as u32, index)
 }
 
-fn record_id(key: &[u8]) -> u64 {
+/// The number that a key ends with.
+pub(super) fn record_id(key: &[u8]) -> u64 {
     u64::from_be_bytes(key[keyspace::PREFIX_LEN..].try_into().expect("a record's key ends with its id"))
 }
 

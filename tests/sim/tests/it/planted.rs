@@ -178,6 +178,16 @@ fn taking_locks_that_decide_nothing_for_a_commit_is_found() {
 }
 
 #[test]
+fn calling_the_past_readable_while_it_still_changes_is_found() {
+    must_be_found(Kind::Past, 20, Bug::Kv(Kv::ResolveUnannounced));
+}
+
+#[test]
+fn reading_a_replica_before_it_has_applied_the_past_is_found() {
+    must_be_found(Kind::Past, 40, Bug::Store(Store::ReadUnapplied));
+}
+
+#[test]
 fn swapping_what_was_not_compared_is_found() {
     must_be_found(Kind::Space, 20, Bug::Kv(Kv::SwapUnchecked));
 }

@@ -230,6 +230,7 @@ fn everybody_sees_the_old_tables_or_the_new_ones() {
             "schema changes",
             "refused for a change of the schema",
             "ranges deleted",
+            "looks at garbage of gateways that are gone",
         ],
     );
 }
@@ -252,6 +253,25 @@ fn children_have_parents() {
             "kids truncated",
             "orphans refused",
             "parents kept by their children",
+        ],
+    );
+}
+
+#[test]
+fn the_past_is_the_same_on_every_replica() {
+    suite(
+        Kind::Past,
+        &[
+            "elections",
+            "snapshots",
+            "transfers",
+            "versions collected",
+            "looks at the past nearby",
+            "looks at the past at leaders",
+            "looks that agree",
+            "past reads served",
+            "past reads too early",
+            "past reads at locks",
         ],
     );
 }
