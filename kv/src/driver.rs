@@ -86,6 +86,9 @@ pub trait Pd: Send + Sync + 'static {
     async fn safe_point(&self) -> Result<SafePointGrant, PdError>;
     /// Whether a gateway may hold a catalog lease. `false` is for good: by its own clock it has lost the one it had.
     async fn gateway_alive(&self, gateway: u64) -> Result<bool, PdError>;
+    /// Gateways that hold a catalog lease or may believe so; 0 stands for those whom an older PD may have granted one. Whoever is not
+    /// among them commits and shows nothing of what it did under the leases it had.
+    async fn live_gateways(&self) -> Result<Vec<u64>, PdError>;
     /// Publishes a catalog version; returns when no live gateway works with an older one.
     async fn publish_catalog(&self, version: u64) -> Result<(), PdError>;
 }

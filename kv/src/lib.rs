@@ -68,8 +68,8 @@ pub mod store;
 pub mod txn;
 
 pub use client::{
-    COMMIT_MEMORY, Client, ClientConfig, CommitOptions, Floor, LockPlace, LockedRow, OnLocked, Page, RegionRoute,
-    RowLock, Savepoint, Scan, ScanOptions, Txn,
+    COMMIT_MEMORY, Client, ClientConfig, CommitOptions, DetachedRows, Floor, LockPlace, LockedRow, OnLocked, Page,
+    RegionRoute, RowLock, Savepoint, Scan, ScanOptions, Txn,
 };
 pub use driver::{Clock, GatewayDoor, Pd, PdError, Reply, Rpc, RpcError, ScanChunk, ScanSink, Spawn, StoreScan};
 pub use error::Error;

@@ -67,6 +67,11 @@ impl CatalogLeases {
         self.published
     }
 
+    /// There was a PD before this one.
+    pub fn is_inherited(&self) -> bool {
+        self.inherited_until > Timestamp::ZERO
+    }
+
     /// A gateway acknowledges a version at PD's time `at` and asks for its lease. `None`: too many gateways.
     pub fn renew(&mut self, gateway: u64, acknowledged: u64, at: Timestamp) -> Option<Grant> {
         let held = self.leases.get(&gateway).copied().filter(|l| l.expires_at > at);

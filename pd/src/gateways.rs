@@ -38,6 +38,13 @@ impl Gateways {
         let heard = self.heard.get(&gateway).copied().unwrap_or(0).max(self.since_ms);
         now_ms.saturating_sub(heard) < BELIEF_MS
     }
+
+    /// Those that may; 0 stands for those that an older PD may have heard of.
+    pub fn alive(&self, now_ms: u64) -> Vec<u64> {
+        let older = (now_ms.saturating_sub(self.since_ms) < BELIEF_MS).then_some(0);
+        let heard = self.heard.iter().filter(|(_, heard)| now_ms.saturating_sub(**heard) < BELIEF_MS);
+        older.into_iter().chain(heard.map(|(gateway, _)| *gateway)).collect()
+    }
 }
 
 #[cfg(test)]
@@ -52,5 +59,8 @@ mod tests {
         gateways.hear(7, 5_000);
         assert!(gateways.is_alive(7, 5_000 + BELIEF_MS - 1) && !gateways.is_alive(8, 5_000 + BELIEF_MS - 1));
         assert!(!gateways.is_alive(7, 5_000 + BELIEF_MS));
+        assert_eq!(gateways.alive(5_000), [0, 7], "an older PD may have granted one to somebody else");
+        assert_eq!(gateways.alive(1_000 + BELIEF_MS), [7]);
+        assert_eq!(gateways.alive(5_000 + BELIEF_MS), Vec::<u64>::new());
     }
 }

@@ -254,6 +254,7 @@ impl Service {
             Body::FindRegion(r) => Out::FindRegion(self.find_region(now, r)?),
             Body::SafePoint(r) => Out::SafePoint(self.safe_point_reported(now, StoreId(r.store_id), None)),
             Body::GatewayAlive(r) => Out::GatewayAlive(self.gateway_alive(now, r.gateway_id)),
+            Body::LiveGateways(_) => Out::LiveGateways(self.live_gateways(now).await?),
             Body::ReportWaits(_) => return Err(Failure::Refused("PD's role answers reports of waits".into())),
             Body::CatalogLease(_) | Body::CatalogPublish(_) => unreachable!("calls that wait go their own way"),
         })

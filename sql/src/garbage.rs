@@ -35,13 +35,19 @@ const RETRY_PAUSE: Duration = Duration::from_secs(10);
 const SWEEP_PAUSE: Duration = Duration::from_secs(60);
 
 impl Gateway {
-    /// Takes back, in the background, the notes that published storage ids might be garbage.
-    pub(crate) fn forget_garbage(self: &Arc<Self>, storage_ids: Vec<u32>) {
+    /// Takes back, in the background, the notes that published storage ids, and indexes of storage ids, might be garbage.
+    pub(crate) fn forget_garbage(self: &Arc<Self>, storage_ids: Vec<u32>, indexes: Vec<(u32, u32)>) {
+        let storage = storage_ids.into_iter().map(Garbage::Storage);
+        let indexes = indexes.into_iter().map(|(storage_id, index)| Garbage::Index(storage_id, index));
+        let published: Vec<Garbage> = storage.chain(indexes).collect();
+        if published.is_empty() {
+            return;
+        }
         let client = self.client().clone();
         let forget = async move {
-            if let Err(error) = garbage::forget(&client, &storage_ids).await {
+            if let Err(error) = garbage::forget(&client, &published).await {
                 // The note stays; it is checked against the catalog before anything is deleted.
-                tracing::warn!(?storage_ids, %error, "a note about published rows was not taken back");
+                tracing::warn!(?published, %error, "a note about published rows was not taken back");
             }
         };
         self.config().spawn.spawn(forget.boxed());

@@ -10,13 +10,12 @@ use bytes::Bytes;
 use futures::FutureExt;
 use proto::{
     KeyRange, keyspace,
-    wire::{GatewayRequest, GatewayResponse, SignalRequest, gateway_request::Body},
+    wire::{CallBackRequest, GatewayRequest, GatewayResponse, SignalRequest, gateway_request::Body},
 };
 
 use crate::{
     advisory::Advisory,
-    catalog::{CatalogSnapshot, LeasedCatalog, store},
-    ddl::still::Still,
+    catalog::{LeasedCatalog, store},
     error::{SqlError, SqlResult, SqlState},
     garbage,
     notify::Channels,
@@ -24,6 +23,7 @@ use crate::{
     sequence::Pools,
     sequence::Sequences,
     session::{Backend, Session, Startup, backend::Backends, plan::StatementPlanner},
+    table_locks::{Modes, SessionId, record::Holder},
     work::RowIds,
 };
 
@@ -31,6 +31,8 @@ use crate::{
 const PUBLISH_PATIENCE: Duration = Duration::from_secs(60);
 /// Pause between attempts to publish.
 const PUBLISH_PAUSE: Duration = Duration::from_millis(100);
+/// How long a call back of a table waits at most for the end of uses: the caller has to hear of it before it takes this node for dead.
+const CALL_BACK_WAIT: Duration = Duration::from_millis(500);
 /// The one database, until there are several.
 pub const DATABASE: &str = "postgres";
 
@@ -194,11 +196,6 @@ impl Gateway {
     pub(crate) fn planner(&self) -> &StatementPlanner {
         &self.planner
     }
-    /// The newest catalog; 57P03 before the start.
-    pub(crate) fn current_catalog(&self) -> SqlResult<Arc<CatalogSnapshot>> {
-        let catalog = self.catalog.get().ok_or_else(|| SqlError::unavailable("the catalog is not loaded yet"))?;
-        Ok(catalog.current())
-    }
     pub(crate) fn row_ids(&self) -> &RowIds {
         &self.row_ids
     }
@@ -224,13 +221,21 @@ impl Gateway {
         Ok(())
     }
 
-    /// Lets writers of tables go on, in the background, that a schema change has held and does not commit.
-    pub(crate) fn release(self: &Arc<Self>, held: Still) {
-        if held.is_empty() {
-            return;
-        }
-        let gateway = Arc::clone(self);
-        self.config.spawn.spawn(async move { held.release(&gateway).await }.boxed());
+    /// Another gateway's session locks a table. One that does not serve yet has not heard of it: it reads all locks before it does.
+    async fn call_back(&self, call: CallBackRequest) -> GatewayResponse {
+        let Some(catalog) = self.catalog.get() else { return GatewayResponse::default() };
+        let session = SessionId { gateway: call.gateway_id, pid: call.pid };
+        let holder = Holder { session, turn: call.turn, modes: Modes::from_bits(call.modes as u8) };
+        let gateway_id = self.id();
+        // A session of this gateway asks it without a message.
+        let uses = match session.gateway == gateway_id {
+            true => Vec::new(),
+            false => {
+                let wait = Duration::from_millis(call.wait_ms).min(CALL_BACK_WAIT);
+                catalog.called_back(call.table, holder, wait).await
+            }
+        };
+        GatewayResponse { gateway_id, uses, ..GatewayResponse::default() }
     }
 }
 
@@ -239,7 +244,18 @@ impl kv::GatewayDoor for Gateway {
     async fn call(&self, request: GatewayRequest) -> GatewayResponse {
         match request.body {
             Some(Body::ListSessions(_)) => {
-                GatewayResponse { gateway_id: self.id(), sessions: self.backends.list(), signalled: false }
+                let uses = self.catalog.get().map(|catalog| catalog.uses()).unwrap_or_default();
+                let sessions = self.backends.list();
+                GatewayResponse { gateway_id: self.id(), sessions, uses, signalled: false }
+            }
+            Some(Body::CallBack(call)) => self.call_back(call).await,
+            Some(Body::HandBack(back)) => {
+                if let Some(catalog) = self.catalog.get() {
+                    let session = SessionId { gateway: back.gateway_id, pid: back.pid };
+                    let holder = Holder { session, turn: back.turn, modes: Modes::from_bits(back.modes as u8) };
+                    catalog.barriers().set(back.table, holder);
+                }
+                GatewayResponse::default()
             }
             Some(Body::Signal(signal)) => {
                 GatewayResponse { signalled: self.backends.signal(&signal), ..GatewayResponse::default() }

@@ -38,6 +38,7 @@ pub mod reader;
 pub mod sequence;
 pub mod session;
 pub mod statement;
+pub mod table_locks;
 pub mod types;
 pub mod work;
 

@@ -19,6 +19,8 @@ pub enum Planted {
     TrustQueue,
     /// A session keeps its advisory locks when its gateway's lease has lapsed, and others take it for dead.
     KeepLostLocks,
+    /// A gateway acknowledges a table lock while transactions of its own still use the table.
+    AcknowledgeInUse,
     /// A row's parent is looked for and not locked: it may go before the row is committed.
     SkipParentLock,
 }

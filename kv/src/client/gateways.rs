@@ -6,8 +6,8 @@ use futures::future::join_all;
 use proto::{
     StoreId,
     wire::{
-        GatewayRequest, GatewayResponse, KvRequest, ListSessionsRequest, PokeRequest, RequestHeader, SessionStatus,
-        SignalRequest, StoreStatus, gateway_request, kv_request, kv_response,
+        CallBackRequest, GatewayRequest, GatewayResponse, HandBackRequest, KvRequest, ListSessionsRequest, PokeRequest,
+        RequestHeader, SignalRequest, StoreStatus, gateway_request, kv_request, kv_response,
     },
 };
 
@@ -38,15 +38,7 @@ impl Client {
         Ok(answers)
     }
 
-    /// The SQL sessions of all nodes that answer.
-    pub async fn sessions(&self) -> Result<Vec<(StoreId, SessionStatus)>, Error> {
-        let sessions = |(store, gateway): (StoreId, GatewayResponse)| {
-            gateway.sessions.into_iter().map(move |session| (store, session))
-        };
-        Ok(self.gateways().await?.into_iter().flat_map(sessions).collect())
-    }
-
-    /// The same, node by node.
+    /// The SQL sessions of all nodes that answer, node by node, and what they use of tables.
     pub async fn gateways(&self) -> Result<Vec<(StoreId, GatewayResponse)>, Error> {
         let list = gateway_request::Body::ListSessions(ListSessionsRequest {});
         let answers = self.ask_all(kv_request::Body::Gateway(GatewayRequest { body: Some(list) })).await?;
@@ -62,6 +54,23 @@ impl Client {
         let request = GatewayRequest { body: Some(gateway_request::Body::Signal(signal)) };
         let answers = self.ask_all(kv_request::Body::Gateway(request)).await?;
         Ok(answers.iter().any(|(_, answer)| matches!(answer, kv_response::Body::Gateway(answer) if answer.signalled)))
+    }
+
+    /// Has gateways call a table back for a session: the answers of those that answer.
+    pub async fn call_back(&self, call_back: CallBackRequest) -> Result<Vec<GatewayResponse>, Error> {
+        let request = GatewayRequest { body: Some(gateway_request::Body::CallBack(call_back)) };
+        let answers = self.ask_all(kv_request::Body::Gateway(request)).await?;
+        let answer = |(_, answer)| match answer {
+            kv_response::Body::Gateway(answer) => Ok(answer),
+            _ => Err(wrong_answer("call back")),
+        };
+        answers.into_iter().map(answer).collect()
+    }
+
+    /// Tells all gateways that a session locks a table in fewer modes, or not at all.
+    pub async fn hand_back(&self, hand_back: HandBackRequest) -> Result<(), Error> {
+        let request = GatewayRequest { body: Some(gateway_request::Body::HandBack(hand_back)) };
+        self.ask_all(kv_request::Body::Gateway(request)).await.map(|_| ())
     }
 
     /// Tells all gateways that there are notifications.

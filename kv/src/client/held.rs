@@ -132,6 +132,11 @@ impl HeldRows {
         self.rows.values().map(|row| row.store).collect()
     }
 
+    /// Whose leader was asked for a row.
+    pub(crate) fn store_of(&self, key: &Bytes) -> Option<StoreId> {
+        self.rows.get(key).map(|row| row.store)
+    }
+
     /// All that are locked, in key order.
     pub(crate) fn locked(&self) -> impl Iterator<Item = &Bytes> {
         self.rows.iter().filter(|(_, row)| row.seen.is_some()).map(|(key, _)| key)

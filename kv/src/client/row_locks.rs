@@ -34,6 +34,10 @@ const MAX_KEYS: usize = 1024;
 /// Bytes of the statement that others are shown.
 const MAX_LABEL_BYTES: usize = 200;
 
+/// How long a store is asked to look out for a deadlock, and the pause when it does not answer.
+const AWAIT: Duration = Duration::from_secs(1);
+const AWAIT_PAUSE: Duration = Duration::from_millis(100);
+
 /// What happens at a row that another transaction has locked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnLocked {
@@ -77,6 +81,39 @@ impl Txn {
     pub async fn give_up_rows(&self, keys: &[Bytes]) {
         let Ok(released) = self.state().map(|mut state| state.locks.take_some(keys, 0)) else { return };
         self.client().rows_released(self.start_ts(), released).await;
+    }
+
+    /// The transaction, which holds the lock of `key`, waits for others to end; this tells those who look for deadlocks so, as long as it
+    /// is polled, and completes with [`Error::Deadlock`] when it is part of one and has to give way.
+    pub async fn wait_behind(&self, key: &Bytes, others: &[Timestamp], label: &Bytes) -> Error {
+        let client = self.client().clone();
+        loop {
+            let store = match self.state() {
+                Ok(state) => state.locks.store_of(key),
+                Err(error) => return error,
+            };
+            let Some(store) = store else { return Error::Aborted };
+            let header = RequestHeader { deadline_ms: AWAIT.as_millis() as u64, ..RequestHeader::default() };
+            let request = RowLocksRequest {
+                start_ts: self.start_ts().0,
+                action: RowLocksAction::Await as i32,
+                keys: vec![key.clone()],
+                transactions: others.iter().map(|other| other.0).collect(),
+                label: label.slice(..label.len().min(MAX_LABEL_BYTES)),
+                ..RowLocksRequest::default()
+            };
+            let request = KvRequest { header: Some(header), body: Some(Body::RowLocks(request)) };
+            let answer = client.inner.rpc.call(store, request).await.map(|reply| reply.response.body);
+            match answer {
+                Ok(Some(kv_response::Body::RowLocks(answer))) => {
+                    if let Some(refusal) = answer.error.map(Refusal::from) {
+                        return unexpected(refusal);
+                    }
+                }
+                // Deadlocks are not looked for while the store is away.
+                _ => client.inner.clock.sleep(AWAIT_PAUSE).await,
+            }
+        }
     }
 
     /// Locks rows until the transaction ends, and reads them: in the order asked, each as it is now, whatever the

@@ -370,6 +370,13 @@ impl Txn {
         self.inner.client.release_rows(self.inner.start_ts, released);
     }
 
+    /// Takes the locks of `keys`, which nothing that is written relies on, out of the transaction: its commit does not ask for them, and
+    /// they stand until what is returned is dropped (or nobody keeps them alive).
+    pub fn detach_rows(&self, keys: &[Bytes]) -> DetachedRows {
+        let rows = self.inner.state.lock().locks.take_some(keys, 0);
+        DetachedRows { client: self.inner.client.clone(), start_ts: self.inner.start_ts, rows }
+    }
+
     /// A place for [`Txn::unlock_rows`], which does not go back in the writes.
     pub fn lock_place(&self) -> LockPlace {
         LockPlace(self.inner.state.lock().locks.count())
@@ -505,6 +512,19 @@ impl Txn {
         if !locks.is_empty() {
             drop(Ending { txn: self, locks });
         }
+    }
+}
+
+/// Row locks that outlast their transaction; given up when this is dropped.
+pub struct DetachedRows {
+    client: Client,
+    start_ts: Timestamp,
+    rows: BTreeMap<StoreId, Vec<Bytes>>,
+}
+
+impl Drop for DetachedRows {
+    fn drop(&mut self) {
+        self.client.release_rows(self.start_ts, std::mem::take(&mut self.rows));
     }
 }
 

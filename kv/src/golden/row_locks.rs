@@ -75,6 +75,18 @@ impl super::Script for Script {
             }
             // give_up TRANSACTION KEY
             "give_up" => show(self.locks.give_up(owner, &Bytes::from(next::<String>(args, "key")?))),
+            // behind TRANSACTION KEY OTHER…: it waits for others, who may hold nothing here
+            "behind" => {
+                let key = Bytes::from(next::<String>(args, "key")?);
+                let others = rest(args).iter().map(|other| other.parse().map(Timestamp)).collect::<Result<_, _>>()?;
+                let holds = self.locks.wait_behind(owner, &key, others, Bytes::new());
+                vec![if holds { String::new() } else { "does not hold it".to_string() }]
+            }
+            // go_on TRANSACTION
+            "go_on" => {
+                self.locks.go_on(owner);
+                Vec::new()
+            }
             // keep TRANSACTION
             "keep" => show(self.locks.keep(owner, until, self.now)),
             // write TRANSACTION MODE KEY: whether a write of that strength may pass

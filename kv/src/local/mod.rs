@@ -361,6 +361,13 @@ impl Pd for LocalPd {
         Ok(self.catalog.lock().gateways.get(&gateway).is_some_and(|(_, expires)| *expires > now))
     }
 
+    async fn live_gateways(&self) -> Result<Vec<u64>, PdError> {
+        let now = self.now();
+        let catalog = self.catalog.lock();
+        let alive = catalog.gateways.iter().filter(|(_, (_, expires))| *expires > now);
+        Ok(alive.map(|(gateway, _)| *gateway).collect())
+    }
+
     async fn publish_catalog(&self, version: u64) -> Result<(), PdError> {
         self.catalog.lock().published = version;
         self.published.send_replace(version);

@@ -99,6 +99,8 @@ struct Owner {
     label: Bytes,
     /// Held or waited for.
     keys: BTreeSet<Bytes>,
+    /// Behind a row that it holds, whoever else has to end before it goes on.
+    awaits: Option<(Bytes, Vec<Timestamp>)>,
 }
 
 /// The row locks of one store.
@@ -132,8 +134,12 @@ impl RowLocks {
         }
         let Claim { owner, mode, until, label } = claim;
         let claimed = self.rows.entry(key.clone()).or_default().claim(Part { owner, mode, place });
-        let entry =
-            self.owners.entry(owner).or_insert_with(|| Owner { until, label: Bytes::new(), keys: BTreeSet::new() });
+        let entry = self.owners.entry(owner).or_insert_with(|| Owner {
+            until,
+            label: Bytes::new(),
+            keys: BTreeSet::new(),
+            awaits: None,
+        });
         entry.until = entry.until.max(until);
         entry.label = label;
         entry.keys.insert(key.clone());
@@ -153,7 +159,8 @@ impl RowLocks {
         row.queue.insert(0, part);
         row.holders.push(Part { owner: holder, mode: RowLockMode::Update, place: part.place });
         let label = Bytes::new();
-        let entry = self.owners.entry(holder).or_insert_with(|| Owner { until, label, keys: BTreeSet::new() });
+        let entry =
+            self.owners.entry(holder).or_insert_with(|| Owner { until, label, keys: BTreeSet::new(), awaits: None });
         entry.until = entry.until.max(until);
         entry.keys.insert(key.clone());
     }
@@ -184,6 +191,26 @@ impl RowLocks {
         }
         self.settle(key, &mut grants);
         grants
+    }
+
+    /// The owner holds a row, and waits for other transactions all the same, of which nothing is known here. `false`: it does not
+    /// hold it.
+    pub fn wait_behind(&mut self, owner: Timestamp, key: &Bytes, others: Vec<Timestamp>, label: Bytes) -> bool {
+        let holds = |row: &Row| row.holders.iter().any(|part| part.owner == owner);
+        if !self.rows.get(key).is_some_and(holds) {
+            return false;
+        }
+        let Some(entry) = self.owners.get_mut(&owner) else { return false };
+        entry.awaits = Some((key.clone(), others));
+        entry.label = label;
+        true
+    }
+
+    /// The owner does not wait behind what it holds any more.
+    pub fn go_on(&mut self, owner: Timestamp) {
+        if let Some(entry) = self.owners.get_mut(&owner) {
+            entry.awaits = None;
+        }
     }
 
     /// The owner is alive until then. One whose time is over has lost its locks.

@@ -26,6 +26,11 @@ impl RowLocks {
             let held = row.holders.iter().map(|part| (part, true));
             held.chain(row.queue.iter().map(|part| (part, false))).map(move |(part, granted)| (key, part, granted))
         });
+        let behind = |key: &Bytes, part: &super::Part| {
+            let awaits = self.owners.get(&part.owner).and_then(|owner| owner.awaits.as_ref());
+            awaits.is_some_and(|(at, _)| at == key)
+        };
+        let parts = parts.map(|(key, part, granted)| (key, part, granted && !behind(key, part)));
         let status = |(key, part, granted): (&Bytes, &super::Part, bool)| RowLockStatus {
             key: key.clone(),
             owner: part.owner.0,
@@ -44,7 +49,7 @@ impl RowLocks {
     /// Everybody who waits, with as few edges as tell all: behind a claim that is at least as strong as one's own stand
     /// all those that one waits for.
     pub fn waits(&self) -> Vec<Wait> {
-        let mut waits = Vec::new();
+        let mut waits = self.waits_behind();
         for (key, row) in self.rows.iter().filter(|(_, row)| !row.queue.is_empty()) {
             let mut order: Vec<_> = row.queue.iter().collect();
             order.sort_by_key(|part| !row.is_upgrade(part));
@@ -67,6 +72,21 @@ impl RowLocks {
                     holders.filter(|other| conflicts(other.mode, claim.mode)).for_each(|other| edge(other.owner));
                 }
             }
+        }
+        waits
+    }
+
+    fn waits_behind(&self) -> Vec<Wait> {
+        let mut waits = Vec::new();
+        for (waiter, owner) in &self.owners {
+            let Some((key, others)) = &owner.awaits else { continue };
+            let wait = |holder: &Timestamp| Wait {
+                waiter: *waiter,
+                holder: *holder,
+                key: key.clone(),
+                label: owner.label.clone(),
+            };
+            waits.extend(others.iter().map(wait));
         }
         waits
     }

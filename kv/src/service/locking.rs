@@ -41,6 +41,8 @@ use super::{
 const MAX_LOCK_KEYS: usize = 4096;
 /// Locks that a store lists at most: they go into one message.
 const MAX_LISTED: usize = 10_000;
+/// Transactions that one waits for behind a row it holds; a deadlock with those beyond is found when some of these have ended.
+const MAX_AWAITED: usize = 1_000;
 /// How long a request waits at most before the caller is asked to come again.
 const SLICE: Duration = Duration::from_millis(500);
 /// How long a transaction may be silent and keep its locks, whatever the caller says.
@@ -186,14 +188,15 @@ impl Call<'_> {
     }
 
     pub(super) async fn row_locks(&self, request: RowLocksRequest) -> Result<Reply, RegionError> {
-        let answer = |held| Ok(reply(Body::RowLocks(RowLocksResponse { held, locks: Vec::new() })));
+        let answer = |held| Ok(reply(Body::RowLocks(RowLocksResponse { held, ..Default::default() })));
         let owner = Timestamp(request.start_ts);
         match request.action() {
             RowLocksAction::Release => self.inner.rows.release(owner, &request.keys),
             RowLocksAction::List => {
                 let locks = self.inner.rows.list(MAX_LISTED);
-                return Ok(reply(Body::RowLocks(RowLocksResponse { held: false, locks })));
+                return Ok(reply(Body::RowLocks(RowLocksResponse { locks, ..Default::default() })));
             }
+            RowLocksAction::Await => return Ok(self.wait_behind(request).await),
             RowLocksAction::Keep => {
                 let ttl = Duration::from_millis(request.ttl_ms).min(MAX_TTL);
                 self.inner.rows.keep(&request.transactions, self.inner.clock.now() + ttl);
@@ -206,6 +209,28 @@ impl Call<'_> {
             }
         }
         answer(true)
+    }
+}
+
+impl Call<'_> {
+    async fn wait_behind(&self, request: RowLocksRequest) -> Reply {
+        let (rows, clock) = (&self.inner.rows, &self.inner.clock);
+        let owner = Timestamp(request.start_ts);
+        let others: Vec<Timestamp> = request.transactions.into_iter().take(MAX_AWAITED).map(Timestamp).collect();
+        let behind = request.keys.first().and_then(|key| rows.wait_behind(owner, key, (others, request.label)));
+        let slice = (self.deadline.since(clock.now()) / 2).min(SLICE);
+        let deadlock = match behind {
+            // Its place went with a leader; whoever waits so will ask again.
+            None => {
+                clock.sleep(slice).await;
+                None
+            }
+            Some(mut behind) => match select(pin!(behind.deadlock()), clock.sleep(slice)).await {
+                Either::Left((Some(deadlock), _)) => Some(KeyError { kind: Some(Kind::Deadlock(deadlock)) }),
+                Either::Left((None, _)) | Either::Right(_) => None,
+            },
+        };
+        reply(Body::RowLocks(RowLocksResponse { held: true, locks: Vec::new(), error: deadlock }))
     }
 }
 

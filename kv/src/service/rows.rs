@@ -128,6 +128,28 @@ impl Rows {
         self.change(|state, _| state.locks.yield_to(holder, key, claimant, until));
     }
 
+    /// Who holds a row waits for others all the same. `None`: it does not hold it.
+    pub(super) fn wait_behind(
+        self: &Arc<Self>,
+        owner: Timestamp,
+        key: &Bytes,
+        (others, label): (Vec<Timestamp>, Bytes),
+    ) -> Option<Behind> {
+        let (sender, woken) = oneshot::channel();
+        let name = (owner, key.clone());
+        let id = self.change(|state, _| {
+            if !state.locks.wait_behind(owner, key, others, label) {
+                return None;
+            }
+            state.next += 1;
+            let id = state.next;
+            state.waiting.insert(name.clone(), Call { id, sender });
+            Some(id)
+        })?;
+        self.report_waits();
+        Some(Behind(Waiting { rows: self.clone(), name, id, woken }))
+    }
+
     /// Gives rows up, held or waited for.
     pub(super) fn release(&self, owner: Timestamp, keys: &[Bytes]) {
         if self.count.load(Ordering::SeqCst) == 0 {
@@ -238,6 +260,29 @@ impl Waiting {
     pub(super) fn give_up(&self) {
         let (owner, key) = &self.name;
         self.rows.change(|state, grants| *grants = state.locks.give_up(*owner, key));
+    }
+}
+
+/// A wait behind a row that is held; it ends when this is dropped.
+pub(super) struct Behind(Waiting);
+
+impl Behind {
+    /// Completes with a deadlock.
+    pub(super) async fn deadlock(&mut self) -> Option<wire::Deadlock> {
+        match self.0.woken().await {
+            Some(Woken::Deadlock(deadlock)) => Some(deadlock),
+            Some(Woken::Granted) | None => None,
+        }
+    }
+}
+
+impl Drop for Behind {
+    fn drop(&mut self) {
+        let mut state = self.0.rows.state.lock();
+        // One that came later waits in this one's place.
+        if state.waiting.get(&self.0.name).is_none_or(|call| call.id == self.0.id) {
+            state.locks.go_on(self.0.name.0);
+        }
     }
 }
 

@@ -15,11 +15,12 @@ use proto::{
     wire::{
         self, AllocIdsRequest, CancelOperatorRequest, CancelOperatorResponse, CatalogLeaseRequest,
         CatalogPublishRequest, ClusterStatusRequest, ClusterStatusResponse, FindRegionRequest, FindRegionResponse,
-        GatewayAliveRequest, GetRegionRequest, GetStoresRequest, HeartbeatRequest, HeartbeatResponse, OperatorsRequest,
-        OperatorsResponse, PdRequest, PdResponse, PlanRequest, PlanResponse, RegionStatus, RegisterStoreRequest,
-        RegisterStoreResponse, ReportWaitsRequest, RequestHeader, SafePointGrant, SafePointRequest, ScanRegionsRequest,
-        SchedulersRequest, SchedulersResponse, SplitRegionRequest, StoreChangeRequest, StoreChangeResponse,
-        StoreStatus, TimestampRequest, pd_request::Body, pd_response::Body as Out, plan_request::Kind,
+        GatewayAliveRequest, GetRegionRequest, GetStoresRequest, HeartbeatRequest, HeartbeatResponse,
+        LiveGatewaysRequest, OperatorsRequest, OperatorsResponse, PdRequest, PdResponse, PlanRequest, PlanResponse,
+        RegionStatus, RegisterStoreRequest, RegisterStoreResponse, ReportWaitsRequest, RequestHeader, SafePointGrant,
+        SafePointRequest, ScanRegionsRequest, SchedulersRequest, SchedulersResponse, SplitRegionRequest,
+        StoreChangeRequest, StoreChangeResponse, StoreStatus, TimestampRequest, pd_request::Body,
+        pd_response::Body as Out, plan_request::Kind,
     },
 };
 use raftstore::Instant;
@@ -488,6 +489,13 @@ impl kv::Pd for PdClient {
         let request = GatewayAliveRequest { gateway_id: gateway };
         match self.call(Body::GatewayAlive(request), self.deadline()).await? {
             Out::GatewayAlive(answer) => Ok(answer.alive),
+            _ => Err(odd_answer()),
+        }
+    }
+
+    async fn live_gateways(&self) -> Result<Vec<u64>, PdError> {
+        match self.call(Body::LiveGateways(LiveGatewaysRequest {}), self.deadline()).await? {
+            Out::LiveGateways(answer) => Ok(answer.gateway_ids),
             _ => Err(odd_answer()),
         }
     }

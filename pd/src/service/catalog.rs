@@ -2,7 +2,7 @@
 
 use proto::wire::{
     CatalogLeaseRequest, CatalogLeaseResponse, CatalogPublishRequest, CatalogPublishResponse, GatewayAliveResponse,
-    PdResponse, pd_response,
+    LiveGatewaysResponse, PdResponse, pd_response,
 };
 
 use super::{Answer, Failure, Service};
@@ -34,6 +34,18 @@ impl Service {
 
     pub(super) fn gateway_alive(&self, now: Now, gateway: u64) -> GatewayAliveResponse {
         GatewayAliveResponse { alive: self.state.lock().gateways.is_alive(gateway, now.monotonic_ms) }
+    }
+
+    /// By leases that end at timestamps, and by a clock: what a gateway may still commit, and what it may still show.
+    pub(super) async fn live_gateways(&self, now: Now) -> Result<LiveGatewaysResponse, Failure> {
+        let at = self.allocate(now, 1).await?;
+        let state = self.state.lock();
+        let mut gateway_ids = state.catalog.waiting_for(u64::MAX, at);
+        let others = state.gateways.alive(now.monotonic_ms).into_iter();
+        gateway_ids.extend(others.filter(|gateway| *gateway != 0 || state.catalog.is_inherited()));
+        gateway_ids.sort_unstable();
+        gateway_ids.dedup();
+        Ok(LiveGatewaysResponse { gateway_ids })
     }
 
     pub(super) async fn catalog_publish(&self, now: Now, request: &CatalogPublishRequest) -> Result<Answer, Failure> {

@@ -85,8 +85,6 @@ pub struct TableDescriptor {
     pub primary_key: Option<String>,
     /// Id of the next column.
     pub next_column_id: u32,
-    /// A DDL that copies the table refuses writes by others below this timestamp; 0 for none.
-    pub writes_fenced_until: u64,
     /// Secondary indexes.
     pub indexes: Vec<IndexDescriptor>,
     /// CHECK constraints, by name.

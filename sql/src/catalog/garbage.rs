@@ -78,20 +78,19 @@ pub fn put(txn: &Txn, owner: u64, changes: &Changes) -> SqlResult<()> {
     storage.chain(indexes).try_for_each(|garbage| put_note(txn, owner, garbage))
 }
 
-/// Notes that `storage_id` is about to be filled outside of a transaction: should nobody publish it, its rows are garbage. Who
+/// Notes that something is about to be filled outside of a transaction: should nobody publish it, it is garbage. Who
 /// publishes it takes the note back with [`forget`].
-pub async fn note(client: &Client, owner: u64, storage_id: u32) -> SqlResult<()> {
+pub async fn note(client: &Client, owner: u64, filled: Garbage) -> SqlResult<()> {
     let txn = client.begin().await?;
-    put_note(&txn, owner, Garbage::Storage(storage_id))?;
+    put_note(&txn, owner, filled)?;
     commit(&txn).await?;
     Ok(())
 }
 
-/// The storage ids are published: they are no garbage.
-pub async fn forget(client: &Client, storage_ids: &[u32]) -> SqlResult<()> {
+/// These are published: they are no garbage.
+pub async fn forget(client: &Client, published: &[Garbage]) -> SqlResult<()> {
     let txn = client.begin().await?;
-    for storage_id in storage_ids {
-        let note = Garbage::Storage(*storage_id).note();
+    for note in published.iter().map(|published| published.note()) {
         if txn.get(&note).await?.is_some() {
             txn.delete(note)?;
         }

@@ -6,19 +6,23 @@
 //!
 //! The lease's end by this node's own clock is taken as: the clock *before* a timestamp was asked of PD, plus the
 //! time from that timestamp to the end, less a margin for clocks that run at different speeds.
+//!
+//! With the lease a gateway has every table in the shared modes ([`crate::table_locks`]). When it ran out before it was renewed, others may
+//! have locked tables meanwhile: open transactions are doomed, and the locks that stand now are read, before the next lease counts.
 
 use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use kv::{Client, Clock, Instant, Pd};
 use parking_lot::Mutex;
-use proto::Timestamp;
+use proto::{Timestamp, wire::TableUse};
 use tokio::sync::watch;
 
 use super::{CatalogSnapshot, fence::Fence, store};
 use crate::{
     error::{SqlError, SqlResult},
     planted::{Plant, Planted},
+    table_locks::{self, Barriers, SessionId, record::Holder},
 };
 
 /// How long PD may keep a renewal waiting for news. Well below any lease.
@@ -55,6 +59,7 @@ pub struct LeasedCatalog {
     current: ArcSwap<CatalogSnapshot>,
     lease: ArcSwap<Lease>,
     fences: Mutex<Vec<std::sync::Weak<Fence>>>,
+    barriers: Arc<Barriers>,
     version: watch::Sender<u64>,
     lapsed: Mutex<Lapsed>,
     plant: Plant,
@@ -77,6 +82,7 @@ impl LeasedCatalog {
             gateway,
             current: ArcSwap::default(),
             fences: Mutex::default(),
+            barriers: Arc::default(),
             version: watch::Sender::new(0),
             lapsed: Mutex::default(),
             plant,
@@ -84,6 +90,7 @@ impl LeasedCatalog {
         // Version 0 is acknowledged first: the gateway is known to PD before it loads, so no change is missed.
         let acknowledged = catalog.renew(0, Duration::ZERO).await?;
         catalog.refresh().await?;
+        catalog.read_locks().await?;
         tracing::info!(gateway, acknowledged, version = catalog.current().version, "catalog loaded");
         Ok(catalog)
     }
@@ -101,12 +108,46 @@ impl LeasedCatalog {
         self.lease.load().end
     }
     /// A new session's fence.
-    pub fn fence(&self) -> Arc<Fence> {
-        let fence = Arc::new(Fence::default());
+    pub fn fence(&self, pid: u32) -> Arc<Fence> {
+        let session = SessionId { gateway: self.gateway, pid };
+        let fence = Arc::new(Fence::new(session, Arc::clone(&self.barriers)));
         let mut fences = self.fences.lock();
         fences.retain(|fence| fence.strong_count() > 0);
         fences.push(Arc::downgrade(&fence));
         fence
+    }
+    /// What this gateway knows of strong table locks.
+    pub(crate) fn barriers(&self) -> &Arc<Barriers> {
+        &self.barriers
+    }
+    /// What the transactions of all sessions use of tables.
+    pub(crate) fn uses(&self) -> Vec<TableUse> {
+        self.all_fences().iter().flat_map(|fence| fence.uses()).collect()
+    }
+    /// A session locks a table: from now on uses of it wait which that excludes. Completes when there are none any more, or after a
+    /// while with those that are left.
+    pub(crate) async fn called_back(&self, table: u32, holder: Holder, wait: Duration) -> Vec<TableUse> {
+        self.barriers.set(table, holder);
+        if self.plant.has(Planted::AcknowledgeInUse) {
+            return Vec::new();
+        }
+        // Whoever comes later meets the barrier.
+        let fences = self.all_fences();
+        let against = || {
+            let stands = fences.iter().filter_map(|fence| fence.against(table, holder.modes, holder.session));
+            stands.collect::<Vec<TableUse>>()
+        };
+        let unused = self.barriers.unused(|| against().is_empty());
+        futures::future::select(std::pin::pin!(unused), self.clock.sleep(wait)).await;
+        against()
+    }
+    fn all_fences(&self) -> Vec<Arc<Fence>> {
+        self.fences.lock().iter().filter_map(std::sync::Weak::upgrade).collect()
+    }
+    /// Reads the table locks that stand.
+    async fn read_locks(&self) -> SqlResult<()> {
+        self.barriers.merge(table_locks::read_all(&self.client).await?);
+        Ok(())
     }
     /// Whether the lease holds at this moment: what was read before the call may be shown.
     pub fn holds(&self) -> bool {
@@ -136,6 +177,9 @@ impl LeasedCatalog {
         let mut lapsed = self.lapsed.lock();
         if lapsed.end != lease.end {
             *lapsed = Lapsed { count: lapsed.count + 1, end: lease.end };
+            if !self.plant.has(Planted::KeepDoomed) {
+                self.all_fences().iter().for_each(|fence| fence.doom_all());
+            }
         }
     }
     /// 40001 when the lease ran out while something was read.
@@ -183,6 +227,9 @@ impl LeasedCatalog {
         let old = **self.lease.load();
         if self.clock.now() >= old.local_end {
             self.note_lapse(old);
+            if old.end != Timestamp::ZERO {
+                self.read_locks().await?;
+            }
         }
         // PD's time may have stepped forward between the two.
         let length = Duration::from_millis(end.physical_ms().saturating_sub(now.physical_ms())).min(LONGEST);
@@ -203,7 +250,7 @@ impl LeasedCatalog {
         fresh.set_usable_from(&old, &changed, txn.start_ts());
         let version = fresh.version;
         self.current.store(Arc::new(fresh));
-        let fences: Vec<Arc<Fence>> = self.fences.lock().iter().filter_map(std::sync::Weak::upgrade).collect();
+        let fences = self.all_fences();
         let changed = if self.plant.has(Planted::KeepDoomed) { Vec::new() } else { changed };
         let committing: Vec<_> = fences.into_iter().filter(|fence| fence.doom(&changed)).collect();
         for fence in committing {

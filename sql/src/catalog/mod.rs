@@ -3,7 +3,7 @@
 //! ```text
 //!   DDL transaction ── rows of the system tables (store.rs) ── commit ── PD: publish the new version
 //!                                                                          │
-//!   every gateway:  lease.rs loads it, dooms or awaits transactions (fence.rs), acknowledges
+//!   every gateway:  lease.rs loads it, dooms transactions that have lost their locks (fence.rs), acknowledges
 //!                                                                          │
 //!   the DDL is done when every live gateway has acknowledged, or its lease has run out
 //! ```
@@ -22,7 +22,7 @@ pub mod snapshot;
 pub mod store;
 
 pub use descriptor::{ColumnDescriptor, Identity, Table, TableDescriptor};
-pub use fence::Fence;
+pub use fence::{Entered, Fence};
 pub use foreign_key::ForeignKeyDescriptor;
 pub use lease::LeasedCatalog;
 pub use sequence::{Sequence, SequenceDescriptor};

@@ -79,6 +79,7 @@ struct SequenceRecord {
     owner_column: u32,
 }
 
+/// Tag 10 was a time until which writes were refused.
 #[derive(Clone, PartialEq, Message)]
 struct TableRecord {
     #[prost(uint32, tag = "1")]
@@ -99,8 +100,6 @@ struct TableRecord {
     primary_key: Option<String>,
     #[prost(uint32, tag = "9")]
     next_column_id: u32,
-    #[prost(uint64, tag = "10")]
-    writes_fenced_until: u64,
     #[prost(message, repeated, tag = "11")]
     indexes: Vec<IndexRecord>,
     #[prost(message, repeated, tag = "12")]
@@ -214,7 +213,6 @@ pub fn encode(table: &TableDescriptor) -> Bytes {
         key: table.key.iter().map(|at| *at as u32).collect(),
         primary_key: table.primary_key.clone(),
         next_column_id: table.next_column_id,
-        writes_fenced_until: table.writes_fenced_until,
         indexes: table.indexes.iter().map(IndexRecord::from).collect(),
         checks: table
             .checks
@@ -340,7 +338,6 @@ pub fn decode(bytes: &[u8]) -> SqlResult<Table> {
         key,
         primary_key: record.primary_key,
         next_column_id: record.next_column_id,
-        writes_fenced_until: record.writes_fenced_until,
         indexes,
         checks: record
             .checks
@@ -378,7 +375,6 @@ mod tests {
             key: vec![0],
             primary_key: Some("t_pkey".into()),
             next_column_id: 2,
-            writes_fenced_until: 9,
             indexes: vec![IndexDescriptor {
                 id: 103,
                 name: "t_k_idx".into(),

@@ -5,11 +5,13 @@ use std::{collections::BTreeMap, sync::Arc};
 use proto::Timestamp;
 
 use super::{
-    descriptor::{PUBLIC_SCHEMA, Table},
+    descriptor::{IndexDescriptor, PUBLIC_SCHEMA, Table, TableDescriptor},
+    foreign_key::ForeignKeyDescriptor,
     sequence::Sequence,
 };
 use crate::{
     error::{SqlError, SqlResult, SqlState},
+    table_locks::{Mode, Modes},
     types::text::MAX_NAME_BYTES,
 };
 
@@ -111,9 +113,9 @@ impl CatalogSnapshot {
         };
         (0..).map(name).find(free).expect("numbers do not end")
     }
-    /// The tables that a change of rows of one may reach by foreign keys: its parents, and from child to child those that
-    /// reference it, with their parents. Itself first.
-    pub fn reached_from(&self, table: u32) -> Vec<u32> {
+    /// The tables that a change of rows of one may reach by foreign keys, and how they are locked: its parents, whose rows are
+    /// locked, and from child to child those that reference it, whose rows may be changed, with their parents. Itself first.
+    pub fn reached_from(&self, table: u32) -> Vec<(u32, Mode)> {
         let (mut reached, mut written) = (vec![table], vec![table]);
         let mut at = 0;
         while let Some(table) = written.get(at).and_then(|id| self.by_id(*id)) {
@@ -132,6 +134,18 @@ impl CatalogSnapshot {
                 }
             }
         }
+        let mode = |id: u32| if written.contains(&id) { Mode::RowExclusive } else { Mode::RowShare };
+        reached.into_iter().map(|id| (id, mode(id))).collect()
+    }
+    /// The tables that new rows of one reach: its parents. Itself first.
+    pub fn reached_by_insert(&self, table: u32) -> Vec<(u32, Mode)> {
+        let keys = self.by_id(table).into_iter().flat_map(|table| &table.foreign_keys);
+        let mut reached = vec![(table, Mode::RowExclusive)];
+        for parent in keys.map(|key| key.parent) {
+            if !reached.iter().any(|(known, _)| *known == parent) {
+                reached.push((parent, Mode::RowShare));
+            }
+        }
         reached
     }
     /// Takes a table out.
@@ -140,24 +154,74 @@ impl CatalogSnapshot {
         self.tables.remove(&(table.schema.clone(), table.name.clone()));
         Some(table)
     }
-    /// Ids of tables that are not the same in `newer`: changed, dropped.
-    pub fn changed_in(&self, newer: &CatalogSnapshot) -> Vec<u32> {
-        let same = |table: &Table| newer.by_id(table.id).is_some_and(|other| other.version == table.version);
-        self.by_id.values().filter(|table| !same(table)).map(|table| table.id).collect()
+    /// Tables that are not the same in `newer`: changed, dropped.
+    pub fn changed_in(&self, newer: &CatalogSnapshot) -> Vec<(u32, Change)> {
+        let change = |table: &Table| match newer.by_id(table.id) {
+            Some(other) if other.version == table.version => None,
+            Some(other) => Some((table.id, Change::between(table, other))),
+            None => Some((table.id, Change::Rows)),
+        };
+        self.by_id.values().filter_map(change).collect()
     }
-    /// Notes that `changed` tables can only be read at `ts` or later; what was before the first catalog is not known at all.
-    pub fn set_usable_from(&mut self, older: &CatalogSnapshot, changed: &[u32], ts: Timestamp) {
+    /// Notes that tables whose rows, or what rows are found by, have changed can only be read at `ts` or later; what was before the first
+    /// catalog is not known at all.
+    pub fn set_usable_from(&mut self, older: &CatalogSnapshot, changed: &[(u32, Change)], ts: Timestamp) {
         self.known_from = if older.known_from == Timestamp::ZERO { ts } else { older.known_from };
         self.usable_from = older.usable_from.clone();
-        self.usable_from.extend(changed.iter().map(|id| (*id, ts)));
+        let indexed = |id: &u32| {
+            let known = |index: &IndexDescriptor| {
+                older.by_id(*id).is_some_and(|table| table.public_indexes().any(|known| known.id == index.id))
+            };
+            self.by_id(*id).is_some_and(|table| !table.public_indexes().all(known))
+        };
+        let anew = changed.iter().filter(|(id, change)| *change == Change::Rows || indexed(id));
+        let anew: Vec<u32> = anew.map(|(id, _)| *id).collect();
+        self.usable_from.extend(anew.into_iter().map(|id| (id, ts)));
     }
     /// The first timestamp at which a table's rows are where its descriptor says.
     pub fn usable_from(&self, table: u32) -> Timestamp {
         self.usable_from.get(&table).copied().unwrap_or(Timestamp::ZERO)
     }
     /// Whether all of these tables were at `ts` what they are here, as far as it is known.
-    pub fn same_since(&self, tables: &[u32], ts: Timestamp) -> bool {
-        self.known_from <= ts && tables.iter().all(|table| self.usable_from(*table) <= ts)
+    pub fn same_since(&self, tables: &[(u32, Mode)], ts: Timestamp) -> bool {
+        self.known_from <= ts && tables.iter().all(|(table, _)| self.usable_from(*table) <= ts)
+    }
+}
+
+/// What a new descriptor means to those who use the table by the old one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Change {
+    /// Nothing: an index may be read that was kept up before, a constraint is known to hold.
+    Nothing,
+    /// Who writes has to keep something else.
+    Writes,
+    /// Rows, or what they are found by, are elsewhere.
+    Rows,
+}
+
+impl Change {
+    fn between(old: &TableDescriptor, new: &TableDescriptor) -> Self {
+        let found_by = |table: &TableDescriptor, by: u32| table.public_indexes().any(|index| index.id == by);
+        let same_rows = old.storage_id == new.storage_id && old.columns == new.columns && old.key == new.key;
+        if !same_rows || old.public_indexes().any(|index| !found_by(new, index.id)) {
+            return Change::Rows;
+        }
+        let indexes = |table: &TableDescriptor| table.indexes.iter().map(|index| index.id).collect::<Vec<u32>>();
+        let keys = |table: &TableDescriptor| {
+            let validated = |key: &ForeignKeyDescriptor| ForeignKeyDescriptor { validated: true, ..key.clone() };
+            table.foreign_keys.iter().map(validated).collect::<Vec<_>>()
+        };
+        let kept = indexes(old) == indexes(new) && old.checks == new.checks && old.referrers == new.referrers;
+        if kept && keys(old) == keys(new) { Change::Nothing } else { Change::Writes }
+    }
+
+    /// Whoever uses the table in these modes can't go on.
+    pub fn breaks(self, used: Modes) -> bool {
+        match self {
+            Change::Nothing => false,
+            Change::Writes => used.iter().any(|mode| mode >= Mode::RowExclusive),
+            Change::Rows => true,
+        }
     }
 }
 

@@ -10,13 +10,17 @@
 //!   table 7  dropped       storage id u32 ‖ index id u32 → whose                 entries of dropped indexes, see `garbage`
 //!   table 8  advisory      lock name                 → its holders              see `crate::advisory`
 //!   table 9  notifications  number                   → channel and payload      see `crate::notify`
+//!   table 10 table locks   table id u32              → who locks it             see `crate::table_locks`
 //! ```
 //!
-//! Every DDL transaction reads and writes the catalog version: two of them conflict, and one loses with 40001.
+//! Every DDL transaction locks and writes the catalog version: they commit one after the other. Whoever changes a table has locked it for
+//! that, so none of them finds a descriptor changed that it started from, but when a lock was lost: then it is 40001.
 //! Ids come from a transaction of their own: an id that a DDL took and did not publish is never used again.
 
+use std::collections::BTreeMap;
+
 use bytes::{BufMut, Bytes, BytesMut};
-use kv::{Client, CommitOptions, Floor, ScanOptions, Txn};
+use kv::{Client, CommitOptions, Floor, OnLocked, RowLock, RowLockMode, ScanOptions, Txn};
 use proto::{
     KeyRange, Timestamp,
     keyspace::{FIRST_USER_TABLE, SQL_KEYSPACE, index_prefix, index_range},
@@ -169,9 +173,29 @@ pub struct Changes {
     pub dropped_sequences: Vec<u32>,
     /// Value ids nobody goes on with.
     pub ended_values: Vec<u32>,
+    /// Versions of the descriptors that the changes started from, by table id.
+    pub expected: BTreeMap<u32, u64>,
 }
 
 impl Changes {
+    /// 42P07 when something new has a name that is taken in `newest`.
+    fn check_names(&self, mut newest: CatalogSnapshot) -> SqlResult<()> {
+        for table in self.dropped.iter().chain(&self.put) {
+            newest.remove(table.id);
+        }
+        let sequences = self.put_sequences.iter().map(|sequence| sequence.id).chain(self.dropped_sequences.clone());
+        sequences.for_each(|id| drop(newest.remove_sequence(id)));
+        let tables = self.put.iter().flat_map(|table| {
+            let indexes = table.indexes.iter().map(|index| &index.name);
+            [&table.name].into_iter().chain(&table.primary_key).chain(indexes).map(|name| (&table.schema, name))
+        });
+        let sequences = self.put_sequences.iter().map(|sequence| (&sequence.schema, &sequence.name));
+        match tables.chain(sequences).find(|(schema, name)| newest.has_relation(schema, name)) {
+            Some((_, name)) => Err(duplicate_relation(name)),
+            None => Ok(()),
+        }
+    }
+
     /// Nothing.
     pub fn is_empty(&self) -> bool {
         self.put.is_empty()
@@ -182,28 +206,57 @@ impl Changes {
     }
 }
 
-/// Writes `changes`, which were made to the catalog of version `base`, in `txn` and returns the version they will have. 40001
-/// when the catalog has changed since, 42P07 when a new table's name is taken. `owner` is the gateway that deletes what is garbage then.
+/// Writes `changes`, which were made to the catalog of version `base`, in `txn` and returns the version they will have. 40001 when
+/// something of what they change has changed since, 42P07 when a name is taken. Until `txn` ends other changes of the catalog wait.
+/// `owner` is the gateway that deletes what is garbage then.
 pub async fn write(txn: &Txn, owner: u64, base: u64, changes: &Changes) -> SqlResult<u64> {
-    let version = version(txn).await? + 1;
+    let version = locked(txn, vec![id_key(COUNTERS, CATALOG_VERSION)]).await?.pop().flatten();
+    let version = version.ok_or_else(|| corrupt("no version"))?;
+    let version = u64::from_be_bytes(number(&version, "a counter")?) + 1;
     if version != base + 1 {
-        return Err(SqlError::serialization("Another session changed the schema at the same time."));
+        let newest = load(&txn.at_fresh_snapshot()).await?;
+        if newest.version != version - 1 {
+            return Err(SqlError::serialization("Another session changed the schema since the transaction began."));
+        }
+        changes.check_names(newest)?;
     }
     set_counter(txn, CATALOG_VERSION, version)?;
+    let tables: Vec<&Table> = changes.dropped.iter().chain(&changes.put).collect();
+    let descriptors = locked(txn, tables.iter().map(|table| id_key(DESCRIPTORS, table.id)).collect()).await?;
+    let names = locked(txn, tables.iter().map(|table| name_key(&table.schema, &table.name)).collect()).await?;
+    for (table, stored) in tables.iter().zip(descriptors) {
+        let stored = stored.map(|bytes| record::decode(&bytes)).transpose()?.map(|table| table.version);
+        if stored != changes.expected.get(&table.id).copied() {
+            return Err(SqlError::serialization("Another session changed the table at the same time."));
+        }
+    }
+    let (_, names) = names.split_at(changes.dropped.len());
     for table in &changes.dropped {
         txn.delete(id_key(DESCRIPTORS, table.id))?;
         txn.delete(name_key(&table.schema, &table.name))?;
     }
-    for table in &changes.put {
-        let name = name_key(&table.schema, &table.name);
-        match txn.get(&name).await? {
-            Some(id) if u32::from_be_bytes(number(&id, "a name")?) == table.id => {}
+    for (table, named) in changes.put.iter().zip(names) {
+        let named = named.as_ref().map(|id| number(id, "a name").map(u32::from_be_bytes)).transpose()?;
+        match named.filter(|id| changes.dropped.iter().all(|dropped| dropped.id != *id)) {
+            Some(id) if id == table.id => {}
             Some(_) => return Err(duplicate_relation(&table.name)),
-            None => txn.put(name, table.id.to_be_bytes().to_vec())?,
+            None => txn.put(name_key(&table.schema, &table.name), table.id.to_be_bytes().to_vec())?,
         }
         txn.put(id_key(DESCRIPTORS, table.id), record::encode(table))?;
     }
-    for sequence in &changes.put_sequences {
+    write_sequences(txn, changes).await?;
+    garbage::put(txn, owner, changes)?;
+    Ok(version)
+}
+
+async fn write_sequences(txn: &Txn, changes: &Changes) -> SqlResult<()> {
+    let ids = changes.put_sequences.iter().map(|sequence| sequence.id).chain(changes.dropped_sequences.clone());
+    let stored = locked(txn, ids.map(|id| id_key(SEQUENCES, id)).collect()).await?;
+    for (sequence, stored) in changes.put_sequences.iter().zip(&stored) {
+        let stored = stored.as_ref().map(|bytes| record::decode_sequence(bytes)).transpose()?;
+        if stored.map_or(sequence.published, |stored| stored.version >= sequence.version) {
+            return Err(SqlError::serialization("Another session changed the sequence at the same time."));
+        }
         txn.put(id_key(SEQUENCES, sequence.id), record::encode_sequence(sequence))?;
     }
     for id in &changes.dropped_sequences {
@@ -212,8 +265,18 @@ pub async fn write(txn: &Txn, owner: u64, base: u64, changes: &Changes) -> SqlRe
     for value_id in &changes.ended_values {
         txn.delete(id_key(SEQUENCE_VALUES, *value_id))?;
     }
-    garbage::put(txn, owner, changes)?;
-    Ok(version)
+    Ok(())
+}
+
+/// Locks keys, in this order, and reads what is newest there.
+async fn locked(txn: &Txn, keys: Vec<Bytes>) -> SqlResult<Vec<Option<Bytes>>> {
+    let lock = RowLock {
+        mode: RowLockMode::Update,
+        on_locked: OnLocked::Wait,
+        absent: true,
+        label: Bytes::from_static(b"a change of the schema"),
+    };
+    Ok(txn.lock_rows(&keys, &lock).await?.into_iter().map(|row| row.value).collect())
 }
 
 /// A sequence as it is now: as the store has it, or as the caller's transaction has changed it. 42P01 when it is gone.

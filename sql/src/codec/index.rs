@@ -194,7 +194,6 @@ mod tests {
             key: vec![0],
             primary_key: Some("t_pkey".into()),
             next_column_id: 4,
-            writes_fenced_until: 0,
             indexes: vec![index],
             checks: Vec::new(),
             foreign_keys: Vec::new(),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use datafusion::sql::sqlparser::ast::TableConstraint;
+use kv::Txn;
 
 use super::{
     Pending,
@@ -10,19 +11,36 @@ use super::{
     foreign_key, index, primary_key, validate,
 };
 use crate::{
-    catalog::{Table, TableDescriptor, descriptor::PRIMARY_INDEX, store},
+    catalog::{Table, TableDescriptor, descriptor::PRIMARY_INDEX, store, store::rows_of},
     error::{Severity, SqlError, SqlResult, SqlState},
     gateway::Gateway,
     name::folded,
 };
 
-/// What a change of a constraint may rely on.
-#[derive(Clone, Copy, Debug)]
+/// The transaction that a change of the schema is part of.
 pub struct Alone {
-    /// The transaction consists of this statement.
+    /// It consists of this statement.
     pub single: bool,
-    /// Nothing was read or changed in the transaction before.
-    pub fresh: bool,
+    /// If it has begun.
+    pub txn: Option<Txn>,
+}
+
+impl Alone {
+    /// 0A000 when the transaction has changed rows of a table that others know: what is about to be made or checked is made from
+    /// rows that are committed.
+    pub fn unwritten(&self, tables: &[&TableDescriptor], what: &str) -> SqlResult<()> {
+        let written = |table: &&&TableDescriptor| {
+            let range = rows_of(table.storage_id);
+            self.txn.as_ref().is_some_and(|txn| txn.has_writes_in(&range))
+        };
+        match tables.iter().find(written) {
+            None => Ok(()),
+            Some(table) => {
+                let message = format!("{what} behind changes of rows of \"{}\" in one transaction", table.name);
+                Err(SqlError::unsupported(message).with_hint("Say it before them, or in a transaction of its own."))
+            }
+        }
+    }
 }
 
 /// ADD CONSTRAINT.
@@ -31,11 +49,11 @@ pub async fn add(
     pending: &mut Pending,
     table: &Table,
     constraint: &TableConstraint,
-    (not_valid, alone): (bool, Alone),
+    (not_valid, alone): (bool, &Alone),
 ) -> SqlResult<()> {
     match constraint {
-        TableConstraint::PrimaryKey(primary) => primary_key::add(gateway, pending, table, primary, alone.single).await,
-        TableConstraint::Unique(unique) => index::add_unique(gateway, pending, table, unique, alone.single).await,
+        TableConstraint::PrimaryKey(primary) => primary_key::add(gateway, pending, table, primary, alone).await,
+        TableConstraint::Unique(unique) => index::add_unique(gateway, pending, table, unique, alone).await,
         TableConstraint::ForeignKey(key) => {
             let said = foreign_key::read(key, None, None)?;
             foreign_key::add(gateway, pending, table, &said, (not_valid, alone)).await
@@ -54,14 +72,14 @@ async fn add_check(
     pending: &mut Pending,
     table: &Table,
     said: check::Said,
-    alone: Alone,
+    alone: &Alone,
 ) -> SqlResult<()> {
     let id = store::allocate_ids(gateway.client(), 1).await?;
     let taken: Vec<String> = names_of(table);
     let described = check::described(&pending.catalog, table, said, id, &taken)?;
-    foreign_key::hold(gateway, pending, &[table.id], (true, alone)).await?;
+    alone.unwritten(&[table], "a CHECK constraint")?;
     validate::check(gateway, table, &Check::new(table, &described)).await?;
-    let mut new = foreign_key::opened(pending.catalog.by_id(table.id).unwrap_or(table));
+    let mut new = foreign_key::next(table);
     new.checks.push(described);
     new.checks.sort_by(|a, b| a.name.cmp(&b.name));
     pending.put(Arc::new(new));
@@ -116,13 +134,7 @@ pub struct Dropping {
 }
 
 /// DROP CONSTRAINT, with notices. 2BP01 for a unique one that foreign keys lean on, unless they may go, too.
-pub async fn drop(
-    gateway: &Arc<Gateway>,
-    pending: &mut Pending,
-    table: &Table,
-    (name, how): (&str, Dropping),
-    alone: Alone,
-) -> SqlResult<Vec<SqlError>> {
+pub fn drop(pending: &mut Pending, table: &Table, (name, how): (&str, Dropping)) -> SqlResult<Vec<SqlError>> {
     if let Some(key) = table.foreign_keys.iter().find(|key| key.name == name) {
         foreign_key::remove(pending, table.id, &[key.id]);
         return Ok(Vec::new());
@@ -146,7 +158,7 @@ pub async fn drop(
         return Err(SqlError::new(SqlState::UNDEFINED_OBJECT, message));
     };
     let keys = leaning(pending, table, index.id, name, how.cascade)?;
-    index::remove(gateway, pending, table, index.id, alone.single).await?;
+    index::remove(pending, table, index.id);
     Ok(drop_keys(pending, keys))
 }
 

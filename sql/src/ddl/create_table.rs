@@ -10,7 +10,6 @@ use super::{
     Pending,
     check::{self, Said},
     column::{self, Definition, Draws},
-    constraint::Alone,
     foreign_key,
     index::{self, Unique},
 };
@@ -32,14 +31,8 @@ use crate::{
 /// A notice for the client, when there is one.
 pub type Notice = Option<SqlError>;
 
-/// Creates a table in `pending`, with the sequences and indexes its definition asks for. `alone` says what
-/// the transaction has done before.
-pub async fn create(
-    gateway: &Arc<Gateway>,
-    pending: &mut Pending,
-    create: &CreateTable,
-    alone: Alone,
-) -> SqlResult<Notice> {
+/// Creates a table in `pending`, with the sequences and indexes its definition asks for.
+pub async fn create(gateway: &Arc<Gateway>, pending: &mut Pending, create: &CreateTable) -> SqlResult<Notice> {
     check_clauses(create)?;
     let name = RelationName::new(&create.name)?;
     let schema = name.creation_schema()?.to_owned();
@@ -55,11 +48,6 @@ pub async fn create(
     let references = std::mem::take(&mut design.references);
     let (mut table, sequences) = made(gateway.client(), &pending.catalog, design, references.len()).await?;
     add_references(&pending.catalog, &mut table, &references)?;
-    let parents: Vec<u32> = table.foreign_keys.iter().map(|key| key.parent).collect();
-    foreign_key::hold(gateway, pending, &parents, (false, alone)).await?;
-    if pending.catalog.has_relation(&table.schema, &table.name) {
-        return Err(SqlError::serialization("Another session made a table of the same name at the same time."));
-    }
     foreign_key::link(pending, &table);
     pending.create(Arc::new(table));
     sequences.into_iter().for_each(|sequence| pending.create_sequence(sequence));
@@ -273,7 +261,6 @@ fn describe(create: &CreateTable, schema: String, name: String) -> SqlResult<Des
         key,
         primary_key,
         next_column_id,
-        writes_fenced_until: 0,
         indexes: Vec::new(),
         checks: Vec::new(),
         foreign_keys: Vec::new(),

@@ -1,8 +1,7 @@
 //! FOREIGN KEY in CREATE and ALTER TABLE.
 //!
-//! A constraint comes between two tables while the rows of both stand still ([`super::still`]): whoever wrote by the older schema
-//! has committed or failed, whoever writes by the new one keeps the constraint. A table that only this transaction knows
-//! has no other writers and need not be held.
+//! A constraint comes between two tables while both are locked against writers: whoever wrote by the older schema has
+//! committed or failed, whoever writes by the new one keeps the constraint.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -11,12 +10,7 @@ use datafusion::sql::sqlparser::ast::{
     ReferentialAction,
 };
 
-use super::{
-    Pending,
-    constraint::Alone,
-    index::joined,
-    still::{self, Patience},
-};
+use super::{Pending, constraint::Alone, index::joined};
 use crate::{
     catalog::{
         CatalogSnapshot, ForeignKeyDescriptor, Table, TableDescriptor,
@@ -237,36 +231,12 @@ fn check_types(name: &str, own: (&TableDescriptor, usize), other: (&TableDescrip
     )))
 }
 
-/// Holds those of these tables that others know; `scans` if their rows will be looked at. 0A000 when the transaction has read or
-/// changed something.
-pub async fn hold(
-    gateway: &Arc<Gateway>,
-    pending: &mut Pending,
-    tables: &[u32],
-    (scans, alone): (bool, Alone),
-) -> SqlResult<()> {
-    let is_known =
-        |id: &&u32| pending.catalog.by_id(**id).is_some_and(|table| !pending.unpublished.contains(&table.storage_id));
-    let known: BTreeSet<u32> = tables.iter().filter(is_known).copied().collect();
-    if known.is_empty() {
-        return Ok(());
-    }
-    if !alone.fresh {
-        return Err(SqlError::unsupported(
-            "a change that concerns foreign keys of tables that are there, behind other statements of a transaction,",
-        )
-        .with_hint("Make it outside of a transaction block, or as the first statement in it."));
-    }
-    let patience = if alone.single && !scans { Patience::Brief } else { Patience::Long };
-    still::hold(gateway, pending, &known.into_iter().collect::<Vec<_>>(), patience).await.map(drop)
-}
-
 /// The parents of a table's constraints learn of it.
 pub fn link(pending: &mut Pending, child: &TableDescriptor) {
     let parents: BTreeSet<u32> = child.foreign_keys.iter().map(|key| key.parent).collect();
     for parent in parents.into_iter().filter(|parent| *parent != child.id) {
         let Some(table) = pending.catalog.by_id(parent) else { continue };
-        let mut new = opened(table);
+        let mut new = next(table);
         if !new.referrers.contains(&child.id) {
             new.referrers.push(child.id);
         }
@@ -274,9 +244,9 @@ pub fn link(pending: &mut Pending, child: &TableDescriptor) {
     }
 }
 
-/// A table's next descriptor, which writers may use.
-pub fn opened(table: &TableDescriptor) -> TableDescriptor {
-    TableDescriptor { version: table.version + 1, writes_fenced_until: 0, ..table.clone() }
+/// A table's next descriptor.
+pub fn next(table: &TableDescriptor) -> TableDescriptor {
+    TableDescriptor { version: table.version + 1, ..table.clone() }
 }
 
 /// ALTER TABLE … ADD FOREIGN KEY. 23503 for a row that is there and has no parent, unless `unchecked`.
@@ -285,17 +255,17 @@ pub async fn add(
     pending: &mut Pending,
     child: &Table,
     said: &Said,
-    (unchecked, alone): (bool, Alone),
+    (unchecked, alone): (bool, &Alone),
 ) -> SqlResult<()> {
     let id = store::allocate_ids(gateway.client(), 1).await?;
     let mut key = described(&pending.catalog, child, said, id, &[])?;
-    hold(gateway, pending, &[child.id, key.parent], (!unchecked, alone)).await?;
     if !unchecked {
         let parent = pending.catalog.by_id(key.parent).map_or_else(|| Arc::clone(child), Arc::clone);
+        alone.unwritten(&[child, &parent], "a FOREIGN KEY constraint")?;
         super::validate::foreign_key(gateway, child, &parent, &key).await?;
     }
     key.validated = !unchecked;
-    let mut new = opened(pending.catalog.by_id(child.id).unwrap_or(child));
+    let mut new = next(child);
     if key.parent == child.id && !new.referrers.contains(&child.id) {
         new.referrers.push(child.id);
     }

@@ -1,5 +1,9 @@
 //! CREATE INDEX, UNIQUE constraints, DROP INDEX.
 //!
+//! The table is locked: against writers while an index is built, against everybody when one is dropped. Entries of the rows that are there are
+//! written in batches, in transactions of their own: nobody reads them before the descriptor is committed, and without it they are
+//! garbage. CREATE INDEX CONCURRENTLY lets writers go on:
+//!
 //! ```text
 //!   1. the index is published, not public: from when every gateway knows it, every writer keeps it up
 //!   2. entries of the rows that are there are written in batches. Who changes a row meanwhile writes under the same entry's key:
@@ -7,11 +11,10 @@
 //!   3. it becomes public: now it is read
 //! ```
 //!
-//! DROP INDEX goes the other way: nobody reads it any more before anybody stops to write it. A table that only this transaction knows
-//! has no other writers: its index is filled at once, in bulk. If the gateway dies on the way, an index stays that is not public;
-//! DROP INDEX takes it away, as with PostgreSQL's CREATE INDEX CONCURRENTLY.
+//! If the gateway dies on the way, an index stays that is not public; DROP INDEX takes it away, as PostgreSQL's. Entries of a table that only
+//! this transaction knows are written in bulk.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use datafusion::sql::sqlparser::ast::{
@@ -21,7 +24,11 @@ use datafusion::sql::sqlparser::ast::{
 use kv::{CommitOptions, Floor, ScanOptions, Txn};
 use proto::KeyRange;
 
-use super::{Pending, constraint, foreign_key};
+use super::{
+    Pending,
+    constraint::{self, Alone},
+    foreign_key,
+};
 use crate::{
     catalog::{
         CatalogSnapshot, ColumnDescriptor, Table, TableDescriptor,
@@ -143,13 +150,13 @@ pub fn unique_index(
     })
 }
 
-/// ALTER TABLE … ADD UNIQUE. `alone` says that the transaction consists of this statement.
+/// ALTER TABLE … ADD UNIQUE.
 pub async fn add_unique(
     gateway: &Arc<Gateway>,
     pending: &mut Pending,
     table: &Table,
     constraint: &UniqueConstraint,
-    alone: bool,
+    alone: &Alone,
 ) -> SqlResult<()> {
     let unique = read_unique(constraint, &table.columns)?;
     let id = store::allocate_ids(gateway.client(), 1).await?;
@@ -162,9 +169,13 @@ pub async fn create(
     gateway: &Arc<Gateway>,
     pending: &mut Pending,
     create: &CreateIndex,
-    alone: bool,
+    alone: &Alone,
 ) -> SqlResult<Option<SqlError>> {
     check_clauses(create)?;
+    if create.concurrently && !alone.single {
+        let message = "CREATE INDEX CONCURRENTLY cannot run inside a transaction block";
+        return Err(SqlError::new(SqlState::ACTIVE_SQL_TRANSACTION, message));
+    }
     let name = RelationName::new(&create.table_name)?;
     let table = pending.catalog.resolve(name.schema.as_deref(), &name.name)?.clone();
     let mut index = described(&pending.catalog, &table, create)?;
@@ -177,7 +188,11 @@ pub async fn create(
         return Ok(Some(SqlError::notice(Severity::Notice, SqlState::DUPLICATE_TABLE, message)));
     }
     index.id = store::allocate_ids(gateway.client(), 1).await?;
-    build(gateway, pending, &table, index, alone).await.map(|()| None)
+    match create.concurrently {
+        true => build_concurrently(gateway, &table, index).await?,
+        false => build(gateway, pending, &table, index, alone).await?,
+    }
+    Ok(None)
 }
 
 fn check_clauses(create: &CreateIndex) -> SqlResult<()> {
@@ -221,28 +236,35 @@ fn described(catalog: &CatalogSnapshot, table: &TableDescriptor, create: &Create
     })
 }
 
-/// Makes the index, complete.
+/// Makes the index, complete, in `pending`.
 async fn build(
     gateway: &Arc<Gateway>,
     pending: &mut Pending,
     table: &Table,
     index: IndexDescriptor,
-    alone: bool,
+    alone: &Alone,
 ) -> SqlResult<()> {
+    let mut new = (**table).clone();
+    new.indexes.push(index.clone());
+    new.version += 1;
+    let new = Arc::new(new);
     if pending.unpublished.contains(&table.storage_id) {
         fill_unpublished(gateway, table, &index).await?;
-        let mut new = (**table).clone();
-        new.indexes.push(index);
-        new.version += 1;
-        pending.put(Arc::new(new));
-        return Ok(());
+    } else {
+        alone.unwritten(&[table], "an index")?;
+        garbage::note(gateway.client(), gateway.id(), garbage::Garbage::Index(table.storage_id, index.id)).await?;
+        if let Err(error) = fill(gateway, &new, &index).await {
+            gateway.collect_indexes(vec![(table.storage_id, index.id)]);
+            return Err(error);
+        }
+        pending.unpublished_indexes.push((table.storage_id, index.id));
     }
-    if !alone {
-        return Err(SqlError::unsupported(
-            "an index on a table that is there, in a transaction with other statements,",
-        )
-        .with_hint("Create it outside of a transaction block, or in the transaction that creates the table."));
-    }
+    pending.put(new);
+    Ok(())
+}
+
+/// Makes the index, complete, while others write.
+async fn build_concurrently(gateway: &Arc<Gateway>, table: &Table, index: IndexDescriptor) -> SqlResult<()> {
     let written = IndexDescriptor { public: false, ..index.clone() };
     let add = |table: &mut TableDescriptor| {
         if !table.has_index(&written.name) {
@@ -263,7 +285,6 @@ async fn build(
     };
     let (table, version) = change(gateway, table.id, None, open).await?;
     gateway.publish(version).await?;
-    // A TRUNCATE meanwhile began with no rows and no entries, ADD PRIMARY KEY has written both anew.
     match table.indexes.iter().any(|known| known.id == index.id) {
         true => Ok(()),
         false => Err(SqlError::serialization("Another session dropped the index while it was built.")),
@@ -288,12 +309,22 @@ async fn change(
         change(&mut new);
         new.version += 1;
         let new = Arc::new(new);
-        let changes = store::Changes { put: vec![Arc::clone(&new)], ..Default::default() };
-        let version = store::write(&txn, gateway.id(), catalog.version, &changes).await?;
-        match txn.commit(CommitOptions { floor: Floor::StartTs, max_commit_ts: None }).await {
-            Ok(_) => return Ok((new, version)),
-            Err(error) if error.is_retryable() => gateway.config().clock.sleep(PAUSE).await,
-            Err(error) => return Err(error.into()),
+        let expected = BTreeMap::from([(id, table.version)]);
+        let changes = store::Changes { put: vec![Arc::clone(&new)], expected, ..Default::default() };
+        let changed = match store::write(&txn, gateway.id(), catalog.version, &changes).await {
+            Ok(version) => {
+                let options = CommitOptions { floor: Floor::StartTs, max_commit_ts: None };
+                txn.commit(options).await.map(|_| version).map_err(SqlError::from)
+            }
+            Err(error) => Err(error),
+        };
+        match changed {
+            Ok(version) => return Ok((new, version)),
+            Err(error) if error.is_retryable() => {
+                txn.rollback();
+                gateway.config().clock.sleep(PAUSE).await;
+            }
+            Err(error) => return Err(error),
         }
     }
     Err(SqlError::serialization("The schema is being changed by too many statements at once."))
@@ -315,7 +346,7 @@ async fn give_up(gateway: &Arc<Gateway>, table: &TableDescriptor, index: u32) {
 /// Entries of a table that nobody else reads or writes.
 async fn fill_unpublished(gateway: &Gateway, table: &Table, index: &IndexDescriptor) -> SqlResult<()> {
     let client = gateway.client();
-    garbage::note(client, gateway.id(), table.storage_id).await?;
+    garbage::note(client, gateway.id(), garbage::Garbage::Storage(table.storage_id)).await?;
     let mut alone = (**table).clone();
     alone.indexes = vec![index.clone()];
     let target = Target::new(Arc::new(alone));
@@ -438,13 +469,7 @@ fn find(catalog: &CatalogSnapshot, name: &RelationName) -> Option<(Table, Option
 }
 
 /// DROP INDEX; notices for those that are missing under IF EXISTS.
-pub async fn drop_indexes(
-    gateway: &Arc<Gateway>,
-    pending: &mut Pending,
-    names: &[ObjectName],
-    if_exists: bool,
-    alone: bool,
-) -> SqlResult<Vec<SqlError>> {
+pub fn drop_indexes(pending: &mut Pending, names: &[ObjectName], if_exists: bool) -> SqlResult<Vec<SqlError>> {
     let mut notices = Vec::new();
     for name in names {
         let name = RelationName::new(name)?;
@@ -469,38 +494,16 @@ pub async fn drop_indexes(
             let what = format!("index {}", name.name);
             return Err(constraint::depended_on(&what, &keys, &what));
         }
-        remove(gateway, pending, &table, index, alone && names.len() == 1).await?;
+        remove(pending, &table, index);
     }
     Ok(notices)
 }
 
-/// Takes an index away. `alone` says that the transaction consists of this statement.
-pub async fn remove(
-    gateway: &Arc<Gateway>,
-    pending: &mut Pending,
-    table: &Table,
-    index: u32,
-    alone: bool,
-) -> SqlResult<()> {
-    let own = pending.unpublished.contains(&table.storage_id);
-    if !own && !alone {
-        return Err(SqlError::unsupported("to drop an index in a transaction with other statements"));
-    }
-    let mut table = Arc::clone(table);
-    if !own && table.indexes.iter().any(|known| known.id == index && known.public) {
-        let close = |table: &mut TableDescriptor| {
-            table.indexes.iter_mut().filter(|known| known.id == index).for_each(|known| known.public = false);
-        };
-        let (closed, version) = change(gateway, table.id, Some(table.version), close).await?;
-        gateway.publish(version).await?;
-        table = closed;
-        let current = gateway.current_catalog()?;
-        *pending = Pending::new(&current);
-    }
-    let mut new = (*table).clone();
+/// Takes an index away.
+pub fn remove(pending: &mut Pending, table: &Table, index: u32) {
+    let mut new = (**table).clone();
     new.indexes.retain(|known| known.id != index);
     new.version += 1;
     pending.changes.dropped_indexes.push((table.storage_id, index));
     pending.put(Arc::new(new));
-    Ok(())
 }

@@ -7,6 +7,9 @@
 //!             ──▶ storage ids nobody reads any more are deleted
 //! ```
 //!
+//! What a statement changes it locks first, as PostgreSQL does (`locks`, [`crate::table_locks`]): transactions that use the table have ended,
+//! and those to come wait until the change is published, or is not made.
+//!
 //! A table that is filled in bulk (TRUNCATE, COPY into a new table, ADD PRIMARY KEY) gets a storage id that no published
 //! descriptor names yet: its rows are committed in batches, and become visible when the descriptor is.
 
@@ -19,17 +22,14 @@ pub mod default;
 pub mod drop_table;
 pub mod foreign_key;
 pub mod index;
+pub mod locks;
 pub mod primary_key;
 pub mod sequence;
-pub mod still;
 pub mod truncate;
 pub mod validate;
 
 use std::sync::Arc;
 
-use proto::Timestamp;
-
-use self::still::Still;
 use crate::catalog::{CatalogSnapshot, Sequence, Table, store::Changes};
 
 /// What a transaction has changed of the schema.
@@ -46,10 +46,8 @@ pub struct Pending {
     /// Storage ids that only this transaction knew and has done with. They are no change of the catalog: nobody else reads
     /// them, and a note that they are garbage was written when they were filled.
     pub discarded: Vec<u32>,
-    /// The commit must be earlier, or writers that were held off are not held off any more.
-    pub commit_before: Option<Timestamp>,
-    /// Tables whose writers are held off until it ends.
-    pub held: Still,
+    /// Indexes, by storage and index id, that only this transaction knows, of tables that others know: their entries are there.
+    pub unpublished_indexes: Vec<(u32, u32)>,
     created: Vec<u32>,
     created_sequences: Vec<u32>,
 }
@@ -65,11 +63,23 @@ impl Pending {
             changes: Changes::default(),
             unpublished: Vec::new(),
             discarded: Vec::new(),
-            commit_before: None,
-            held: Still::default(),
+            unpublished_indexes: Vec::new(),
             created: Vec::new(),
             created_sequences: Vec::new(),
         }
+    }
+    /// Others have changed tables that this transaction has not locked.
+    pub fn rebase(&mut self, base: &CatalogSnapshot) {
+        if base.version == self.base_version {
+            return;
+        }
+        let mut catalog = base.clone();
+        catalog.private = true;
+        self.changes.dropped.iter().for_each(|table| drop(catalog.remove(table.id)));
+        self.changes.put.iter().for_each(|table| catalog.put(Arc::clone(table)));
+        self.changes.dropped_sequences.iter().for_each(|sequence| drop(catalog.remove_sequence(*sequence)));
+        self.changes.put_sequences.iter().for_each(|sequence| catalog.put_sequence(Arc::clone(sequence)));
+        (self.base_version, self.catalog) = (base.version, Arc::new(catalog));
     }
     /// A new table.
     pub fn create(&mut self, table: Table) {
@@ -79,6 +89,7 @@ impl Pending {
     }
     /// A table's new descriptor.
     pub fn put(&mut self, table: Table) {
+        self.expect(table.id);
         Arc::make_mut(&mut self.catalog).put(Arc::clone(&table));
         self.changes.put.retain(|known| known.id != table.id);
         self.changes.put.push(table);
@@ -91,6 +102,7 @@ impl Pending {
     }
     /// A table is gone.
     pub fn drop(&mut self, table: &Table) {
+        self.expect(table.id);
         Arc::make_mut(&mut self.catalog).remove(table.id);
         self.changes.put.retain(|known| known.id != table.id);
         if !self.created.contains(&table.id) {
@@ -129,6 +141,12 @@ impl Pending {
     pub fn owned_sequences(&self, table: u32) -> Vec<Sequence> {
         let owned = |sequence: &&Sequence| sequence.owner.is_some_and(|owner| owner.table == table);
         self.catalog.sequences().filter(owned).cloned().collect()
+    }
+    /// A table is changed for the first time.
+    fn expect(&mut self, table: u32) {
+        if let (Some(known), false) = (self.catalog.by_id(table), self.created.contains(&table)) {
+            self.changes.expected.entry(table).or_insert(known.version);
+        }
     }
     fn discard(&mut self, storage_id: u32) {
         if self.unpublished.contains(&storage_id) {

@@ -1,23 +1,14 @@
 //! ALTER TABLE … ADD PRIMARY KEY on a filled table.
 //!
-//! ```text
-//!   1. a descriptor that refuses writes is published: from now on the rows stand still
-//!   2. they are copied to a new storage id under their new keys, in batches; duplicates and NULLs end it here
-//!   3. the commit swaps the descriptor; it must come before the refusal of step 1 runs out
-//! ```
-//!
-//! If the gateway dies on the way, writes are refused until the time of step 1 is over, and the new storage id is garbage.
+//! The table is locked. Its rows are copied to a new storage id under their new keys, in batches; duplicates and NULLs end it here. The
+//! commit swaps the descriptor; without one the new storage id is garbage.
 
 use std::sync::Arc;
 
 use datafusion::sql::sqlparser::ast::PrimaryKeyConstraint;
 use kv::ScanOptions;
 
-use super::{
-    Pending, create_table, foreign_key,
-    index::not_created,
-    still::{self, Patience, Still},
-};
+use super::{Pending, constraint::Alone, create_table, foreign_key, index::not_created};
 use crate::{
     catalog::{Table, TableDescriptor, garbage, store},
     codec::TableCodec,
@@ -28,31 +19,26 @@ use crate::{
     types::Datum,
 };
 
-/// Adds the key in `pending`. `alone` says that the transaction consists of this statement.
+/// Adds the key in `pending`.
 pub async fn add(
     gateway: &Arc<Gateway>,
     pending: &mut Pending,
     table: &Table,
     primary: &PrimaryKeyConstraint,
-    alone: bool,
+    alone: &Alone,
 ) -> SqlResult<()> {
     if table.primary_key.is_some() {
         return Err(create_table::multiple_keys(&table.name));
     }
     let key = create_table::key_positions(primary, &table.columns)?;
     let constraint = primary.name.as_ref().map_or_else(|| format!("{}_pkey", table.name), folded);
-    let own = pending.unpublished.contains(&table.storage_id);
-    if !own && !alone {
-        return Err(SqlError::unsupported("ALTER TABLE ADD PRIMARY KEY in a transaction with other statements"));
-    }
+    alone.unwritten(&[table], "ALTER TABLE ADD PRIMARY KEY")?;
     foreign_key::must_be_immediate(primary.characteristics.as_ref(), "PRIMARY KEY")?;
-    let still = if own { Still::default() } else { still::hold(gateway, pending, &[table.id], Patience::Long).await? };
-    let source = Arc::clone(still.table(table.id).unwrap_or(table));
     let storage_id = store::allocate_ids(gateway.client(), 1).await?;
-    let new = keyed(&source, key, constraint, storage_id);
-    match copy(gateway, &source, &new).await {
+    let new = keyed(table, key, constraint, storage_id);
+    match copy(gateway, table, &new).await {
         Ok(()) => {
-            pending.replace_storage(source.storage_id, Arc::new(new));
+            pending.replace_storage(table.storage_id, Arc::new(new));
             Ok(())
         }
         Err(error) => {
@@ -71,14 +57,13 @@ fn keyed(table: &TableDescriptor, key: Vec<usize>, constraint: String, storage_i
     new.primary_key = Some(constraint);
     new.storage_id = storage_id;
     new.version += 1;
-    new.writes_fenced_until = 0;
     new
 }
 
 /// Copies all rows of `old` to where `new` keeps them.
 async fn copy(gateway: &Gateway, old: &TableDescriptor, new: &TableDescriptor) -> SqlResult<()> {
     let client = gateway.client();
-    garbage::note(client, gateway.id(), new.storage_id).await?;
+    garbage::note(client, gateway.id(), garbage::Garbage::Storage(new.storage_id)).await?;
     let from = TableCodec::new(old);
     let kept: Vec<usize> = old.visible().map(|(at, _)| at).collect();
     let target = Target::new(Arc::new(new.clone()));

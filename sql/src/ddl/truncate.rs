@@ -1,12 +1,10 @@
 //! TRUNCATE: the table goes on under a new, empty storage id.
-//!
-//! Tables with a part in foreign keys stand still meanwhile: who removes a parent must not look for children where they were.
 
 use std::{collections::BTreeSet, sync::Arc};
 
 use datafusion::sql::sqlparser::ast::{CascadeOption, Truncate, TruncateIdentityOption};
 
-use super::{Pending, constraint::Alone, foreign_key, sequence};
+use super::{Pending, foreign_key, sequence};
 use crate::{
     catalog::{Table, store},
     error::{Severity, SqlError, SqlResult, SqlState},
@@ -14,14 +12,8 @@ use crate::{
     name::RelationName,
 };
 
-/// Truncates tables in `pending`, with notices for those that follow under CASCADE. `alone` says what the
-/// transaction has done before.
-pub async fn truncate(
-    gateway: &Arc<Gateway>,
-    pending: &mut Pending,
-    truncate: &Truncate,
-    alone: Alone,
-) -> SqlResult<Vec<SqlError>> {
+/// Truncates tables in `pending`, with notices for those that follow under CASCADE.
+pub async fn truncate(gateway: &Arc<Gateway>, pending: &mut Pending, truncate: &Truncate) -> SqlResult<Vec<SqlError>> {
     if truncate.partitions.is_some() {
         return Err(SqlError::syntax("syntax error in TRUNCATE"));
     }
@@ -34,11 +26,9 @@ pub async fn truncate(
         }
     }
     let notices = followers(pending, &mut tables, matches!(truncate.cascade, Some(CascadeOption::Cascade)))?;
-    let linked: Vec<u32> = tables.iter().filter(|table| table.is_linked()).map(|table| table.id).collect();
-    foreign_key::hold(gateway, pending, &linked, (false, alone)).await?;
     let client = gateway.client();
     for table in tables {
-        let mut new = foreign_key::opened(pending.catalog.by_id(table.id).unwrap_or(&table));
+        let mut new = foreign_key::next(&table);
         new.storage_id = store::allocate_ids(client, 1).await?;
         pending.replace_storage(table.storage_id, Arc::new(new));
         if matches!(truncate.identity, Some(TruncateIdentityOption::Restart)) {

@@ -92,6 +92,7 @@ impl Session {
                 let name = RelationName::new(name)?.name;
                 self.execute_prepared(&name, parameters, single).await
             }
+            Statement::Lock(lock) => self.lock_tables(lock).await,
             Statement::Explain { statement, analyze, .. } => self.explain_statement(statement, *analyze).await,
             Statement::Fetch { name, direction, into: None, .. } => self.fetch_from(name, direction).await,
             Statement::Close { cursor } => self.close_cursor(cursor),
@@ -158,6 +159,7 @@ impl Session {
         }
         self.rollback();
         self.backend.advisory.freed().await;
+        self.transaction.tables.left().await;
         Ok(Running::done("ROLLBACK"))
     }
 
@@ -400,7 +402,6 @@ impl Session {
     async fn change_schema(&mut self, statement: SchemaStatement<'_>, single: bool) -> SqlResult<&'static str> {
         self.no_savepoint()?;
         self.catalog.held().await?;
-        let base = self.catalog.current();
         let open = self.open(false)?;
         if open.read_only {
             return Err(SqlError::new(
@@ -408,21 +409,18 @@ impl Session {
                 "cannot change the schema in a read-only transaction",
             ));
         }
-        let fresh = open.txn.is_none() && open.pending.is_none();
-        let alone = Alone { single, fresh };
+        if let SchemaStatement::Sql(statement) = statement {
+            self.lock_for(statement).await?;
+        }
+        let txn = self.open(false)?.txn.clone();
+        self.rebase();
+        let base = self.catalog.current();
+        let open = self.open(false)?;
+        let alone = Alone { single, txn };
         let mut pending = open.pending.clone().unwrap_or_else(|| Pending::new(&base));
-        let changed = match statement {
-            SchemaStatement::Sql(statement) => self.change_by(&mut pending, statement, alone).await,
-            SchemaStatement::Sequence(statement) => self.change_sequence(&mut pending, statement).await,
-        };
-        let tag = match changed {
-            Ok(tag) => tag,
-            Err(error) => {
-                if fresh {
-                    pending.held.release(&self.gateway).await;
-                }
-                return Err(error);
-            }
+        let tag = match statement {
+            SchemaStatement::Sql(statement) => self.change_by(&mut pending, statement, &alone).await?,
+            SchemaStatement::Sequence(statement) => self.change_sequence(&mut pending, statement).await?,
         };
         let open = self.open(false)?;
         // Also when nothing is left of what the transaction had changed.
@@ -447,18 +445,17 @@ impl Session {
         &mut self,
         pending: &mut Pending,
         statement: &Statement,
-        alone: Alone,
+        alone: &Alone,
     ) -> SqlResult<&'static str> {
         let gateway = Arc::clone(&self.gateway);
-        let single = alone.single;
         Ok(match statement {
             Statement::CreateTable(create) => {
-                let notice = create_table::create(&gateway, pending, create, alone).await?;
+                let notice = create_table::create(&gateway, pending, create).await?;
                 self.notices.extend(notice);
                 "CREATE TABLE"
             }
             Statement::CreateIndex(create) => {
-                let notice = index::create(&gateway, pending, create, single).await?;
+                let notice = index::create(&gateway, pending, create, alone).await?;
                 self.notices.extend(notice);
                 "CREATE INDEX"
             }
@@ -468,7 +465,7 @@ impl Session {
                 "DROP TABLE"
             }
             Statement::Drop { object_type: ObjectType::Index, if_exists, names, table: None, .. } => {
-                let notices = index::drop_indexes(&gateway, pending, names, *if_exists, single).await?;
+                let notices = index::drop_indexes(pending, names, *if_exists)?;
                 self.notices.extend(notices);
                 "DROP INDEX"
             }
@@ -478,7 +475,7 @@ impl Session {
                 "DROP SEQUENCE"
             }
             Statement::Truncate(statement) => {
-                let notices = truncate::truncate(&gateway, pending, statement, alone).await?;
+                let notices = truncate::truncate(&gateway, pending, statement).await?;
                 self.notices.extend(notices);
                 "TRUNCATE TABLE"
             }
@@ -490,7 +487,7 @@ impl Session {
         })
     }
 
-    async fn alter(&mut self, pending: &mut Pending, alter: &AlterTable, alone: Alone) -> SqlResult<()> {
+    async fn alter(&mut self, pending: &mut Pending, alter: &AlterTable, alone: &Alone) -> SqlResult<()> {
         let name = RelationName::new(&alter.name)?;
         let table = match pending.catalog.resolve(name.schema.as_deref(), &name.name) {
             Ok(table) => Arc::clone(table),
@@ -514,7 +511,7 @@ impl Session {
                 let how =
                     Dropping { if_exists: *if_exists, cascade: matches!(drop_behavior, Some(DropBehavior::Cascade)) };
                 let name = folded(name);
-                let notices = constraint::drop(&gateway, pending, &table, (&name, how), alone).await?;
+                let notices = constraint::drop(pending, &table, (&name, how))?;
                 self.notices.extend(notices);
                 Ok(())
             }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use datafusion::sql::sqlparser::ast::Ident;
+use datafusion::sql::sqlparser::ast::{Ident, ObjectName};
 
 use super::{
     Session, Step,
@@ -12,14 +12,15 @@ use super::{
     transaction::State,
 };
 use crate::{
-    catalog::{Sequence, Table, garbage},
+    catalog::{CatalogSnapshot, Entered, Sequence, Table, garbage},
     copy::{CopyOut, Input, columns_of},
     dml::{BulkWriter, Certainty, Integrity, Target, foreign::Later},
     error::{SqlError, SqlResult, SqlState},
     eval::cast,
     name::RelationName,
-    query::RunValues,
+    query::{Planned, RunValues},
     statement::{CopyStatement, copy::CopySource},
+    table_locks::Mode,
     types::Datum,
 };
 
@@ -66,21 +67,13 @@ impl Session {
 
     async fn copy_out(&mut self, copy: &CopyStatement, single: bool) -> SqlResult<Running> {
         self.catalog.held().await?;
-        let snapshot = self.snapshot();
-        let query = match &copy.source {
-            CopySource::Query(query) => query.to_string(),
-            CopySource::Table { name, columns } => {
-                let relation = RelationName::new(name)?;
-                let table = snapshot.resolve(relation.schema.as_deref(), &relation.name)?;
-                let positions = columns_of(table, columns)?;
-                let names: Vec<String> =
-                    positions.iter().map(|at| Ident::with_quote('"', &table.columns[*at].name).to_string()).collect();
-                format!("SELECT {} FROM {name}", names.join(", "))
+        let planned = loop {
+            let planned = self.plan_copy(&copy.source)?;
+            let tables = crate::query::plan::tables_read(planned.plan.logical()).into_iter();
+            if self.enter_tables(&tables.map(|id| (id, Mode::AccessShare)).collect::<Vec<_>>()).await? {
+                break planned;
             }
         };
-        let planned = self.gateway.planner().query(&query, &snapshot)?;
-        let tables: Vec<u32> = crate::query::plan::tables_read(planned.plan.logical()).into_iter().collect();
-        self.enter_tables(&tables)?;
         let (reader, _) = self.reader().await?;
         let now_us = self.open(false)?.now_us;
         let settings = self.settings.format.clone();
@@ -100,18 +93,56 @@ impl Session {
         Ok(running)
     }
 
-    /// Enters the fence of tables that a statement without a plan of its own uses.
-    fn enter_tables(&mut self, tables: &[u32]) -> SqlResult<()> {
+    fn plan_copy(&self, source: &CopySource) -> SqlResult<Planned> {
+        let snapshot = self.snapshot();
+        let query = match source {
+            CopySource::Query(query) => query.to_string(),
+            CopySource::Table { name, columns } => {
+                let relation = RelationName::new(name)?;
+                let table = snapshot.resolve(relation.schema.as_deref(), &relation.name)?;
+                let positions = columns_of(table, columns)?;
+                let names: Vec<String> =
+                    positions.iter().map(|at| Ident::with_quote('"', &table.columns[*at].name).to_string()).collect();
+                format!("SELECT {} FROM {name}", names.join(", "))
+            }
+        };
+        self.gateway.planner().query(&query, &snapshot)
+    }
+
+    /// Enters the fence of tables that a statement without a plan of its own uses; `false`: after a wait, or because the
+    /// catalog has changed, they have to be looked up again.
+    async fn enter_tables(&mut self, tables: &[(u32, Mode)]) -> SqlResult<bool> {
         let snapshot = self.snapshot();
         let planned = match &self.transaction.state {
             State::Open(open) => open.pending.as_ref().map_or(snapshot.version, |pending| pending.base_version),
             _ => snapshot.version,
         };
-        let catalog = &self.catalog;
-        if self.transaction.fence.enter(tables, planned, || catalog.current_version()) {
-            return self.transaction.fence.check();
+        let (catalog, fence, past) = (&self.catalog, &self.transaction.fence, self.is_past());
+        let entered = fence.enter(tables, past, planned, || catalog.current_version());
+        fence.check()?;
+        match entered {
+            Entered::Yes => Ok(true),
+            Entered::Blocked(table, mode) => {
+                let ask = self.ask("COPY");
+                self.wait_for_table((table, mode), &ask).await.map(|_| false)
+            }
+            Entered::Stale => {
+                self.rebase();
+                Ok(false)
+            }
         }
-        Err(SqlError::serialization("Another session changed the schema at the same time."))
+    }
+
+    /// The table that COPY FROM fills, with the catalog that knows it.
+    async fn entered(&mut self, name: &ObjectName) -> SqlResult<(Table, Arc<CatalogSnapshot>)> {
+        let relation = RelationName::new(name)?;
+        loop {
+            let snapshot = self.snapshot();
+            let table = snapshot.resolve(relation.schema.as_deref(), &relation.name)?.clone();
+            if self.enter_tables(&snapshot.reached_by_insert(table.id)).await? {
+                return Ok((table, snapshot));
+            }
+        }
     }
 
     async fn copy_from(&mut self, copy: &CopyStatement, single: bool) -> SqlResult<Running> {
@@ -119,28 +150,20 @@ impl Session {
             return Err(SqlError::syntax("syntax error: COPY FROM needs a table"));
         };
         self.catalog.held().await?;
-        let relation = RelationName::new(name)?;
-        let snapshot = self.snapshot();
-        let table = snapshot.resolve(relation.schema.as_deref(), &relation.name)?.clone();
-        match table.foreign_keys.is_empty() {
-            true => self.enter_tables(&[table.id])?,
-            false => self.enter_tables(&snapshot.reached_from(table.id))?,
-        }
-        let start_ts = self.txn().await?.start_ts();
+        let (table, snapshot) = self.entered(name).await?;
+        self.txn().await?;
         let open = self.open(false)?;
         if open.read_only {
             let message = "cannot execute COPY FROM in a read-only transaction";
             return Err(SqlError::new(SqlState::READ_ONLY_SQL_TRANSACTION, message));
         }
         let own = open.pending.as_ref().is_some_and(|pending| pending.unpublished.contains(&table.storage_id));
-        if !own && start_ts.0 < table.writes_fenced_until {
-            return Err(SqlError::serialization("ALTER TABLE by another session holds writes to the table off."));
-        }
         let now_us = open.now_us;
         let target = Target::new(Arc::clone(&table));
         let input = Input::new(target.clone(), copy, &self.settings.format, now_us)?;
         let sink = if own {
-            garbage::note(self.gateway.client(), self.gateway.id(), table.storage_id).await?;
+            garbage::note(self.gateway.client(), self.gateway.id(), garbage::Garbage::Storage(table.storage_id))
+                .await?;
             Sink::Bulk(Box::new(BulkWriter::new(self.gateway.client().clone(), target.clone())))
         } else {
             Sink::Buffer

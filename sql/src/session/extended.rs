@@ -74,7 +74,7 @@ impl Session {
         }
         // From now on the types are fixed: planning again must find the same.
         let declared = if plan.param_types.is_empty() { declared } else { plan.param_types.clone() };
-        Ok(Prepared { sql, command, declared, plan: Arc::new(plan), unparsed: false })
+        Ok(Prepared { sql, command, declared, plan: Arc::new(plan), unparsed: false, simple: false })
     }
 
     fn statement(&self, name: &str) -> SqlResult<&Arc<Prepared>> {

@@ -17,6 +17,7 @@
 //! | `constraints` | what is checked at COMMIT |
 //! | `copy` | COPY |
 //! | `past` | AS OF SYSTEM TIME |
+//! | `table_locks` | LOCK TABLE, and waiting for tables |
 //! | `extended` | the messages of the extended protocol |
 
 pub mod backend;
@@ -35,6 +36,7 @@ mod savepoint;
 pub mod settings;
 mod simple;
 pub mod step;
+mod table_locks;
 mod transaction;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -58,6 +60,7 @@ use crate::{
     catalog::LeasedCatalog,
     error::{SqlError, SqlResult},
     gateway::Gateway,
+    table_locks::{SessionId, TableLocks},
 };
 
 /// What the startup packet says.
@@ -121,8 +124,10 @@ pub struct Session {
 impl Session {
     pub(crate) fn new(gateway: Arc<Gateway>, catalog: Arc<LeasedCatalog>, startup: Startup) -> SqlResult<Self> {
         let settings = Settings::new(&startup.user, &startup.parameters).map_err(SqlError::fatal)?;
-        let transaction = Transaction { state: State::Idle, fence: catalog.fence() };
         let backend = gateway.enter(&startup, &catalog);
+        let me = SessionId { gateway: gateway.id(), pid: backend.pid };
+        let tables = TableLocks::new(gateway.config().clone(), Arc::clone(&catalog), me);
+        let transaction = Transaction { state: State::Idle, fence: catalog.fence(backend.pid), tables };
         backend.set_application_name(settings.show("application_name")?.1);
         Ok(Session {
             gateway,
@@ -206,6 +211,7 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         self.rollback();
+        self.transaction.tables.end(None);
         self.backend.advisory.end();
         self.gateway.leave(&self.backend);
     }

@@ -120,7 +120,7 @@ impl Session {
     /// 55000 for a table that is not as it was then.
     pub(super) fn unchanged_since(&self, plan: &StatementPlan, now: &CatalogSnapshot) -> SqlResult<()> {
         let Some(past) = self.past() else { return Ok(()) };
-        for table in plan.tables.iter().filter_map(|id| now.by_id(*id)) {
+        for table in plan.tables.iter().filter_map(|(id, _)| now.by_id(*id)) {
             if past.by_id(table.id).is_none_or(|then| then.version != table.version) {
                 let message =
                     format!("table \"{}\" was made or changed after the time of AS OF SYSTEM TIME", table.name);

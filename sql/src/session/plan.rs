@@ -20,6 +20,7 @@ use crate::{
         Command, ConstraintsStatement, CopyStatement, Moment, SequenceStatement, SplitStatement, locate::locate,
         parse_one,
     },
+    table_locks::Mode,
     types::{ColumnType, Datum, FormatSettings, PgType, Text, text},
 };
 
@@ -71,8 +72,8 @@ pub struct StatementPlan {
     pub param_types: Vec<PgType>,
     /// The result's columns; `None` when it has none.
     pub fields: Option<Arc<[Field]>>,
-    /// Ids of the tables it reads or writes.
-    pub tables: Vec<u32>,
+    /// Ids of the tables it reads or writes, and how they are locked.
+    pub tables: Vec<(u32, Mode)>,
     /// It changes rows.
     pub writes: bool,
     /// Some of its functions do more than compute, or give another value each time.
@@ -137,6 +138,17 @@ impl Linked {
     }
 }
 
+impl Linked {
+    /// The tables that a statement on `table` uses beside those it reads.
+    fn reached(self, table: u32, mode: Mode, catalog: &CatalogSnapshot) -> Vec<(u32, Mode)> {
+        match self {
+            Linked::No => vec![(table, mode)],
+            Linked::Parents => catalog.reached_by_insert(table),
+            Linked::Keys => catalog.reached_from(table),
+        }
+    }
+}
+
 impl StatementPlan {
     fn plain(kind: PlanKind) -> Self {
         StatementPlan {
@@ -155,9 +167,14 @@ impl StatementPlan {
     fn key(plan: KeyPlan, param_types: Vec<PgType>, catalog: &CatalogSnapshot) -> Self {
         let linked = Linked::of_key_plan(&plan);
         let table = plan.target().table.id;
+        let mode = match (plan.writes(), plan.locks()) {
+            (true, _) => Mode::RowExclusive,
+            (false, true) => Mode::RowShare,
+            (false, false) => Mode::AccessShare,
+        };
         StatementPlan {
             fields: plan.projection().map(|projection| projection.fields.clone().into()),
-            tables: if linked == Linked::No { vec![table] } else { catalog.reached_from(table) },
+            tables: linked.reached(table, mode, catalog),
             writes: plan.writes() || plan.locks(),
             // Those it has are stable: it meets no others.
             volatile: false,
@@ -176,7 +193,8 @@ impl StatementPlan {
             Field { table_oid, column_id, ..Field::computed(column.name.clone(), column.column_type) }
         };
         let known = tables_read(plan.logical());
-        let mut tables: Vec<u32> = known.iter().copied().collect();
+        let reads = if plan.locks().is_some() { Mode::RowShare } else { Mode::AccessShare };
+        let mut tables: Vec<(u32, Mode)> = known.iter().map(|id| (*id, reads)).collect();
         let linked = plan.change().map_or(Linked::No, Linked::of_change);
         let fields: Option<Vec<Field>> = match plan.change() {
             None => {
@@ -184,11 +202,7 @@ impl StatementPlan {
                 Some(plan.columns()[..visible].iter().map(column).collect())
             }
             Some(change) => {
-                let reached = match linked {
-                    Linked::No => vec![change.table().id],
-                    _ => catalog.reached_from(change.table().id),
-                };
-                tables.extend(reached.into_iter().filter(|id| !known.contains(id)));
+                tables.extend(linked.reached(change.table().id, Mode::RowExclusive, catalog));
                 change.returning().map(|returning| returning.columns.iter().map(column).collect())
             }
         };

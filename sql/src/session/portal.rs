@@ -28,6 +28,8 @@ pub(super) struct Prepared {
     pub plan: Arc<StatementPlan>,
     /// Found by its shape in the simple protocol: `command` says nothing.
     pub unparsed: bool,
+    /// Of the simple protocol: the client is told of its columns when it runs, and they may be others by then.
+    pub simple: bool,
 }
 
 /// A statement with its parameters.

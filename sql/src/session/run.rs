@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, future::Future, sync::Arc, time::Duration};
 
 use arrow::record_batch::RecordBatch;
-use kv::{Instant, Txn};
+use kv::Txn;
 
 use super::{
     Session, Step,
@@ -14,13 +14,14 @@ use super::{
     transaction::State,
 };
 use crate::{
-    catalog::CatalogSnapshot,
+    catalog::{CatalogSnapshot, Entered},
     dml::{Links, RowLocking, general, locking, select_for},
     error::{SqlError, SqlResult, SqlState},
     keyplan::{KeyPlan, run as keyrun},
     planted::Planted,
     query::{Change, RunValues},
     statement::parse_one,
+    table_locks::Mode,
     types::Datum,
     work::Work,
 };
@@ -31,8 +32,6 @@ const MAX_RETRIES: u32 = 100;
 const FIRST_PAUSE: Duration = Duration::from_micros(500);
 /// Longest pause before a retry.
 const MAX_PAUSE: Duration = Duration::from_millis(50);
-/// How long a single statement waits for a table whose writes a DDL refuses.
-const FENCE_PATIENCE: Duration = Duration::from_secs(600);
 
 /// Runs `work` until it ends, is cancelled, or `deadline` passes. The future does not hold the session: parts of it
 /// (streams under way) can't be shared between threads.
@@ -70,7 +69,7 @@ impl Session {
     }
 
     /// `None`: whoever waits for a lock waits as long as it takes.
-    fn lock_timeout(&self) -> Option<Duration> {
+    pub(super) fn lock_timeout(&self) -> Option<Duration> {
         let timeout = self.settings.milliseconds("lock_timeout");
         (timeout > 0).then(|| Duration::from_millis(timeout))
     }
@@ -140,7 +139,6 @@ impl Session {
     /// Runs a statement on rows; a single one is repeated after a conflict.
     async fn rows(&mut self, portal: &mut Portal, last: bool) -> SqlResult<Running> {
         let single = last && matches!(self.transaction.state, State::Idle);
-        let started = self.gateway.config().clock.now();
         let (mut retries, mut pause) = (0, FIRST_PAUSE);
         loop {
             let error = match self.attempt(portal, single, retries > 0).await {
@@ -150,11 +148,10 @@ impl Session {
             self.fail(single);
             let unknown = error.sqlstate == SqlState::STATEMENT_COMPLETION_UNKNOWN;
             let again = error.is_retryable() || (unknown && self.gateway.plant().has(Planted::RepeatUnknown));
-            let held_off = error.sqlstate == SqlState::SERIALIZATION_FAILURE && self.held_off(portal, started)?;
-            if !single || !again || (retries == MAX_RETRIES && !held_off) {
+            if !single || !again || retries == MAX_RETRIES {
                 return Err(error);
             }
-            retries = if held_off { retries } else { retries + 1 };
+            retries += 1;
             let clock = Arc::clone(&self.gateway.config().clock);
             guarded(self, async {
                 clock.sleep(pause).await;
@@ -165,21 +162,6 @@ impl Session {
         }
     }
 
-    /// A DDL holds a table that the statement writes: waiting for it is no conflict. 55P03 after `lock_timeout`.
-    fn held_off(&self, portal: &Portal, started: Instant) -> SqlResult<bool> {
-        let snapshot = self.snapshot();
-        let fenced = |id: &u32| snapshot.by_id(*id).is_some_and(|table| table.writes_fenced_until != 0);
-        if !portal.plan.writes || !portal.plan.tables.iter().any(fenced) {
-            return Ok(false);
-        }
-        let waited = self.gateway.config().clock.now().since(started);
-        let timeout = self.settings.milliseconds("lock_timeout");
-        if timeout > 0 && waited >= Duration::from_millis(timeout) {
-            return Err(kv::Error::LockTimeout.into());
-        }
-        Ok(waited < FENCE_PATIENCE)
-    }
-
     /// `again`: it has met a conflict before, and locks what it changes.
     async fn attempt(&mut self, portal: &mut Portal, single: bool, again: bool) -> SqlResult<Running> {
         self.open(false)?;
@@ -187,7 +169,7 @@ impl Session {
             let held = self.catalog.held();
             guarded(self, held).await?;
         }
-        self.enter(portal)?;
+        self.come_in(portal, single).await?;
         let plan = Arc::clone(&portal.plan);
         if let Some(moment) = &plan.as_of {
             self.look_back(moment).await?;
@@ -220,8 +202,22 @@ impl Session {
         Ok(running)
     }
 
-    /// Makes sure the plan is one for the catalog as it is, and enters its tables' fence.
-    fn enter(&mut self, portal: &mut Portal) -> SqlResult<()> {
+    /// Enters the fence of the statement's tables; where another session has locked one, when it does not any more.
+    async fn come_in(&mut self, portal: &mut Portal, single: bool) -> SqlResult<()> {
+        while let Some(wanted) = self.enter(portal)? {
+            let ask = self.ask(&portal.prepared.sql);
+            self.wait_for_table(wanted, &ask).await?;
+            if single {
+                // It begins now.
+                self.rollback();
+                self.open(false)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes sure the plan is one for the catalog as it is, and enters its tables' fence; what it has to wait for.
+    fn enter(&mut self, portal: &mut Portal) -> SqlResult<Option<(u32, Mode)>> {
         loop {
             let snapshot = self.snapshot();
             if portal.plan.version != snapshot.version || snapshot.private {
@@ -232,14 +228,16 @@ impl Session {
                 State::Open(open) => open.pending.as_ref().map_or(snapshot.version, |pending| pending.base_version),
                 _ => snapshot.version,
             };
-            let current = self.transaction.fence.enter(&portal.plan.tables, planned, || catalog.current_version());
-            self.transaction.fence.check()?;
-            if current {
-                return Ok(());
+            let past = portal.plan.as_of.is_some() || self.is_past();
+            let fence = &self.transaction.fence;
+            let entered = fence.enter(&portal.plan.tables, past, planned, || catalog.current_version());
+            fence.check()?;
+            match entered {
+                Entered::Yes => return Ok(None),
+                Entered::Blocked(table, mode) => return Ok(Some((table, mode))),
+                Entered::Stale => {}
             }
-            if snapshot.private {
-                return Err(SqlError::serialization("Another session changed the schema at the same time."));
-            }
+            self.rebase();
         }
     }
 
@@ -260,7 +258,8 @@ impl Session {
             return Ok(());
         }
         let plan = planner.plan(&prepared.sql, &prepared.command, snapshot, &prepared.declared)?;
-        if !plan.same_result(&portal.plan) || plan.param_types != portal.plan.param_types {
+        let same = prepared.simple || plan.same_result(&portal.plan);
+        if !same || plan.param_types != portal.plan.param_types {
             return Err(SqlError::new(SqlState::FEATURE_NOT_SUPPORTED, "cached plan must not change result type"));
         }
         portal.plan = Arc::new(plan);
@@ -373,7 +372,7 @@ impl Session {
         Ok(running)
     }
 
-    /// 55000 for a table that has another form than at the time of AS OF SYSTEM TIME; 40001 for a snapshot older than a table's present form, and for a write to a table that a DDL copies.
+    /// 55000 for a table that has another form than at the time of AS OF SYSTEM TIME; 40001 for a snapshot older than a table's present form.
     pub(super) fn usable(&self, plan: &StatementPlan, txn: &Txn) -> SqlResult<()> {
         let snapshot = self.snapshot();
         if self.is_past() {
@@ -381,22 +380,12 @@ impl Session {
         }
         // A snapshot that is still to be taken is later than everything that is known here.
         let read_ts = txn.read_ts_taken().unwrap_or(proto::Timestamp::MAX);
-        let start_ts = txn.start_ts();
-        for id in &plan.tables {
+        for (id, _) in &plan.tables {
             if read_ts < snapshot.usable_from(*id) {
                 return Err(SqlError::serialization("A table was changed since the transaction began."));
             }
-            let fenced = snapshot.by_id(*id).is_some_and(|table| start_ts.0 < table.writes_fenced_until);
-            if plan.writes && fenced && !self.fenced_here(*id) {
-                return Err(SqlError::serialization("ALTER TABLE by another session holds writes to a table off."));
-            }
         }
         Ok(())
-    }
-
-    fn fenced_here(&self, table: u32) -> bool {
-        let State::Open(open) = &self.transaction.state else { return false };
-        open.pending.as_ref().is_some_and(|pending| pending.changes.put.iter().any(|known| known.id == table))
     }
 
     /// The next step of a portal; `None` when it has nothing more in this Execute. `left` is how many rows it may still give.

@@ -38,6 +38,7 @@ impl Session {
         let txn = self.txn().await?;
         let (values, advisory) = (self.settings.values(), self.backend.advisory.place());
         let said = self.backend.pending.lock().place();
+        let tables = (self.transaction.fence.place(), self.transaction.tables.place());
         let open = self.open(false)?;
         if open.pending.is_some() {
             return Err(SqlError::unsupported("a savepoint behind a change of the schema in one transaction"));
@@ -48,7 +49,8 @@ impl Session {
         }
         let settings = (values, open.settings.clone());
         let deferred = open.deferred.lock().place();
-        open.savepoints.push(Savepoint { name, place: txn.savepoint(), advisory, said, settings, deferred });
+        let place = txn.savepoint();
+        open.savepoints.push(Savepoint { name, place, advisory, tables, said, settings, deferred });
         Ok(Running::done("SAVEPOINT"))
     }
 
@@ -79,6 +81,9 @@ impl Session {
             return Err(error.into());
         }
         self.backend.advisory.end_since(open.savepoints[at].advisory);
+        let (used, locked) = open.savepoints[at].tables;
+        self.transaction.fence.end_since(used);
+        self.transaction.tables.end_since(locked);
         self.backend.pending.lock().roll_back_to(open.savepoints[at].said);
         open.deferred.lock().roll_back_to(&open.savepoints[at].deferred);
         let (values, ended) = open.savepoints[at].settings.clone();

@@ -78,6 +78,7 @@ impl Session {
             declared: Vec::new(),
             plan: Arc::clone(&plan),
             unparsed: true,
+            simple: true,
         };
         Ok(Portal { prepared: Arc::new(prepared), plan, params, formats: Vec::new(), progress: Progress::New })
     }
@@ -149,7 +150,7 @@ impl Session {
         };
         let planned = self.prepare_command(sql, command, Vec::new());
         let prepared = match planned {
-            Ok(prepared) => Arc::new(prepared),
+            Ok(prepared) => Arc::new(Prepared { simple: true, ..prepared }),
             Err(error) => {
                 self.fail(queue.single);
                 return Err(error.shifted(before));

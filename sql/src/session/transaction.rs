@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use kv::{CommitOptions, Floor, Txn};
+use kv::{CommitOptions, DetachedRows, Floor, Txn};
 use parking_lot::Mutex;
 
 use super::{Session, TransactionStatus, settings::Values};
@@ -17,14 +17,17 @@ use crate::{
     notify,
     planted::Planted,
     reader::Reader,
+    table_locks::TableLocks,
 };
 
 /// A transaction under way.
 pub(super) struct Open {
     /// BEGIN was said: it lasts until COMMIT or ROLLBACK. Otherwise until the statement's end, or Sync.
     pub explicit: bool,
-    /// Begun with its first statement that reads or writes.
+    /// Begun with its first statement that reads, writes or locks.
     pub txn: Option<Txn>,
+    /// `txn` was begun to lock, and nothing has been read at its snapshot.
+    pub unread: bool,
     /// now(), in microseconds since 1970 UTC.
     pub now_us: i64,
     /// What it changed of the schema.
@@ -60,6 +63,8 @@ pub(super) struct Savepoint {
     pub place: kv::Savepoint,
     /// Of the advisory locks.
     pub advisory: usize,
+    /// Of the tables used, and of those locked in strong modes.
+    pub tables: (usize, usize),
     /// Of what it has to say.
     pub said: crate::notify::Place,
     /// The settings at that time.
@@ -82,6 +87,8 @@ pub(super) enum State {
 pub(super) struct Transaction {
     pub state: State,
     pub fence: Arc<Fence>,
+    /// Its strong table locks.
+    pub tables: Arc<TableLocks>,
 }
 
 /// 25P02.
@@ -127,6 +134,16 @@ impl Session {
         }
     }
 
+    /// What the transaction has changed of the schema is now changed against the newest catalog.
+    pub(super) fn rebase(&mut self) {
+        let current = self.catalog.current();
+        if let State::Open(open) = &mut self.transaction.state
+            && let Some(pending) = &mut open.pending
+        {
+            pending.rebase(&current);
+        }
+    }
+
     /// Opens a transaction if none is open. 25P02 in a failed one.
     pub(super) fn open(&mut self, explicit: bool) -> SqlResult<&mut Open> {
         self.transaction.check()?;
@@ -135,6 +152,7 @@ impl Session {
             let open = Open {
                 explicit,
                 txn: None,
+                unread: false,
                 now_us: self.gateway.config().clock.wall_ms() as i64 * 1000,
                 pending: None,
                 read_only: self.settings.is_on("default_transaction_read_only"),
@@ -152,19 +170,35 @@ impl Session {
 
     /// The open transaction, begun now if need be, at the snapshot of the statement that asks for it.
     pub(super) async fn txn(&mut self) -> SqlResult<Txn> {
+        let known = self.open(false)?.txn.is_some();
+        let begun = self.begun().await?;
+        let open = self.open(false)?;
+        let unread = std::mem::take(&mut open.unread);
+        Ok(match open.isolation {
+            _ if !known => begun,
+            Isolation::ReadCommitted => begun.at_fresh_snapshot(),
+            // What it waited for, to lock tables, is part of what it sees.
+            Isolation::RepeatableRead | Isolation::Serializable if unread => {
+                open.txn.insert(begun.at_fresh_snapshot()).clone()
+            }
+            Isolation::RepeatableRead | Isolation::Serializable => begun,
+        })
+    }
+
+    /// The open transaction, begun now if need be, to lock by: its snapshot is taken when something is read.
+    pub(super) async fn begun(&mut self) -> SqlResult<Txn> {
         let client = self.gateway.client().clone();
         let open = self.open(false)?;
         if let Some(txn) = &open.txn {
-            return Ok(match open.isolation {
-                Isolation::ReadCommitted => txn.at_fresh_snapshot(),
-                Isolation::RepeatableRead | Isolation::Serializable => txn.clone(),
-            });
+            return Ok(txn.clone());
         }
         let txn = match open.isolation {
             Isolation::ReadCommitted | Isolation::RepeatableRead => client.begin().await?,
             Isolation::Serializable => client.begin_serializable().await?,
         };
-        open.txn = Some(txn.clone());
+        (open.txn, open.unread) = (Some(txn.clone()), true);
+        self.transaction.fence.begins(txn.start_ts().0);
+        let open = self.open(false)?;
         let (isolation, started_us) = (open.isolation, open.now_us.unsigned_abs());
         self.backend.begins(txn.start_ts(), isolation, started_us);
         Ok(txn)
@@ -187,7 +221,7 @@ impl Session {
         let Some(filling) = filling.filter(|txn| txn.write_count() > 0) else { return Ok(()) };
         if let Some(pending) = self.open(false)?.pending.as_ref() {
             for storage_id in pending.unpublished.clone() {
-                garbage::note(self.gateway.client(), self.gateway.id(), storage_id).await?;
+                garbage::note(self.gateway.client(), self.gateway.id(), garbage::Garbage::Storage(storage_id)).await?;
             }
         }
         let options = CommitOptions { floor: Floor::StartTs, max_commit_ts: None };
@@ -212,6 +246,7 @@ impl Session {
     pub(super) async fn commit(&mut self) -> SqlResult<()> {
         let committed = self.commit_said().await;
         self.backend.advisory.freed().await;
+        self.transaction.tables.left().await;
         committed
     }
 
@@ -262,7 +297,7 @@ impl Session {
             (None, Some(_)) => match self.gateway.client().begin().await {
                 Ok(txn) => Some(txn),
                 Err(error) => {
-                    self.abandon(pending);
+                    self.abandon(pending, None);
                     return Err(error.into());
                 }
             },
@@ -272,6 +307,8 @@ impl Session {
             self.end(true);
             return Ok(());
         };
+        // Others learn of what it has changed before they come to its tables.
+        let queues = self.transaction.tables.detach(&txn);
         let result = self.commit_txn(&txn, pending.as_ref(), explicit).await;
         match result {
             Ok(version) => {
@@ -281,24 +318,25 @@ impl Session {
                     (None, Some(pending)) => self.gateway.collect(pending.discarded),
                     (_, None) => {}
                 }
+                self.transaction.tables.end(queues);
                 Ok(())
             }
             Err(error) => {
                 // A lost answer may mean success: then the storage ids are in use.
                 let unknown = error.sqlstate == SqlState::STATEMENT_COMPLETION_UNKNOWN;
-                self.abandon(pending.filter(|_| !unknown));
+                self.abandon(pending.filter(|_| !unknown), queues);
                 Err(error)
             }
         }
     }
 
     async fn commit_txn(&mut self, txn: &Txn, pending: Option<&Pending>, explicit: bool) -> SqlResult<Option<u64>> {
+        // Before it is asked whether the lease ran out since the transaction used its tables: this one is bound by it then.
+        let before = self.catalog.end();
         self.transaction.fence.begin_commit()?;
         let mut version = None;
-        let mut before = self.catalog.end();
         if let Some(pending) = pending.filter(|pending| !pending.changes.is_empty()) {
             version = Some(store::write(txn, self.gateway.id(), pending.base_version, &pending.changes).await?);
-            before = pending.commit_before.map_or(before, |limit| before.min(limit));
         }
         let floor = if explicit { Floor::Pd } else { Floor::StartTs };
         let max_commit_ts = (!self.gateway.plant().has(Planted::CommitPastLease)).then_some(before);
@@ -314,7 +352,7 @@ impl Session {
             Ok(()) => {
                 self.gateway.collect([pending.changes.garbage, pending.discarded].concat());
                 self.gateway.collect_indexes(pending.changes.dropped_indexes);
-                self.gateway.forget_garbage(pending.unpublished);
+                self.gateway.forget_garbage(pending.unpublished, pending.unpublished_indexes);
             }
             Err(error) => self.notices.push(
                 SqlError::notice(
@@ -329,16 +367,18 @@ impl Session {
 
     /// Rolls back what is open.
     pub(super) fn rollback(&mut self) {
-        let pending = match &mut self.transaction.state {
+        let (pending, queues) = match &mut self.transaction.state {
             State::Open(open) | State::Failed { kept: Some(open), .. } => {
-                if let Some(txn) = &open.txn {
+                let queues = open.txn.as_ref().and_then(|txn| {
+                    let queues = self.transaction.tables.detach(txn);
                     txn.rollback();
-                }
-                open.pending.take()
+                    queues
+                });
+                (open.pending.take(), queues)
             }
-            _ => None,
+            _ => (None, None),
         };
-        self.abandon(pending);
+        self.abandon(pending, queues);
     }
 
     /// After an error: an explicit or multi-statement transaction has failed, one of a single statement is gone.
@@ -360,12 +400,13 @@ impl Session {
         }
     }
 
-    fn abandon(&mut self, pending: Option<Pending>) {
+    fn abandon(&mut self, pending: Option<Pending>, queues: Option<DetachedRows>) {
         if let Some(pending) = pending {
             self.gateway.collect([pending.unpublished, pending.discarded].concat());
-            self.gateway.release(pending.held);
+            self.gateway.collect_indexes(pending.unpublished_indexes);
         }
         self.end(false);
+        self.transaction.tables.end(queues);
     }
 
     fn end(&mut self, committed: bool) {

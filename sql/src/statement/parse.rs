@@ -74,7 +74,6 @@ pub fn parse_one(sql: &str) -> SqlResult<Command> {
             }
         }
         "MOVE" => return Err(SqlError::unsupported("MOVE")),
-        "LOCK" => return Err(SqlError::unsupported("LOCK TABLE")),
         "CALL" | "DO" => return Err(SqlError::unsupported("a procedure")),
         _ => {}
     }

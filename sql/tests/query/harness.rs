@@ -142,7 +142,6 @@ impl Harness {
             key: Vec::new(),
             primary_key: None,
             next_column_id: 1,
-            writes_fenced_until: 0,
             indexes: Vec::new(),
             checks: Vec::new(),
             foreign_keys: Vec::new(),

@@ -37,7 +37,6 @@ fn target(columns: Vec<ColumnDescriptor>, hidden: bool) -> Target {
         key,
         primary_key: (!hidden).then(|| "t_pkey".into()),
         next_column_id: id + 1,
-        writes_fenced_until: 0,
         indexes: Vec::new(),
         checks: Vec::new(),
         foreign_keys: Vec::new(),

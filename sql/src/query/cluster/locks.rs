@@ -2,7 +2,7 @@
 
 use proto::{
     StoreId, Timestamp,
-    wire::{RowLockMode, RowLockStatus},
+    wire::{RowLockMode, RowLockStatus, TableUse},
 };
 
 use super::{
@@ -14,8 +14,9 @@ use crate::{
     catalog::Table,
     query::catalog::{
         oids,
-        table::{ColumnSpec, SystemTable, int2, oid, text, truth},
+        table::{ColumnSpec, SystemTable, int2, int4, oid, text, truth},
     },
+    table_locks::{Modes, record::table_of_queue},
     types::{
         Datum,
         PgType::{Bool, Int2, Int4, Int8, Oid, Text, TimestampTz},
@@ -36,7 +37,7 @@ pub(super) const COLUMNS: &[ColumnSpec] = &[
     ("statement", Text),
 ];
 
-/// Of `pg_locks`; what PostgreSQL says of tables, pages and virtual transactions is NULL.
+/// Of `pg_locks`; what PostgreSQL says of pages and virtual transactions is NULL.
 pub(super) const PG_COLUMNS: &[ColumnSpec] = &[
     ("locktype", Text),
     ("database", Oid),
@@ -71,12 +72,16 @@ fn name(transaction: u64) -> String {
 
 /// A row of `flaredb.locks`.
 pub(super) fn lock(rows: &mut SystemTable, store: StoreId, lock: &RowLockStatus, tables: &[Table], owners: &Owners) {
-    let table = table_at(tables, &lock.key);
+    let table = match table_of_queue(&lock.key) {
+        Some(id) => tables.iter().find(|table| table.id == id),
+        None => table_at(tables, &lock.key),
+    };
     let named = |of: fn(&Table) -> &str| table.map_or(Datum::Null, |table| text(of(table)));
-    let row = match Name::of_queue(&lock.key) {
-        Some(Name::One(key)) => text(format!("advisory lock {key}")),
-        Some(Name::Two(first, second)) => text(format!("advisory lock {first}, {second}")),
-        None => pretty(tables, &lock.key),
+    let row = match (Name::of_queue(&lock.key), table_of_queue(&lock.key)) {
+        (Some(Name::One(key)), _) => text(format!("advisory lock {key}")),
+        (Some(Name::Two(first, second)), _) => text(format!("advisory lock {first}, {second}")),
+        (None, Some(_)) => text("table lock"),
+        (None, None) => pretty(tables, &lock.key),
     };
     let waits_for: Vec<String> = lock.waits_for.iter().map(|holder| name(*holder)).collect();
     rows.push(&[
@@ -110,6 +115,24 @@ fn advisory(rows: &mut SystemTable, lock: &RowLockStatus, locked: Name, owners: 
     ]);
 }
 
+/// Rows of `pg_locks` for what a session has of a table, or waits for.
+pub(super) fn pg_table_lock(rows: &mut SystemTable, used: &TableUse) {
+    let transaction = if used.transaction == 0 { Datum::Null } else { text(name(used.transaction)) };
+    for mode in Modes::from_bits(used.modes as u8).iter() {
+        rows.push(&[
+            ("locktype", text("relation")),
+            ("database", oid(oids::DATABASE)),
+            ("relation", oid(used.table)),
+            ("virtualtransaction", transaction.clone()),
+            ("pid", int4(used.pid as i32)),
+            ("mode", text(mode.pg_name())),
+            ("granted", truth(!used.waits)),
+            // Granted by the session's own gateway, without a word to anybody.
+            ("fastpath", truth(!mode.is_strong() && !used.waits)),
+        ]);
+    }
+}
+
 /// A row of `pg_locks`.
 pub(super) fn pg_lock(rows: &mut SystemTable, lock: &RowLockStatus, tables: &[Table], owners: &Owners) {
     /// PostgreSQL names its modes of tables, not of rows: the ones that `SELECT … FOR` takes of a tuple.
@@ -123,6 +146,10 @@ pub(super) fn pg_lock(rows: &mut SystemTable, lock: &RowLockStatus, tables: &[Ta
     }
     if let Some(name) = Name::of_queue(&lock.key) {
         return advisory(rows, lock, name, owners);
+    }
+    if table_of_queue(&lock.key).is_some() {
+        // A place in a queue; the sessions say what it is for.
+        return;
     }
     let relation = table_at(tables, &lock.key).map_or(Datum::Null, |table| Datum::Oid(table.id));
     rows.push(&[

@@ -48,11 +48,19 @@ pub(super) async fn fetch(view: View, client: &kv::Client, tables: &[Table]) -> 
         View::Stores => stores(&mut rows, pd).await?,
         View::Operators => operators(&mut rows, pd).await?,
         View::Locks | View::PgLocks | View::Transactions | View::PgStatActivity => {
-            let (sessions, locks) = (client.sessions().await?, client.row_locks().await?);
+            let (gateways, locks) = (client.gateways().await?, client.row_locks().await?);
+            let (mut sessions, mut uses) = (Vec::new(), Vec::new());
+            for (store, gateway) in gateways {
+                sessions.extend(gateway.sessions.into_iter().map(|session| (store, session)));
+                uses.extend(gateway.uses);
+            }
             let owners = Owners::of(&sessions);
             match view {
                 View::Locks => locks.iter().for_each(|(s, lock)| locks::lock(&mut rows, *s, lock, tables, &owners)),
-                View::PgLocks => locks.iter().for_each(|(_, lock)| locks::pg_lock(&mut rows, lock, tables, &owners)),
+                View::PgLocks => {
+                    locks.iter().for_each(|(_, lock)| locks::pg_lock(&mut rows, lock, tables, &owners));
+                    uses.iter().for_each(|used| locks::pg_table_lock(&mut rows, used));
+                }
                 View::Transactions => sessions::transactions(&mut rows, &sessions, &locks),
                 _ => sessions::activity(&mut rows, &sessions, &locks),
             }

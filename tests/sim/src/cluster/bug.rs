@@ -137,6 +137,8 @@ pub const BUGS: &[Bug] = &[
     #[cfg(all(feature = "planted-bugs", feature = "sql"))]
     Bug::Sql(sql::planted::Planted::KeepDoomed),
     #[cfg(all(feature = "planted-bugs", feature = "sql"))]
+    Bug::Sql(sql::planted::Planted::AcknowledgeInUse),
+    #[cfg(all(feature = "planted-bugs", feature = "sql"))]
     Bug::Sql(sql::planted::Planted::RepeatUnknown),
     #[cfg(all(feature = "planted-bugs", feature = "sql"))]
     Bug::Sql(sql::planted::Planted::ForgetEntry),

@@ -1,8 +1,8 @@
 //! Two tables that hold the same, filled by some sessions and emptied by others: TRUNCATE, or dropped and made anew; and
-//! a journal of all that was added.
+//! a journal of all that was added. Some lock both tables against writers and look at them twice.
 //!
 //! A transaction that looks at both must find the same in both, whatever schema change is under way: nobody writes or
-//! reads one of them by the old catalog and the other by the new one. And what every gateway is told is done, is done
+//! reads one of them by the old catalog and the other by the new one. While they are locked nothing is committed in either. And what every gateway is told is done, is done
 //! (`check::cleared`): nobody adds to a table that was emptied meanwhile, nobody sees what was cleared away.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
@@ -116,6 +116,25 @@ impl Connection {
         Ok(all)
     }
 
+    /// What each table holds while both are locked, one statement after the other, and again after a while.
+    async fn locked_look(&mut self, think: impl Future<Output = ()>) -> Result<[BTreeSet<u64>; 3], SqlError> {
+        self.query("BEGIN").await?;
+        let seen = async {
+            self.query("LOCK TABLE left_side, right_side IN SHARE MODE").await?;
+            let left = self.side(0).await?;
+            think.await;
+            Ok([left, self.side(1).await?, self.side(0).await?])
+        };
+        let seen = seen.await;
+        self.query("ROLLBACK").await?;
+        seen
+    }
+
+    async fn side(&mut self, side: usize) -> Result<BTreeSet<u64>, SqlError> {
+        let rows = self.run(LOOK[side], &[0, ELEMENTS_MAX]).await?.rows;
+        Ok(rows.iter().map(|row| row[0] as u64).collect())
+    }
+
     async fn clear(&mut self, way: Way, element: i64) -> Result<(), SqlError> {
         if way == Way::Truncate {
             return self.query("TRUNCATE left_side, right_side").await.map(|_| ());
@@ -196,6 +215,18 @@ impl Schema {
         Some(())
     }
 
+    async fn locked_look(&self, connection: &mut Connection, seat: &mut Seat) {
+        let world = &seat.world;
+        let think = world.sleep(seat.owner, seat.rng.random_range(Duration::ZERO..THINK_MAX));
+        match connection.locked_look(think).await {
+            Ok([left, right, again]) if left != right || left != again => {
+                world.fail(format!("locked tables hold {left:?}, {right:?}, and then {again:?}"));
+            }
+            Ok(_) => world.count("looks at locked tables", 1),
+            Err(error) => refused(world, &error, "a look at locked tables"),
+        }
+    }
+
     async fn clear(&self, connection: &mut Connection, world: &World, way: Way) {
         let element = (way == Way::Refill).then(|| self.element());
         let span = Span { called: world.now(), answered: None };
@@ -235,7 +266,8 @@ impl Schema {
                 let way = WAYS[seat.rng.random_range(0..WAYS.len())];
                 self.clear(connection, &seat.world, way).await;
             }
-            1..12 => self.add(connection, seat).await,
+            1 => self.locked_look(connection, seat).await,
+            2..12 => self.add(connection, seat).await,
             _ => drop(self.look(connection, &seat.world).await),
         }
     }

@@ -220,6 +220,11 @@ mod gateways {
     }
 
     #[test]
+    fn acknowledging_a_table_lock_in_use_is_found() {
+        must_be_found(Kind::Schema, 10, Bug::Sql(Sql::AcknowledgeInUse));
+    }
+
+    #[test]
     fn repeating_a_statement_of_unknown_outcome_is_found() {
         must_be_found(Kind::SqlRegister, 60, Bug::Sql(Sql::RepeatUnknown));
     }
