@@ -170,7 +170,7 @@ impl Job {
             }
             Effect::ClearLock { id, lock } => {
                 let few = self.keys.len() <= FEW_KEYS;
-                let mut wait = if few { LockWait::on_keys() } else { LockWait::on_range() };
+                let mut wait = if few { LockWait::writing_keys() } else { LockWait::writing_range() };
                 match self.job.client.clear_lock(&lock, &mut wait, deadline).await {
                     Ok(()) => Event::Cleared(id),
                     Err(error) => Event::Refused(id, error),

@@ -37,17 +37,24 @@ pub(crate) struct LockWait {
     read_ts: Option<Timestamp>,
     /// Transactions that commit above that snapshot, if they do.
     passed: Vec<u64>,
+    /// Who has spilled is not waited for.
+    yields: bool,
 }
 
 impl LockWait {
-    /// For a transaction that locks or writes single keys.
+    /// For a transaction that waits as long as its caller does.
     pub(crate) fn on_keys() -> Self {
-        LockWait { backoff: Backoff::LOCK, neighbours: 0, read_ts: None, passed: Vec::new() }
+        LockWait { backoff: Backoff::LOCK, neighbours: 0, read_ts: None, passed: Vec::new(), yields: false }
     }
 
-    /// For a transaction that writes many keys: the next lock is probably of the same owner.
-    pub(crate) fn on_range() -> Self {
-        LockWait { neighbours: SWEEP, ..Self::on_keys() }
+    /// For a transaction that writes single keys, and has not locked their rows: a lock that may stand for long is a conflict.
+    pub(crate) fn writing_keys() -> Self {
+        LockWait { yields: true, ..Self::on_keys() }
+    }
+
+    /// The same for many keys: the next lock is probably of the same owner.
+    pub(crate) fn writing_range() -> Self {
+        LockWait { neighbours: SWEEP, ..Self::writing_keys() }
     }
 
     /// For a read of single keys at `read_ts`.
@@ -57,7 +64,7 @@ impl LockWait {
 
     /// For a scan at `read_ts`.
     pub(crate) fn reading_range(read_ts: Timestamp) -> Self {
-        LockWait { read_ts: Some(read_ts), ..Self::on_range() }
+        LockWait { neighbours: SWEEP, ..Self::reading_keys(read_ts) }
     }
 
     /// Transactions (start_ts) whose locks the read need not meet.
@@ -100,6 +107,7 @@ impl Client {
                 wait.passed.push(lock.start_ts);
                 Ok(())
             }
+            Fate::Alive(_) if wait.yields && lock.spilled => Err(Error::Conflict { key: lock.key.clone() }),
             Fate::Alive(_) | Fate::Absent => self.pause(&mut wait.backoff, Duration::ZERO, deadline, &why()).await,
         }
     }

@@ -80,6 +80,9 @@ struct Part {
     marks: Vec<u64>,
 }
 
+/// A part, and the locks that it joins.
+type Leaving = (Arc<Part>, Arc<Hold>);
+
 /// The locks. When it goes without having been settled, they are ended as the primary says.
 struct Hold {
     client: Client,
@@ -229,7 +232,7 @@ impl Txn {
     }
 
     /// The part that is on its way, or the next one; `None` when nothing is left.
-    fn next_part(&self) -> Result<Option<(Arc<Part>, Arc<Hold>)>, Error> {
+    fn next_part(&self) -> Result<Option<Leaving>, Error> {
         let mut guard = self.state()?;
         let state = &mut *guard;
         if let Some(Spilled { hold, leaving: Some(part), .. }) = &state.spilled {
@@ -311,7 +314,7 @@ impl Txn {
         done
     }
 
-    fn last_part(&self) -> Result<Option<(Arc<Part>, Arc<Hold>)>, Error> {
+    fn last_part(&self) -> Result<Option<Leaving>, Error> {
         Ok(match &self.state()?.spilled {
             Some(Spilled { hold, leaving: Some(part), .. }) => Some((part.clone(), hold.clone())),
             _ => None,
@@ -422,7 +425,7 @@ impl Hold {
     /// Mutations in a row, in a request to each region that they lie in.
     async fn prewrite(&self, txn: &Txn, part: &Part, mut mutations: &[Mutation]) -> Result<(), Error> {
         let client = &self.client;
-        let (mut backoff, mut wait) = (Backoff::ROUTING, LockWait::on_range());
+        let (mut backoff, mut wait) = (Backoff::ROUTING, LockWait::writing_range());
         let mut deadline = client.deadline();
         while let Some(first) = mutations.first() {
             let route = client.locate(&first.key, deadline).await?;

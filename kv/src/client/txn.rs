@@ -23,6 +23,7 @@ use super::{
     held::HeldRows,
     in_use::Use,
     near::Source,
+    read::At,
     reads::ReadSpans,
     scan::{Scan, ScanOptions},
     snapshot::Snapshot,
@@ -248,8 +249,7 @@ impl Txn {
             Own::Gone => Ok(None),
             Own::Unknown => {
                 let read_ts = self.read_ts().await?;
-                let own = self.own_writes();
-                self.inner.client.read_at(Bytes::copy_from_slice(key), read_ts, own, self.inner.from).await
+                self.inner.client.read_at(Bytes::copy_from_slice(key), self.at(read_ts)).await
             }
         }
     }
@@ -262,6 +262,10 @@ impl Txn {
             None if self.read_ts_taken().is_none() && !self.has_spilled() => self.inner.client.read_latest(key).await,
             None => self.get(key).await,
         }
+    }
+
+    fn at(&self, ts: Timestamp) -> At {
+        At { ts, from: self.inner.from, own: self.own_writes() }
     }
 
     /// The values of several keys, in the order asked; regions are asked in parallel.
@@ -279,9 +283,7 @@ impl Txn {
         }
         let found = match ask.is_empty() {
             true => Vec::new(),
-            false => {
-                self.inner.client.read_many(ask, self.read_ts().await?, self.own_writes(), self.inner.from).await?
-            }
+            false => self.inner.client.read_many(ask, self.at(self.read_ts().await?)).await?,
         };
         let stored =
             |key: &Bytes| found.binary_search_by(|pair| pair.key.cmp(key)).ok().map(|at| found[at].value.clone());
@@ -303,7 +305,8 @@ impl Txn {
         };
         let reader = recorded.then(|| self.inner.clone());
         let spills = Spills::new(self.inner.clone(), mark);
-        Scan::new(self.inner.client.clone(), (self.snapshot.clone(), self.inner.from), options, own, reader, spills)
+        let snapshot = (self.snapshot.clone(), self.inner.from);
+        Scan::new(self.inner.client.clone(), snapshot, options, own, reader, spills)
     }
 
     /// Whether writes of this transaction to `range` are held here: then a pushed-down scan would not see them, and the

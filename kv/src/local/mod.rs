@@ -221,7 +221,10 @@ struct LocalSpawn;
 
 impl Spawn for LocalSpawn {
     fn spawn(&self, task: BoxFuture<'static, ()>) {
-        tokio::runtime::Handle::current().spawn(task);
+        // What ends with the runtime has nothing more to do.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(task);
+        }
     }
 }
 

@@ -165,15 +165,56 @@ async fn what_exists_is_not_inserted_and_a_part_that_fails_leaves_nothing() {
     (0..10).for_each(|n| txn.insert(key(n), value(n)).unwrap());
     assert_eq!(txn.make_room().await, Err(Error::AlreadyExists { key: key(5) }));
     assert_eq!(txn.put(key(1), value(1)), Err(Error::Aborted));
-    let other = local.client.begin().await.unwrap();
-    (0..5).for_each(|n| other.insert(key(n), value(n)).unwrap());
-    other.commit(CommitOptions::default()).await.unwrap();
+    // Its locks go in the background.
+    let inserted = async || {
+        let other = local.client.begin().await.unwrap();
+        (0..5).for_each(|n| other.insert(key(n), value(n)).unwrap());
+        other.commit(CommitOptions::default()).await
+    };
+    while let Err(error) = inserted().await {
+        assert!(error.is_retryable(), "{error}");
+    }
     // Also one that this very transaction has inserted, when it was spilled meanwhile.
     let twice = local.client.begin().await.unwrap();
     (6..10).for_each(|n| twice.insert(key(n), value(n)).unwrap());
     twice.make_room().await.unwrap();
     twice.insert(key(7), value(7)).unwrap();
     assert_eq!(twice.commit(CommitOptions::default()).await, Err(Error::AlreadyExists { key: key(7) }));
+}
+
+#[tokio::test]
+async fn who_waits_for_a_spilled_lock_is_called_and_circles_are_found() {
+    let local = local();
+    let lock = |on_locked| RowLock { mode: RowLockMode::Update, on_locked, absent: true, label: Bytes::new() };
+    let large = local.client.begin().await.unwrap();
+    (0..8).for_each(|n| large.put(key(n), value(n)).unwrap());
+    large.make_room().await.unwrap();
+    let other = local.client.begin().await.unwrap();
+    other.lock_rows(&[key(9)], &lock(OnLocked::Wait)).await.unwrap();
+    assert_eq!(
+        other.lock_rows(&[key(1)], &lock(OnLocked::Refuse)).await,
+        Err(Error::RowLocked { key: key(1) }),
+        "NOWAIT does not wait"
+    );
+    let waiting = {
+        let (other, lock) = (other.clone(), lock(OnLocked::Wait));
+        tokio::runtime::Handle::current().spawn(async move { other.lock_rows(&[key(1)], &lock).await })
+    };
+    // Each waits for the other; the younger one gives way.
+    large.lock_rows(&[key(1)], &lock(OnLocked::Wait)).await.unwrap();
+    let circle = {
+        let (large, lock) = (large.clone(), lock(OnLocked::Wait));
+        tokio::runtime::Handle::current().spawn(async move { large.lock_rows(&[key(9)], &lock).await })
+    };
+    assert!(matches!(waiting.await.unwrap(), Err(Error::Deadlock(_))));
+    other.rollback();
+    circle.await.unwrap().unwrap();
+    // And who waits for no circle has the row when the transaction ends.
+    let third = local.client.begin().await.unwrap();
+    let waiting =
+        tokio::runtime::Handle::current().spawn(async move { third.lock_rows(&[key(2)], &lock(OnLocked::Wait)).await });
+    large.commit(CommitOptions::default()).await.unwrap();
+    assert_eq!(waiting.await.unwrap().unwrap()[0].value, Some(value(2)));
 }
 
 #[tokio::test]

@@ -119,6 +119,7 @@ impl Lock {
             start_ts: self.start_ts.0,
             ttl_ms: self.ttl_ms,
             min_commit_ts: self.min_commit_ts.0,
+            spilled: self.spilled.is_some(),
         }
     }
 

@@ -5,6 +5,9 @@
 //!                                                (writes that passed before the claim are applied then)
 //! ```
 //!
+//! Where the written lock of a transaction that has spilled stands on a row that was just granted, its owner is put before the
+//! claimant: it is waited for in the row's queue like any other. The claimant is told of the lock, and asks its primary, now and then.
+//!
 //! A request waits no longer than [`SLICE`] and is then told to come again: its place in the queue stays, and a leader
 //! that is none any more is noticed.
 
@@ -23,7 +26,7 @@ use raftstore::RegionSnapshot;
 
 use crate::{
     Reply,
-    mvcc::{Fault, Reader, spilled::OwnWrite},
+    mvcc::{Fault, Lock, Reader, spilled::OwnWrite},
     planted::Planted,
     row_locks::{Claim, MAX_ROWS, Place},
 };
@@ -165,7 +168,13 @@ impl Call<'_> {
         drop(turn);
         let rows = match read {
             Ok(Ok(rows)) => rows,
-            Ok(Err(error)) => return Ok(locked(LockRowsResponse { error: Some(error), ..Default::default() })),
+            Ok(Err((key, lock))) => {
+                if lock.spilled.is_some() {
+                    self.inner.rows.yield_to(lock.start_ts, &key, owner);
+                }
+                let error = Some(KeyError { kind: Some(Kind::Locked(lock.to_wire(&key))) });
+                return Ok(locked(LockRowsResponse { error, ..Default::default() }));
+            }
             Err(fault) => return Ok(locked(LockRowsResponse { error: Some(fault.into()), ..Default::default() })),
         };
         if !request.absent {
@@ -230,7 +239,7 @@ fn read_rows(
     owner: Timestamp,
     keys: &[Bytes],
     skipped: &[bool],
-) -> Result<Result<Vec<LockedRow>, KeyError>, Fault> {
+) -> Result<Result<Vec<LockedRow>, (Bytes, Lock)>, Fault> {
     let mut rows = Vec::with_capacity(keys.len());
     for (key, skipped) in keys.iter().zip(skipped) {
         if *skipped {
@@ -239,7 +248,7 @@ fn read_rows(
         }
         let lock = reader.lock(key)?;
         if let Some(lock) = lock.as_ref().filter(|lock| lock.start_ts != owner) {
-            return Ok(Err(KeyError { kind: Some(Kind::Locked(lock.to_wire(key))) }));
+            return Ok(Err((key.clone(), lock.clone())));
         }
         let (newest, stored) = reader.newest_value(key)?;
         let own = lock.is_some();

@@ -12,7 +12,6 @@ use proto::{
 use crate::{
     Reply,
     mvcc::{Fault, Reader},
-    planted::Planted,
     txn,
 };
 
@@ -33,8 +32,7 @@ impl Call<'_> {
     pub(super) async fn spill(&self, request: PrewriteRequest, stage: Stage) -> Result<PrewriteResponse, RegionError> {
         let (owner, place) = (Timestamp(request.start_ts), place_of(&stage.snapshot));
         let blocker = |m: &Mutation| self.inner.rows.blocker(&m.key, owner, row_lock_of(m.kind()), place);
-        let evaluated =
-            txn::spill(&self.reader(&stage.snapshot), &request, &blocker, self.inner.plant.has(Planted::LateSpill));
+        let evaluated = txn::spill(&self.reader(&stage.snapshot), &request, &blocker);
         match evaluated {
             Ok((batch, response)) => self.finish(stage, batch, (None, None)).await.map(|()| response),
             Err(fault) => Ok(txn::prewrite_failed(fault.into())),

@@ -29,12 +29,11 @@ use super::{
     prewrite_failed,
 };
 
-/// Evaluates a spill. `overtaking`: one that comes late is taken for the newest; a bug, for tests of the tests.
+/// Evaluates a spill.
 pub fn spill(
     reader: &Reader<'_>,
     request: &PrewriteRequest,
     row_blocker: RowBlocker<'_>,
-    overtaking: bool,
 ) -> Result<(Batch, PrewriteResponse), Fault> {
     let start_ts = Timestamp(request.start_ts);
     let refuse = |kind| Ok((Batch::default(), prewrite_failed(key_error(kind))));
@@ -42,7 +41,7 @@ pub fn spill(
     for mutation in &request.mutations {
         let key = &mutation.key;
         let lock = match reader.lock(key)?.filter(|lock| lock.start_ts == start_ts) {
-            Some(own) => match over(reader, own, request, mutation, overtaking)? {
+            Some(own) => match over(reader, own, request, mutation)? {
                 Over::Stands => continue,
                 Over::Replaced(lock) => lock,
                 Over::Refused(kind) => return refuse(kind),
@@ -101,19 +100,13 @@ fn first(request: &PrewriteRequest, mutation: &Mutation) -> Lock {
     }
 }
 
-fn over(
-    reader: &Reader<'_>,
-    own: Lock,
-    request: &PrewriteRequest,
-    mutation: &Mutation,
-    overtaking: bool,
-) -> Result<Over, Fault> {
+fn over(reader: &Reader<'_>, own: Lock, request: &PrewriteRequest, mutation: &Mutation) -> Result<Over, Fault> {
     let key = &mutation.key;
     let Some(mut spilled) = own.spilled.clone() else {
         return Err(Fault::corrupt(key, "one transaction has locks of two kinds"));
     };
     // A lock says nothing that the write which stands does not say.
-    if (spilled.spill >= request.spill && !overtaking) || mutation.kind() == MutationKind::Lock {
+    if spilled.spill >= request.spill || mutation.kind() == MutationKind::Lock {
         return Ok(Over::Stands);
     }
     if oldest(mutation).kind() == MutationKind::Insert {
