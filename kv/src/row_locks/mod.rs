@@ -160,7 +160,7 @@ impl RowLocks {
         row.holders.push(Part { owner: holder, mode: RowLockMode::Update, place: part.place });
         let label = Bytes::new();
         let entry =
-            self.owners.entry(holder).or_insert_with(|| Owner { until, label, keys: BTreeSet::new(), awaits: None });
+            self.owners.entry(holder).or_insert_with(|| Owner { until, label, keys: BTreeSet::new(), behind: None });
         entry.until = entry.until.max(until);
         entry.keys.insert(key.clone());
     }
