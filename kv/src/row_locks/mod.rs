@@ -100,7 +100,7 @@ struct Owner {
     /// Held or waited for.
     keys: BTreeSet<Bytes>,
     /// Behind a row that it holds, whoever else has to end before it goes on.
-    awaits: Option<(Bytes, Vec<Timestamp>)>,
+    behind: Option<(Bytes, Vec<Timestamp>)>,
 }
 
 /// The row locks of one store.
@@ -138,7 +138,7 @@ impl RowLocks {
             until,
             label: Bytes::new(),
             keys: BTreeSet::new(),
-            awaits: None,
+            behind: None,
         });
         entry.until = entry.until.max(until);
         entry.label = label;
@@ -160,7 +160,7 @@ impl RowLocks {
         row.holders.push(Part { owner: holder, mode: RowLockMode::Update, place: part.place });
         let label = Bytes::new();
         let entry =
-            self.owners.entry(holder).or_insert_with(|| Owner { until, label, keys: BTreeSet::new(), awaits: None });
+            self.owners.entry(holder).or_insert_with(|| Owner { until, label, keys: BTreeSet::new(), behind: None });
         entry.until = entry.until.max(until);
         entry.keys.insert(key.clone());
     }
@@ -201,7 +201,7 @@ impl RowLocks {
             return false;
         }
         let Some(entry) = self.owners.get_mut(&owner) else { return false };
-        entry.awaits = Some((key.clone(), others));
+        entry.behind = Some((key.clone(), others));
         entry.label = label;
         true
     }
@@ -209,7 +209,7 @@ impl RowLocks {
     /// The owner does not wait behind what it holds any more.
     pub fn go_on(&mut self, owner: Timestamp) {
         if let Some(entry) = self.owners.get_mut(&owner) {
-            entry.awaits = None;
+            entry.behind = None;
         }
     }
 

@@ -27,8 +27,8 @@ impl RowLocks {
             held.chain(row.queue.iter().map(|part| (part, false))).map(move |(part, granted)| (key, part, granted))
         });
         let behind = |key: &Bytes, part: &super::Part| {
-            let awaits = self.owners.get(&part.owner).and_then(|owner| owner.awaits.as_ref());
-            awaits.is_some_and(|(at, _)| at == key)
+            let behind = self.owners.get(&part.owner).and_then(|owner| owner.behind.as_ref());
+            behind.is_some_and(|(at, _)| at == key)
         };
         let parts = parts.map(|(key, part, granted)| (key, part, granted && !behind(key, part)));
         let status = |(key, part, granted): (&Bytes, &super::Part, bool)| RowLockStatus {
@@ -79,7 +79,7 @@ impl RowLocks {
     fn waits_behind(&self) -> Vec<Wait> {
         let mut waits = Vec::new();
         for (waiter, owner) in &self.owners {
-            let Some((key, others)) = &owner.awaits else { continue };
+            let Some((key, others)) = &owner.behind else { continue };
             let wait = |holder: &Timestamp| Wait {
                 waiter: *waiter,
                 holder: *holder,

@@ -253,6 +253,17 @@ mod tests {
     }
 
     #[test]
+    fn a_lease_that_ran_out_dooms_who_used_tables_under_it() {
+        let fence = fence();
+        fence.doom_all();
+        assert!(fence.check().is_ok());
+        fence.enter(&[(100, Mode::AccessShare)], false, 5, || 5);
+        fence.hold(101, Mode::AccessExclusive);
+        fence.doom_all();
+        assert!(fence.check().is_err() && fence.begin_commit().is_err());
+    }
+
+    #[test]
     fn who_meets_a_barrier_uses_nothing_new() {
         let fence = fence();
         fence.enter(&[(99, Mode::AccessShare)], false, 5, || 5);

@@ -177,7 +177,7 @@ impl LeasedCatalog {
         let mut lapsed = self.lapsed.lock();
         if lapsed.end != lease.end {
             *lapsed = Lapsed { count: lapsed.count + 1, end: lease.end };
-            if !self.plant.has(Planted::KeepDoomed) {
+            if !(self.plant.has(Planted::KeepDoomed) || self.plant.has(Planted::CommitPastLease)) {
                 self.all_fences().iter().for_each(|fence| fence.doom_all());
             }
         }

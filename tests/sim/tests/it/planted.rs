@@ -210,16 +210,6 @@ mod gateways {
     use super::{Bug, Kind, must_be_found};
 
     #[test]
-    fn committing_past_the_catalog_lease_is_found() {
-        must_be_found(Kind::Schema, 30, Bug::Sql(Sql::CommitPastLease));
-    }
-
-    #[test]
-    fn keeping_transactions_of_an_older_schema_is_found() {
-        must_be_found(Kind::Schema, 10, Bug::Sql(Sql::KeepDoomed));
-    }
-
-    #[test]
     fn acknowledging_a_table_lock_in_use_is_found() {
         must_be_found(Kind::Schema, 10, Bug::Sql(Sql::AcknowledgeInUse));
     }

@@ -48,6 +48,9 @@ const PURE: &[&str] = &[
     "sql/src/statement/",
     "sql/src/ddl/borders.rs",
     "sql/src/ddl/check.rs",
+    "sql/src/ddl/locks.rs",
+    "sql/src/table_locks/mode.rs",
+    "sql/src/table_locks/record.rs",
     "server/src/pgwire/frontend.rs",
     "server/src/pgwire/backend.rs",
 ];
