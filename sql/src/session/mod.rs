@@ -20,8 +20,8 @@
 //! | `extended` | the messages of the extended protocol |
 
 pub mod backend;
-pub mod cancel;
 mod batch;
+pub mod cancel;
 mod command;
 mod constraints;
 mod copy;
