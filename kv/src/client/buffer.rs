@@ -1,4 +1,4 @@
-//! What a transaction has written and not yet committed. PURE.
+//! What a transaction has written and not yet committed.
 //!
 //! Writes have generations: each place that something may go back to, or that a statement reads at, begins a new one. What is held
 //! here is taken out when it is committed, or, with its generations, when it becomes too much for this memory ([`super::spill`]).

@@ -217,7 +217,7 @@ impl Session {
         let portal = match &mut self.active {
             Active::Portal(name, _) => self.portals.get_mut(name),
             Active::Simple(queue) => queue.running_portal(),
-            Active::Nothing => None,
+            Active::Nothing | Active::Batch(_) => None,
         };
         if let Some(portal) = portal
             && let Progress::Running(running) = &mut portal.progress

@@ -21,6 +21,7 @@
 //! | `extended` | the messages of the extended protocol |
 
 pub mod backend;
+mod batch;
 pub mod cancel;
 mod command;
 mod constraints;
@@ -50,6 +51,7 @@ pub use cancel::CancelToken;
 pub use step::{CopyFormat, Field, RowBatch, RowShape, Step};
 
 use self::{
+    batch::Batch,
     copy::CopyIn,
     portal::{Portal, Prepared},
     settings::Settings,
@@ -103,6 +105,8 @@ enum Active {
     Portal(String, Option<u64>),
     /// The statements of a Query message.
     Simple(Box<Queue>),
+    /// The same, while they are one transaction that may be repeated.
+    Batch(Box<Batch>),
 }
 
 /// One connection's session. Not shared: the protocol feeds it one message after another.
@@ -150,6 +154,7 @@ impl Session {
         match std::mem::replace(&mut self.active, Active::Nothing) {
             Active::Nothing => Ok(None),
             Active::Portal(name, left) => self.next_of_portal(name, left).await.inspect_err(|_| self.copy_in = None),
+            Active::Batch(batch) => self.next_of_batch(batch).await.inspect_err(|_| self.end_implicit()),
             Active::Simple(queue) => self.next_of_queue(queue).await.inspect_err(|_| {
                 self.copy_in = None;
                 self.end_implicit();

@@ -27,11 +27,11 @@ use crate::{
 };
 
 /// How often a single statement that met a conflict is run again before the client hears of it.
-const MAX_RETRIES: u32 = 100;
+pub(super) const MAX_RETRIES: u32 = 100;
 /// First pause before a retry; it doubles up to [`MAX_PAUSE`].
-const FIRST_PAUSE: Duration = Duration::from_micros(500);
+pub(super) const FIRST_PAUSE: Duration = Duration::from_micros(500);
 /// Longest pause before a retry.
-const MAX_PAUSE: Duration = Duration::from_millis(50);
+pub(super) const MAX_PAUSE: Duration = Duration::from_millis(50);
 
 /// Runs `work` until it ends, is cancelled, or `deadline` passes. The future does not hold the session: parts of it
 /// (streams under way) can't be shared between threads.

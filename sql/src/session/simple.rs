@@ -4,6 +4,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 use super::{
     Active, Session, Step,
+    batch::Batch,
     plan::StatementPlan,
     portal::{Portal, Prepared, Progress},
     transaction::State,
@@ -26,14 +27,22 @@ pub(super) struct Queue {
 }
 
 /// One statement of a Query message.
-struct Parsed {
+#[derive(Clone)]
+pub(super) struct Parsed {
     sql: String,
-    command: Command,
+    pub(super) command: Command,
     /// Characters of the message before it.
     before: u32,
 }
 
 impl Queue {
+    /// From the first statement on.
+    pub(super) fn of(statements: impl IntoIterator<Item = Parsed>) -> Self {
+        let rest: VecDeque<Parsed> = statements.into_iter().collect();
+        let single = rest.len() == 1;
+        Queue { rest, single, running: None, described: false }
+    }
+
     pub(super) fn running_portal(&mut self) -> Option<&mut Portal> {
         self.running.as_mut()
     }
@@ -53,7 +62,13 @@ impl Session {
         if queue.is_err() {
             self.fail(false);
         }
-        self.active = Active::Simple(Box::new(queue?));
+        let queue = Box::new(queue?);
+        let idle = matches!(self.transaction.state, State::Idle);
+        let statements = if idle && !queue.single { queue.rest.iter().cloned().collect() } else { Vec::new() };
+        self.active = match Batch::new(queue, statements) {
+            Ok(batch) => Active::Batch(batch),
+            Err(queue) => Active::Simple(queue),
+        };
         Ok(())
     }
 
@@ -96,8 +111,7 @@ impl Session {
         if rest.is_empty() {
             rest.push_back(Parsed { sql: String::new(), command: Command::Empty, before: 0 });
         }
-        let single = rest.len() == 1;
-        Ok(Queue { rest, single, running: None, described: false })
+        Ok(Queue::of(rest))
     }
 
     pub(super) async fn next_of_queue(&mut self, mut queue: Box<Queue>) -> SqlResult<Option<Step>> {

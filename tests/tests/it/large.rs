@@ -9,7 +9,7 @@ use tokio_postgres::{Client, NoTls, error::SqlState};
 /// For what the cluster does on its own.
 const LIMIT: Duration = Duration::from_secs(60);
 /// Rows that take more than the memory of one transaction.
-const ROWS: i64 = 300_000;
+const ROWS: i64 = 200_000;
 /// Memory of a process at most, in MiB: a debug build with its caches, and far below what the rows of these transactions would take.
 const MEMORY_MIB: u64 = 900;
 
