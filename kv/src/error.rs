@@ -118,6 +118,11 @@ impl From<KeyError> for Refusal {
             Some(Kind::RowLocked(r)) => Error::RowLocked { key: r.key },
             Some(Kind::Deadlock(d)) => Error::Deadlock(Box::new(d.into())),
             Some(Kind::TooManyRowLocks(t)) => Error::TooLarge(format!("a store keeps at most {} row locks", t.limit)),
+            Some(Kind::TooMuchKept(k)) => Error::TooLarge(format!(
+                "what savepoints keep of the row with key {} has at most {} bytes",
+                hex(&k.key),
+                k.limit
+            )),
             Some(Kind::Corrupt(c)) if c.key.is_empty() => Error::Corrupt(c.reason),
             Some(Kind::Corrupt(c)) => Error::Corrupt(format!("key {}: {}", hex(&c.key), c.reason)),
             None => Error::Corrupt("an empty error came over the wire".into()),

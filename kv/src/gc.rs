@@ -196,7 +196,7 @@ mod tests {
     use raftstore::engine::{Engine, WriteBatch, WriteOp, memory::MemoryEngine};
 
     use crate::mvcc::{
-        Reader, lock,
+        Reader, Seen, lock,
         scan::{PageEnd, ScanSpec, scan_page},
         version::record,
     };
@@ -234,7 +234,7 @@ mod tests {
                     rows.push((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
                     Ok(())
                 };
-                let (end, _) = scan_page(&*snapshot, &KeyRange::default(), spec, row).unwrap();
+                let (end, _) = scan_page(&*snapshot, &KeyRange::default(), spec, &Seen::default(), row).unwrap();
                 assert_eq!(end, PageEnd::Done);
                 rows.sort();
                 rows
@@ -334,6 +334,7 @@ mod tests {
             primary: Bytes::from_static(b"a"),
             value: Bytes::new(),
             secondaries: None,
+            spilled: None,
         };
         let rollback = |ts| WriteOp::Put(Cf::Lock, codec::versioned(b"a", Timestamp(ts)), lock::rollback_record());
         let ops = vec![

@@ -26,6 +26,9 @@
 //!   each leader promises a timestamp above all it has served, the highest is the transaction's. With more keys one lock, the
 //!   primary's, decides: it is turned into a version at a timestamp from PD. The other locks follow in the background
 //!   either way. A value travels through the log once: commit moves it from its lock.
+//! - **Too large for the gateway's memory**: a transaction leaves writes with the stores as locks while it goes on, in numbered parts
+//!   and with generations, so that ROLLBACK TO can drop some; it reads them there. It remembers ranges, not keys, and its locks are
+//!   ended by range. Readers go past: it is made to commit above them ([`client`], `spill.rs`; [`mvcc::spilled`]).
 //! - **Serializable transactions** remember what they have read ([`client`], `reads.rs`). At COMMIT they take a timestamp from PD, the
 //!   leaders see that all of it is at that timestamp as it was ([`txn`], `validate.rs`), as a read at it would, and what they write
 //!   commits at exactly that timestamp. So each is as if it had happened at one instant between its beginning and its end.

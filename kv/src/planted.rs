@@ -34,6 +34,10 @@ pub enum Planted {
     ValidateAfterDecision,
     /// Client: a lock that decides nothing, since its leader has served a later read, is taken for one of an async commit.
     TakeUndecided,
+    /// Client: what a transaction has spilled stays what it is when it goes back to a place before.
+    KeepDropped,
+    /// Store: a reader is told that a spilled transaction commits above it, and nothing sees to that.
+    PassUnsaid,
     /// Store: followers are told that they can be read at a timestamp at or below which a one-round commit may still land.
     ResolveUnannounced,
     /// Store: what a transaction has read is looked at without keeping later commits above that timestamp.

@@ -159,7 +159,7 @@ mod tests {
 
     fn get(region: u64, key: &'static str) -> KvRequest {
         let header = RequestHeader { region_id: region, ..RequestHeader::default() };
-        let body = Asked::Get(GetRequest { keys: vec![key.into()], read_ts: 1 });
+        let body = Asked::Get(GetRequest { keys: vec![key.into()], read_ts: 1, ..GetRequest::default() });
         KvRequest { header: Some(header), body: Some(body) }
     }
 

@@ -320,6 +320,11 @@ impl SqlError {
     pub fn terminated() -> Self {
         Self::new(SqlState::ADMIN_SHUTDOWN, "terminating connection due to administrator command").fatal()
     }
+    /// 25P03: the client has left a transaction open for too long; it ends the session.
+    pub fn idle_in_transaction() -> Self {
+        let message = "terminating connection due to idle-in-transaction timeout";
+        Self::new(SqlState("25P03"), message).fatal()
+    }
     /// 57P01 because the session's advisory locks may be others' by now; it ends the session.
     pub fn locks_lost() -> Self {
         Self::new(SqlState::ADMIN_SHUTDOWN, "terminating connection because its advisory locks were lost")

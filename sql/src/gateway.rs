@@ -18,6 +18,7 @@ use crate::{
     catalog::{CatalogSnapshot, LeasedCatalog, store},
     ddl::still::Still,
     error::{SqlError, SqlResult, SqlState},
+    garbage,
     notify::Channels,
     planted::Plant,
     sequence::Pools,
@@ -30,9 +31,6 @@ use crate::{
 const PUBLISH_PATIENCE: Duration = Duration::from_secs(60);
 /// Pause between attempts to publish.
 const PUBLISH_PAUSE: Duration = Duration::from_millis(100);
-/// How old garbage is when it is deleted: [`kv::COMMIT_MEMORY`], and time for clocks that run at different speeds and for
-/// requests on their way.
-const GARBAGE_AGE: Duration = kv::COMMIT_MEMORY.saturating_add(Duration::from_secs(3));
 /// The one database, until there are several.
 pub const DATABASE: &str = "postgres";
 
@@ -99,6 +97,8 @@ impl Gateway {
         let (watched, backends) = (Arc::clone(&catalog), Arc::clone(&self.backends));
         self.config.spawn.spawn(async move { catalog.keep().await }.boxed());
         self.config.spawn.spawn(async move { watched.watch(|| backends.end_holders()).await }.boxed());
+        let gateway = Arc::downgrade(self);
+        self.config.spawn.spawn(async move { garbage::sweep(gateway).await }.boxed());
         Ok(())
     }
 
@@ -224,18 +224,6 @@ impl Gateway {
         Ok(())
     }
 
-    /// Takes back, in the background, the notes that published storage ids might be garbage.
-    pub(crate) fn forget_garbage(self: &Arc<Self>, storage_ids: Vec<u32>) {
-        let client = self.config.client.clone();
-        let forget = async move {
-            if let Err(error) = store::forget_garbage(&client, &storage_ids).await {
-                // The note stays; it is checked against the catalog before anything is deleted.
-                tracing::warn!(?storage_ids, %error, "a note about published rows was not taken back");
-            }
-        };
-        self.config.spawn.spawn(forget.boxed());
-    }
-
     /// Lets writers of tables go on, in the background, that a schema change has held and does not commit.
     pub(crate) fn release(self: &Arc<Self>, held: Still) {
         if held.is_empty() {
@@ -243,42 +231,6 @@ impl Gateway {
         }
         let gateway = Arc::clone(self);
         self.config.spawn.spawn(async move { held.release(&gateway).await }.boxed());
-    }
-
-    /// Deletes rows nobody reads or writes any more, in the background, when nobody looks for the outcome of a commit among
-    /// them any more either.
-    pub(crate) fn collect(self: &Arc<Self>, storage_ids: Vec<u32>) {
-        if storage_ids.is_empty() {
-            return;
-        }
-        let GatewayConfig { client, clock, .. } = self.config.clone();
-        let collect = async move {
-            clock.sleep(GARBAGE_AGE).await;
-            for storage_id in storage_ids {
-                if let Err(error) = store::collect(&client, storage_id).await {
-                    // The garbage record stays; the rows take room until it is collected.
-                    tracing::warn!(storage_id, %error, "rows of a dropped table were not deleted");
-                }
-            }
-        };
-        self.config.spawn.spawn(collect.boxed());
-    }
-
-    /// The same for entries of dropped indexes, by storage and index id.
-    pub(crate) fn collect_indexes(self: &Arc<Self>, indexes: Vec<(u32, u32)>) {
-        if indexes.is_empty() {
-            return;
-        }
-        let GatewayConfig { client, clock, .. } = self.config.clone();
-        let collect = async move {
-            clock.sleep(GARBAGE_AGE).await;
-            for (storage_id, index) in indexes {
-                if let Err(error) = store::collect_index(&client, storage_id, index).await {
-                    tracing::warn!(storage_id, index, %error, "entries of a dropped index were not deleted");
-                }
-            }
-        };
-        self.config.spawn.spawn(collect.boxed());
     }
 }
 

@@ -27,6 +27,7 @@ pub mod ddl;
 pub mod dml;
 pub mod error;
 pub mod eval;
+mod garbage;
 pub mod gateway;
 pub mod keyplan;
 pub mod name;

@@ -37,6 +37,19 @@ impl Reader {
     pub fn at_fresh_snapshot(&self) -> Self {
         Reader { main: self.main.at_fresh_snapshot(), unpublished: self.unpublished.clone() }
     }
+    /// For what a statement reads that writes meanwhile: it sees what was written before now, once [`Reader::detach`] was called.
+    pub fn as_statement(&self) -> Self {
+        let unpublished = self.unpublished.as_ref().map(|(ids, txn)| (Arc::clone(ids), txn.as_statement()));
+        Reader { main: self.main.as_statement(), unpublished }
+    }
+    /// What is written through other handles from now on is not seen here.
+    pub async fn detach(&self) -> Result<(), kv::Error> {
+        self.main.detach().await?;
+        match &self.unpublished {
+            Some((_, txn)) => txn.detach().await,
+            None => Ok(()),
+        }
+    }
     /// The transaction all published tables are read through.
     pub fn main(&self) -> &kv::Txn {
         &self.main

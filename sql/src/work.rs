@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 
 use crate::{
     catalog::Table,
-    dml::{Certainty, Integrity, Links, Pair, RowLocking},
+    dml::{Certainty, Integrity, Links, Pair, RowLocking, foreign::Later},
     error::SqlResult,
     eval::Env,
     planted::Plant,
@@ -58,6 +58,16 @@ impl Work<'_> {
         let Work { reader, now_us, settings, plant, .. } = self;
         let integrity = Integrity { reader, links, now_us: *now_us, settings, plant: *plant };
         integrity.settle(table, pairs()).await
+    }
+    /// The same for new rows of which more are to come, in the same statement; with `None` all have come.
+    pub async fn settle_some(&self, table: &Table, rows: Option<&[Vec<Datum>]>, later: &mut Later) -> SqlResult<()> {
+        let Some(links) = &self.links else { return Ok(()) };
+        let Work { reader, now_us, settings, plant, .. } = self;
+        let integrity = Integrity { reader, links, now_us: *now_us, settings, plant: *plant };
+        match rows {
+            Some(rows) => integrity.settle_some(table, rows, later).await,
+            None => integrity.settle_rest(std::mem::take(later)).await,
+        }
     }
     /// For expressions over a row.
     pub fn env<'b>(&'b self, row: &'b [Datum]) -> Env<'b> {

@@ -28,9 +28,9 @@ use super::{
 };
 
 /// Bytes of mutations in one request at most: an entry of the Raft log should not hold up the entries behind it.
-const MAX_REQUEST_BYTES: usize = 512 << 10;
+pub(crate) const MAX_REQUEST_BYTES: usize = 512 << 10;
 /// Keys in one request at most, for the same reason.
-const MAX_REQUEST_KEYS: usize = 4096;
+pub(crate) const MAX_REQUEST_KEYS: usize = 4096;
 /// A transaction that writes no more keys than this meets another one's locks one by one.
 const FEW_KEYS: usize = 16;
 /// Requests of one commit under way at once.
@@ -53,6 +53,8 @@ pub(crate) struct CommitJob {
     pub(crate) proven: Vec<Bytes>,
     /// Of a serializable transaction.
     pub(crate) reads: Reads,
+    /// It has spilled: all of it is locked, and the mutations are its primary alone.
+    pub(crate) spilled: bool,
 }
 
 /// What a serializable transaction has read; of others nothing.
@@ -72,7 +74,10 @@ type Doing = BoxFuture<'static, Option<Event>>;
 pub(crate) async fn run(mut job: CommitJob) -> Result<Timestamp, Error> {
     let mutations = std::mem::take(&mut job.mutations);
     let (one_pc, reads) = (job.proven.is_empty(), !job.reads.spans.is_empty());
-    let mut committer = Committer::new(mutations, job.max_commit_ts, one_pc, reads);
+    let mut committer = match job.spilled {
+        true => Committer::spilled(mutations, job.max_commit_ts),
+        false => Committer::new(mutations, job.max_commit_ts, one_pc, reads),
+    };
     let job = Arc::new(Job { keys: committer.mutations().to_vec(), job });
     let client = job.job.client.clone();
     let latest = client.inner.clock.now() + COMMIT_MEMORY;
@@ -164,9 +169,8 @@ impl Job {
                     .unwrap_or_else(|e| Event::Refused(id, e))
             }
             Effect::ClearLock { id, lock } => {
-                let start_ts = self.job.start_ts;
                 let few = self.keys.len() <= FEW_KEYS;
-                let mut wait = if few { LockWait::on_keys(start_ts) } else { LockWait::on_range(start_ts) };
+                let mut wait = if few { LockWait::writing_keys() } else { LockWait::writing_range() };
                 match self.job.client.clear_lock(&lock, &mut wait, deadline).await {
                     Ok(()) => Event::Cleared(id),
                     Err(error) => Event::Refused(id, error),
@@ -284,6 +288,7 @@ impl Job {
             secondaries,
             reads: reads.iter().map(Into::into).collect(),
             validated_ts: validated.map_or(0, |ts| ts.0),
+            ..PrewriteRequest::default()
         };
         let attempt = self.job.client.attempt(&route, Body::Prewrite(request), patience, deadline).await;
         let reply = match self.unanswered(id, attempt)? {

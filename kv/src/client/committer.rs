@@ -32,6 +32,8 @@
 //! recognises it. A 1PC whose answer was once lost, or a commit still unanswered at the deadline, ends by rolling
 //! back the primary: that either reports the commit, or makes it impossible.
 //!
+//! A transaction that has spilled comes with all its locks, and goes on at Timestamp.
+//!
 //! It does not know regions: it hands out runs of keys, and the driver answers `Split` when a run has to be cut.
 
 use std::{collections::BTreeMap, ops::Range, time::Duration};
@@ -260,6 +262,12 @@ impl Committer {
         }
     }
 
+    /// For a transaction that has spilled: all its locks stand, that of `primary` (one mutation) among them; it goes on with the timestamp.
+    pub fn spilled(primary: Vec<Mutation>, max_commit_ts: Option<Timestamp>) -> Self {
+        let all = 0..primary.len();
+        Committer { phase: Phase::Timestamp, locked: vec![all], ..Self::new(primary, max_commit_ts, false, false) }
+    }
+
     /// The transaction's changes.
     pub fn mutations(&self) -> &[Mutation] {
         &self.mutations
@@ -391,6 +399,7 @@ impl Committer {
 
     fn timestamp(&mut self, event: Event, effects: &mut Vec<Effect>) {
         match event {
+            Event::Start => effects.push(Effect::TakeTimestamp),
             Event::Timestamp(Ok(ts)) if self.max_commit_ts.is_some_and(|max| ts >= max) => {
                 self.fail(Error::Fenced, effects);
             }

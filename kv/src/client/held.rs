@@ -10,7 +10,8 @@ use proto::{StoreId, Timestamp, wire::RowLockMode};
 pub(crate) struct HeldRows {
     rows: BTreeMap<Bytes, HeldRow>,
     /// In the order in which they were asked for first.
-    order: Vec<Bytes>,
+    order: BTreeMap<usize, Bytes>,
+    asked: usize,
 }
 
 #[derive(Debug)]
@@ -20,6 +21,8 @@ struct HeldRow {
     seen: Option<Timestamp>,
     /// Whose leader was asked.
     store: StoreId,
+    /// When, among the others.
+    place: usize,
 }
 
 impl HeldRows {
@@ -29,8 +32,10 @@ impl HeldRows {
             match self.rows.get_mut(key) {
                 Some(row) => row.store = store,
                 None => {
-                    self.rows.insert(key.clone(), HeldRow { mode, seen: None, store });
-                    self.order.push(key.clone());
+                    let place = self.asked;
+                    self.asked += 1;
+                    self.rows.insert(key.clone(), HeldRow { mode, seen: None, store, place });
+                    self.order.insert(place, key.clone());
                 }
             }
         }
@@ -51,8 +56,14 @@ impl HeldRows {
     /// A row is not locked after all.
     pub(crate) fn forget(&mut self, key: &Bytes) {
         if self.rows.get(key).is_some_and(|row| row.seen.is_none()) {
-            self.rows.remove(key);
+            self.remove(key);
         }
+    }
+
+    fn remove(&mut self, key: &Bytes) -> Option<StoreId> {
+        let row = self.rows.remove(key)?;
+        self.order.remove(&row.place);
+        Some(row.store)
     }
 
     /// The row's version when it was locked, if it is locked at least so strongly.
@@ -72,39 +83,48 @@ impl HeldRows {
 
     /// How many were asked for so far: a place for [`HeldRows::take_since`].
     pub(crate) fn count(&self) -> usize {
-        self.order.len()
+        self.asked
     }
 
     /// Those that were asked for since `place` are forgotten here; their stores keep them until they are told.
     pub(crate) fn take_since(&mut self, place: usize) -> BTreeMap<StoreId, Vec<Bytes>> {
+        let keys: Vec<Bytes> = self.order.range(place..).map(|(_, key)| key.clone()).collect();
+        self.take_all(&keys)
+    }
+
+    /// Those of `keys` that were asked for since `place`.
+    pub(crate) fn take_some(&mut self, keys: &[Bytes], place: usize) -> BTreeMap<StoreId, Vec<Bytes>> {
+        let since = |key: &&Bytes| self.rows.get(*key).is_some_and(|row| row.place >= place);
+        let keys: Vec<Bytes> = keys.iter().filter(since).cloned().collect();
+        self.take_all(&keys)
+    }
+
+    /// Those of `keys` that were asked for.
+    pub(crate) fn take_all<'k>(&mut self, keys: impl IntoIterator<Item = &'k Bytes>) -> BTreeMap<StoreId, Vec<Bytes>> {
         let mut taken: BTreeMap<StoreId, Vec<Bytes>> = BTreeMap::new();
-        for key in self.order.split_off(place.min(self.order.len())) {
-            if let Some(row) = self.rows.remove(&key) {
-                taken.entry(row.store).or_default().push(key);
+        for key in keys {
+            if let Some(store) = self.remove(key) {
+                taken.entry(store).or_default().push(key.clone());
             }
         }
         taken
     }
 
-    /// Those of `keys` that were asked for since `place`.
-    pub(crate) fn take_some(&mut self, keys: &[Bytes], place: usize) -> BTreeMap<StoreId, Vec<Bytes>> {
-        let mut taken: BTreeMap<StoreId, Vec<Bytes>> = BTreeMap::new();
-        let since = self.order.split_off(place.min(self.order.len()));
-        for key in since {
-            match self.rows.get(&key).filter(|_| keys.contains(&key)).map(|row| row.store) {
-                Some(store) => {
-                    self.rows.remove(&key);
-                    taken.entry(store).or_default().push(key);
-                }
-                None => self.order.push(key),
-            }
-        }
-        taken
+    /// How many rows are locked or asked for.
+    pub(crate) fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Rows that nobody else may lock at all.
+    pub(crate) fn exclusive(&self) -> impl Iterator<Item = &Bytes> {
+        let exclusive = |row: &HeldRow| row.seen.is_some() && row.mode >= RowLockMode::NoKeyUpdate;
+        self.rows.iter().filter(move |(_, row)| exclusive(row)).map(|(key, _)| key)
     }
 
     /// All but these (sorted) are somebody else's business from now on.
     pub(crate) fn retain(&mut self, keys: &[Bytes]) {
         self.rows.retain(|key, _| keys.binary_search(key).is_ok());
+        self.order.retain(|_, key| keys.binary_search(key).is_ok());
     }
 
     /// Stores that keep locks of it.

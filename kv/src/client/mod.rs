@@ -19,6 +19,7 @@ mod gateways;
 mod held;
 mod in_use;
 mod keeper;
+mod marks;
 mod near;
 mod read;
 mod reads;
@@ -30,6 +31,7 @@ mod row_locks;
 mod scan;
 mod sleepers;
 mod snapshot;
+mod spill;
 mod txn;
 mod validate;
 
@@ -76,6 +78,11 @@ pub struct ClientConfig {
     /// How long locks of a transaction live without a heartbeat. With the election timeout it bounds how long a
     /// dead coordinator blocks others.
     pub lock_ttl: Duration,
+    /// Memory for the writes of one transaction, in bytes; what is more is left with the stores, as locks, when the transaction
+    /// makes room.
+    pub spill_bytes: usize,
+    /// Rows that one transaction has locked in the leaders' memory; more are written as locks.
+    pub spill_rows: usize,
     /// A bug, for tests of the tests.
     pub plant: Plant,
 }
@@ -86,6 +93,8 @@ impl Default for ClientConfig {
             seed: 0x5EED,
             operation_timeout: Duration::from_secs(15),
             lock_ttl: Duration::from_millis(2000),
+            spill_bytes: 32 << 20,
+            spill_rows: 100_000,
             plant: Plant::default(),
         }
     }
@@ -241,7 +250,7 @@ impl Client {
                 return Err(read::unexpected(crate::error::Refusal::from(error)));
             }
             if !found.locks.is_empty() {
-                let mut wait = resolver::LockWait::on_keys(self.timestamp().await?);
+                let mut wait = resolver::LockWait::on_keys();
                 for lock in &found.locks {
                     self.clear_lock(lock, &mut wait, deadline).await?;
                 }

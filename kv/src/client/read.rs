@@ -4,7 +4,7 @@ use bytes::Bytes;
 use futures::future::try_join_all;
 use proto::{
     Timestamp,
-    wire::{GetRequest, KeyValue, kv_request::Body, kv_response},
+    wire::{GetRequest, KeyValue, OwnWrites, kv_request::Body, kv_response},
 };
 
 use crate::{Error, Reply, error::Refusal};
@@ -14,43 +14,49 @@ use super::{Client, backoff::Backoff, near::Source, resolver::LockWait, route::D
 /// Keys of one request at most: it bounds what a store holds at once for a caller.
 const MAX_KEYS: usize = 1024;
 
+/// How keys are read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct At {
+    /// The snapshot.
+    pub(crate) ts: Timestamp,
+    /// Which replicas may answer.
+    pub(crate) from: Source,
+    /// Of a transaction that has spilled: what it reads of its own.
+    pub(crate) own: Option<OwnWrites>,
+}
+
 impl Client {
     /// The newest committed value; when a lock is in the way, the value at a fresh timestamp.
     pub(crate) async fn read_latest(&self, key: &[u8]) -> Result<Option<Bytes>, Error> {
         let deadline = self.deadline();
         let key = Bytes::copy_from_slice(key);
-        let request = || Body::Get(GetRequest { keys: vec![key.clone()], read_ts: 0 });
+        let request = || Body::Get(GetRequest { keys: vec![key.clone()], ..Default::default() });
         let (_, reply) = self.call(&key, deadline, request).await?;
         match answer(reply)? {
             Ok(pairs) => Ok(pairs.into_iter().next().map(|p| p.value)),
             Err(Refusal::Locked(_)) => {
                 let ts = self.timestamp().await?;
-                self.read_at(key, ts, Source::Leader).await
+                self.read_at(key, At { ts, from: Source::Leader, own: None }).await
             }
             Err(refusal) => Err(unexpected(refusal)),
         }
     }
 
-    /// The value visible at `ts`.
-    pub(crate) async fn read_at(&self, key: Bytes, ts: Timestamp, from: Source) -> Result<Option<Bytes>, Error> {
-        let pairs = self.read_region(vec![key], ts, from, self.deadline()).await?;
+    /// The value visible to a read.
+    pub(crate) async fn read_at(&self, key: Bytes, at: At) -> Result<Option<Bytes>, Error> {
+        let pairs = self.read_region(vec![key], at, self.deadline()).await?;
         Ok(pairs.into_iter().next().map(|p| p.value))
     }
 
-    /// The values visible at `ts` of sorted, distinct keys; those that exist, in order.
-    pub(crate) async fn read_many(
-        &self,
-        keys: Vec<Bytes>,
-        ts: Timestamp,
-        from: Source,
-    ) -> Result<Vec<KeyValue>, Error> {
+    /// The values of sorted, distinct keys that are visible to a read; those that exist, in order.
+    pub(crate) async fn read_many(&self, keys: Vec<Bytes>, at: At) -> Result<Vec<KeyValue>, Error> {
         let deadline = self.deadline();
         if keys.len() == 1 {
-            return self.read_region(keys, ts, from, deadline).await;
+            return self.read_region(keys, at, deadline).await;
         }
         let groups = self.group(keys, |k| k, deadline).await?;
         let parts = groups.iter().flat_map(|(_, keys)| keys.chunks(MAX_KEYS));
-        let parts = try_join_all(parts.map(|keys| self.read_region(keys.to_vec(), ts, from, deadline))).await?;
+        let parts = try_join_all(parts.map(|keys| self.read_region(keys.to_vec(), at, deadline))).await?;
         Ok(parts.into_iter().flatten().collect())
     }
 
@@ -58,24 +64,23 @@ impl Client {
     async fn read_region(
         &self,
         keys: Vec<Bytes>,
-        ts: Timestamp,
-        from: Source,
+        At { ts, from, own }: At,
         deadline: Deadline,
     ) -> Result<Vec<KeyValue>, Error> {
         let mut found: Vec<KeyValue> = Vec::new();
         let mut rest = keys;
         let mut backoff = Backoff::ROUTING;
-        let mut wait = LockWait::on_keys(ts);
-        let mut near = from == Source::Nearest;
+        let mut wait = LockWait::reading_keys(ts);
+        let mut ask_near = from == Source::Nearest;
         while !rest.is_empty() {
             let route = self.locate(&rest[0], deadline).await?;
             let inside = rest.partition_point(|k| route.region.range.contains(k)).max(1);
-            let request = GetRequest { keys: rest[..inside].to_vec(), read_ts: ts.0 };
-            let own = match std::mem::take(&mut near) {
+            let request = GetRequest { keys: rest[..inside].to_vec(), read_ts: ts.0, own, passed: wait.passed() };
+            let near = match std::mem::take(&mut ask_near) {
                 true => self.ask_own(&route, Body::Get(request.clone()), deadline).await,
                 false => None,
             };
-            let reply = match own {
+            let reply = match near {
                 Some(reply) => reply,
                 None => {
                     let (request, patience) = (Body::Get(request), backoff.patience());
@@ -91,7 +96,7 @@ impl Client {
                     }
                     found.append(&mut pairs);
                     rest.drain(..inside);
-                    near = from == Source::Nearest;
+                    ask_near = from == Source::Nearest;
                 }
                 Err(Refusal::Locked(lock)) => self.clear_lock(&lock, &mut wait, deadline).await?,
                 Err(refusal) => return Err(unexpected(refusal)),

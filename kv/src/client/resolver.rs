@@ -31,20 +31,45 @@ const SWEEP: u32 = 1024;
 
 /// The waiting of one operation for the locks it meets.
 pub(crate) struct LockWait {
-    start_ts: Timestamp,
     backoff: Backoff,
     neighbours: u32,
+    /// Of a reader: its snapshot.
+    read_ts: Option<Timestamp>,
+    /// Transactions that commit above that snapshot, if they do.
+    passed: Vec<u64>,
+    /// Who has spilled is not waited for.
+    yields: bool,
 }
 
 impl LockWait {
-    /// For a read of single keys at `start_ts`.
-    pub(crate) fn on_keys(start_ts: Timestamp) -> Self {
-        LockWait { start_ts, backoff: Backoff::LOCK, neighbours: 0 }
+    /// For a transaction that waits as long as its caller does.
+    pub(crate) fn on_keys() -> Self {
+        LockWait { backoff: Backoff::LOCK, neighbours: 0, read_ts: None, passed: Vec::new(), yields: false }
     }
 
-    /// For a scan at `start_ts`, or a transaction that writes many keys: the next lock is probably of the same owner.
-    pub(crate) fn on_range(start_ts: Timestamp) -> Self {
-        LockWait { neighbours: SWEEP, ..Self::on_keys(start_ts) }
+    /// For a transaction that writes single keys, and has not locked their rows: a lock that may stand for long is a conflict.
+    pub(crate) fn writing_keys() -> Self {
+        LockWait { yields: true, ..Self::on_keys() }
+    }
+
+    /// The same for many keys: the next lock is probably of the same owner.
+    pub(crate) fn writing_range() -> Self {
+        LockWait { neighbours: SWEEP, ..Self::writing_keys() }
+    }
+
+    /// For a read of single keys at `read_ts`.
+    pub(crate) fn reading_keys(read_ts: Timestamp) -> Self {
+        LockWait { read_ts: Some(read_ts), ..Self::on_keys() }
+    }
+
+    /// For a scan at `read_ts`.
+    pub(crate) fn reading_range(read_ts: Timestamp) -> Self {
+        LockWait { neighbours: SWEEP, ..Self::reading_keys(read_ts) }
+    }
+
+    /// Transactions (start_ts) whose locks the read need not meet.
+    pub(crate) fn passed(&self) -> Vec<u64> {
+        self.passed.clone()
     }
 }
 
@@ -57,6 +82,8 @@ pub(crate) enum Fate {
     RolledBack,
     /// Not finished; its locks stand this long without a heartbeat.
     Alive(Duration),
+    /// Not finished; it commits above the snapshot of the reader that asked, if it does.
+    Above,
     /// Its primary has no trace of it, and was not asked to keep it out.
     Absent,
 }
@@ -73,9 +100,14 @@ impl Client {
         let start_ts = Timestamp(lock.start_ts);
         let now = self.timestamp().await?;
         let expired = now.physical_ms() >= start_ts.physical_ms().saturating_add(lock.ttl_ms);
-        match self.ask_primary(&lock.primary, start_ts, now, wait.start_ts, expired, deadline).await? {
+        match self.ask_primary(&lock.primary, start_ts, now, wait.read_ts, expired, deadline).await? {
             Fate::Committed(commit_ts) => self.resolve(lock, commit_ts, wait.neighbours, deadline).await,
             Fate::RolledBack => self.resolve(lock, Timestamp::ZERO, wait.neighbours, deadline).await,
+            Fate::Above => {
+                wait.passed.push(lock.start_ts);
+                Ok(())
+            }
+            Fate::Alive(_) if wait.yields && lock.spilled => Err(Error::Conflict { key: lock.key.clone() }),
             Fate::Alive(_) | Fate::Absent => self.pause(&mut wait.backoff, Duration::ZERO, deadline, &why()).await,
         }
     }
@@ -87,7 +119,7 @@ impl Client {
         primary: &Bytes,
         start_ts: Timestamp,
         now: Timestamp,
-        caller_start_ts: Timestamp,
+        read_ts: Option<Timestamp>,
         rollback_if_absent: bool,
         deadline: Deadline,
     ) -> Result<Fate, Error> {
@@ -96,7 +128,7 @@ impl Client {
                 primary: primary.clone(),
                 start_ts: start_ts.0,
                 current_ts: now.0,
-                caller_start_ts: caller_start_ts.0,
+                pass_ts: read_ts.map_or(0, |ts| ts.0),
                 rollback_if_absent,
             })
         };
@@ -113,6 +145,7 @@ impl Client {
         match check.outcome {
             Some(Outcome::CommitTs(ts)) => Ok(Fate::Committed(Timestamp(ts))),
             Some(Outcome::RolledBack(_)) => Ok(Fate::RolledBack),
+            Some(Outcome::TtlMs(_)) if check.passed => Ok(Fate::Above),
             Some(Outcome::TtlMs(ms)) => Ok(Fate::Alive(Duration::from_millis(ms))),
             Some(Outcome::AsyncLock(lock)) => self.end_async(primary, start_ts, lock, deadline).await,
             None => Err(wrong_answer("transaction check")),
@@ -211,7 +244,13 @@ impl Client {
         let commit_ts = if dropped { Timestamp::ZERO } else { commit_ts };
         let request = || {
             let keys = vec![lock.key.clone()];
-            Body::Resolve(ResolveRequest { start_ts: lock.start_ts, commit_ts: commit_ts.0, keys, neighbours })
+            Body::Resolve(ResolveRequest {
+                start_ts: lock.start_ts,
+                commit_ts: commit_ts.0,
+                keys,
+                neighbours,
+                range: None,
+            })
         };
         let (_, reply) = self.call(&lock.key, deadline, request).await?;
         match reply.response.body {

@@ -3,7 +3,7 @@
 //! Regions are asked one after the other in the order of keys: transactions that lock the same rows do it in the same order
 //! and wait for each other instead of standing in each other's way. Who waits asks again and again and keeps its place.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use crate::{Error, error::Refusal};
 use bytes::Bytes;
@@ -76,8 +76,7 @@ impl Txn {
     /// Gives up the locks of `keys`. When it returns, others can have them, unless a store could not be told.
     pub async fn give_up_rows(&self, keys: &[Bytes]) {
         let Ok(released) = self.state().map(|mut state| state.locks.take_some(keys, 0)) else { return };
-        let told = releases(self.start_ts(), released).map(|(store, request)| self.client().told(store, request));
-        join_all(told).await;
+        self.client().rows_released(self.start_ts(), released).await;
     }
 
     /// Locks rows until the transaction ends, and reads them: in the order asked, each as it is now, whatever the
@@ -86,7 +85,7 @@ impl Txn {
         let mut ask: Vec<Bytes> = {
             let state = self.state()?;
             let known = |key: &&Bytes| state.locks.seen(key, lock.mode).is_some();
-            keys.iter().filter(|key| !known(key) || state.buffer.own(key) == Own::Unknown).cloned().collect()
+            keys.iter().filter(|key| !known(key) || state.own(key) == Own::Unknown).cloned().collect()
         };
         ask.sort_unstable();
         ask.dedup();
@@ -98,7 +97,7 @@ impl Txn {
                 commit_ts: state.locks.version(key).unwrap_or_default(),
                 ..LockedRow::default()
             });
-            match state.buffer.own(key) {
+            match state.own(key) {
                 Own::Value(value) => row.value = Some(value),
                 Own::Gone => row.value = None,
                 Own::Unknown => {}
@@ -115,8 +114,7 @@ impl Txn {
             _ => None,
         };
         self.keep_alive();
-        let mut waits =
-            Waits { deadline: client.deadline(), backoff: Backoff::ROUTING, locks: LockWait::on_keys(self.start_ts()) };
+        let mut waits = Waits { deadline: client.deadline(), backoff: Backoff::ROUTING, locks: LockWait::on_keys() };
         let mut rows = Vec::with_capacity(keys.len());
         while rows.len() < keys.len() {
             let rest = &keys[rows.len()..];
@@ -132,6 +130,7 @@ impl Txn {
                 }
             };
             rows.extend(locked);
+            self.make_room_for_locks().await?;
         }
         Ok(rows)
     }
@@ -179,6 +178,7 @@ impl Txn {
             absent: lock.absent,
             ttl_ms: self.client().inner.config.lock_ttl.as_millis() as u64,
             label: lock.label.slice(..lock.label.len().min(MAX_LABEL_BYTES)),
+            spilled: self.has_spilled(),
         }
     }
 
@@ -187,7 +187,10 @@ impl Txn {
         let mut locked = Vec::with_capacity(rows.len());
         for (key, row) in keys.iter().zip(rows) {
             let commit_ts = Timestamp(row.commit_ts);
-            if row.skipped || !(row.exists || lock.absent) {
+            if row.own {
+                // Its written lock stands there, and says more than one in memory would.
+                state.locks.forget(key);
+            } else if row.skipped || !(row.exists || lock.absent) {
                 state.locks.forget(key);
                 if let (false, Some(reads)) = (row.skipped, &mut state.reads) {
                     // That it is not there, nothing else keeps true.
@@ -231,6 +234,12 @@ impl Client {
     /// Gives row locks up, in the background.
     pub(crate) fn release_rows(&self, start_ts: Timestamp, rows: impl IntoIterator<Item = (StoreId, Vec<Bytes>)>) {
         releases(start_ts, rows).for_each(|(store, request)| self.tell(store, request));
+    }
+
+    /// The same, waited for.
+    pub(crate) async fn rows_released(&self, start_ts: Timestamp, rows: BTreeMap<StoreId, Vec<Bytes>>) {
+        let requests: Vec<_> = releases(start_ts, rows).collect();
+        join_all(requests.into_iter().map(|(store, request)| self.told(store, request))).await;
     }
 
     /// Tells a store something about row locks, in the background. If it does not get there, they go when their time is over.

@@ -18,6 +18,7 @@ use super::{
     read::{unexpected, wrong_answer},
     resolver::LockWait,
     snapshot::Snapshot,
+    spill::Spills,
     txn,
 };
 
@@ -58,6 +59,7 @@ pub struct Scan {
     own: Vec<(Bytes, Own)>,
     /// The serializable transaction that has to remember what it has read.
     reader: Option<Arc<txn::Inner>>,
+    spills: Spills,
     rest: Option<KeyRange>,
     left: Option<u64>,
     fetching: Option<oneshot::Receiver<Result<Fetched, Error>>>,
@@ -80,10 +82,11 @@ impl Scan {
         options: ScanOptions,
         own: Vec<(Bytes, Own)>,
         reader: Option<Arc<txn::Inner>>,
+        spills: Spills,
     ) -> Self {
         let rest = (!options.range.is_empty()).then(|| options.range.clone());
         let left = (options.limit > 0).then_some(options.limit);
-        Scan { client, snapshot, from, options, own, reader, rest, left, fetching: None }
+        Scan { client, snapshot, from, options, own, reader, spills, rest, left, fetching: None }
     }
 
     /// The next page; `None` at the end.
@@ -128,6 +131,8 @@ impl Scan {
             reverse: self.options.reverse,
             keys_only: self.options.keys_only,
             pushdown: self.options.pushdown.clone().unwrap_or_default(),
+            own: self.spills.own(),
+            passed: Vec::new(),
         }
     }
 
@@ -197,9 +202,12 @@ impl Scan {
 async fn fetch(client: &Client, request: ScanRequest, mut from: Source) -> Result<Fetched, Error> {
     let deadline = client.deadline();
     let range: KeyRange = request.range.clone().unwrap_or_default().into();
-    let mut wait = LockWait::on_range(Timestamp(request.read_ts));
+    let mut wait = LockWait::reading_range(Timestamp(request.read_ts));
     loop {
-        let body = |part: KeyRange| Body::Scan(ScanRequest { range: Some((&part).into()), ..request.clone() });
+        let body = |part: KeyRange| {
+            let (range, passed) = (Some((&part).into()), wait.passed());
+            Body::Scan(ScanRequest { range, passed, ..request.clone() })
+        };
         let (part, reply) = client.call_clipped(&range, request.reverse, from, deadline, body).await?;
         let chunk = reply.chunk;
         let Some(kv_response::Body::Scan(mut response)) = reply.response.body else {

@@ -6,6 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -22,9 +23,11 @@ use super::{
     held::HeldRows,
     in_use::Use,
     near::Source,
+    read::At,
     reads::ReadSpans,
     scan::{Scan, ScanOptions},
     snapshot::Snapshot,
+    spill::{Spilled, Spills, View},
 };
 
 /// What bounds a commit timestamp from below.
@@ -47,11 +50,11 @@ pub struct CommitOptions {
     pub max_commit_ts: Option<Timestamp>,
 }
 
-/// A place in a transaction to which it can go back ([`Txn::roll_back_to`]).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A place in a transaction to which it can go back ([`Txn::roll_back_to`]). While it is held, what is overwritten is kept.
+#[derive(Clone, Debug)]
 pub struct Savepoint {
-    writes: buffer::Place,
-    locks: usize,
+    pub(crate) writes: buffer::Place,
+    pub(crate) locks: usize,
 }
 
 /// A place in a transaction's row locks.
@@ -70,19 +73,23 @@ pub struct LockPlace(usize);
 /// skew is allowed), and one with a fresh one for every statement that locks what it writes is PostgreSQL's READ COMMITTED.
 #[derive(Clone)]
 pub struct Txn {
-    inner: Arc<Inner>,
-    snapshot: Snapshot,
+    pub(crate) inner: Arc<Inner>,
+    pub(crate) snapshot: Snapshot,
+    /// Of a handle that does not see all of the transaction's writes.
+    pub(crate) view: Option<View>,
 }
 
 pub(crate) struct Inner {
-    client: Client,
-    start_ts: Timestamp,
+    pub(crate) client: Client,
+    pub(crate) start_ts: Timestamp,
     begun: Instant,
     read_only: bool,
     from: Source,
     /// Something may have been read at a later snapshot than the first.
     renewed: AtomicBool,
-    state: Mutex<State>,
+    pub(crate) state: Mutex<State>,
+    /// One part is spilled at a time.
+    pub(crate) spilling: tokio::sync::Mutex<()>,
     /// What it may still read stays.
     _in_use: Use,
 }
@@ -92,13 +99,39 @@ pub(crate) struct State {
     pub(crate) buffer: Buffer,
     pub(crate) locks: HeldRows,
     /// Rows whose locks must have stood until the writes stand, whether they are written or not.
-    guarded: BTreeSet<Bytes>,
+    pub(crate) guarded: BTreeSet<Bytes>,
+    /// Rows are guarded when they are spilled.
+    pub(crate) guard_spills: bool,
+    /// What the stores have of its writes.
+    pub(crate) spilled: Option<Spilled>,
     /// Of a serializable transaction that has not ended.
     pub(crate) reads: Option<ReadSpans>,
-    ended: bool,
+    pub(crate) ended: bool,
 }
 
 impl State {
+    /// What it has written of a key, as far as the stores do not have it alone.
+    pub(crate) fn own(&self, key: &[u8]) -> Own {
+        match (self.buffer.own(key), &self.spilled) {
+            (Own::Unknown, Some(spilled)) => spilled.own(key),
+            (own, _) => own,
+        }
+    }
+
+    /// The same for a range, in the order of keys.
+    fn own_in(&self, range: &KeyRange) -> Vec<(Bytes, Own)> {
+        let here = self.buffer.range(range).map(|(key, write)| (key.clone(), write.own()));
+        match self.spilled.as_ref().and_then(Spilled::leaving) {
+            None => here.collect(),
+            Some(leaving) => {
+                let mut all: BTreeMap<Bytes, Own> =
+                    leaving.range(range).map(|(key, write)| (key.clone(), write.own())).collect();
+                all.extend(here.filter(|(_, own)| *own != Own::Unknown));
+                all.into_iter().collect()
+            }
+        }
+    }
+
     /// Rows were read under locks that are given up.
     fn have_read(&mut self, released: &BTreeMap<StoreId, Vec<Bytes>>) {
         if let Some(reads) = &mut self.reads {
@@ -135,8 +168,10 @@ impl Txn {
         let begun = client.inner.clock.now();
         let (renewed, state) = (AtomicBool::new(false), Mutex::default());
         let in_use = client.inner.in_use.begin(start_ts);
-        let inner = Arc::new(Inner { client, start_ts, begun, read_only, from, renewed, state, _in_use: in_use });
-        Txn { inner, snapshot: Snapshot::at(start_ts) }
+        let spilling = tokio::sync::Mutex::default();
+        let inner =
+            Arc::new(Inner { client, start_ts, begun, read_only, from, renewed, state, spilling, _in_use: in_use });
+        Txn { inner, snapshot: Snapshot::at(start_ts), view: None }
     }
 
     /// That commits only if what it has read is then as it was.
@@ -163,7 +198,7 @@ impl Txn {
             return self.clone();
         }
         self.inner.renewed.store(true, Ordering::Relaxed);
-        Txn { inner: self.inner.clone(), snapshot: Snapshot::fresh() }
+        Txn { inner: self.inner.clone(), snapshot: Snapshot::fresh(), view: None }
     }
 
     /// The timestamp of this handle's snapshot.
@@ -189,9 +224,10 @@ impl Txn {
         }
     }
 
-    /// What this transaction itself has made of a key: `Some(None)` when it has removed it, `None` when it has not written it.
+    /// What this transaction itself has made of a key: `Some(None)` when it has removed it, `None` when it has not written it, or
+    /// has spilled the write: then a read has it.
     pub fn own(&self, key: &[u8]) -> Option<Option<Bytes>> {
-        match self.inner.state.lock().buffer.own(key) {
+        match self.inner.state.lock().own(key) {
             Own::Value(value) => Some(Some(value)),
             Own::Gone => Some(None),
             Own::Unknown => None,
@@ -202,7 +238,7 @@ impl Txn {
     pub async fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Error> {
         let own = {
             let mut state = self.inner.state.lock();
-            let own = state.buffer.own(key);
+            let own = self.seen_of(&state, key);
             if let (Own::Unknown, Some(reads)) = (&own, &mut state.reads) {
                 reads.add_key(key);
             }
@@ -213,7 +249,7 @@ impl Txn {
             Own::Gone => Ok(None),
             Own::Unknown => {
                 let read_ts = self.read_ts().await?;
-                self.inner.client.read_at(Bytes::copy_from_slice(key), read_ts, self.inner.from).await
+                self.inner.client.read_at(Bytes::copy_from_slice(key), self.at(read_ts)).await
             }
         }
     }
@@ -223,16 +259,20 @@ impl Txn {
     pub async fn get_alone(&self, key: &[u8]) -> Result<Option<Bytes>, Error> {
         match self.own(key) {
             Some(value) => Ok(value),
-            None if self.read_ts_taken().is_none() => self.inner.client.read_latest(key).await,
+            None if self.read_ts_taken().is_none() && !self.has_spilled() => self.inner.client.read_latest(key).await,
             None => self.get(key).await,
         }
+    }
+
+    fn at(&self, ts: Timestamp) -> At {
+        At { ts, from: self.inner.from, own: self.own_writes() }
     }
 
     /// The values of several keys, in the order asked; regions are asked in parallel.
     pub async fn get_many(&self, keys: &[Bytes]) -> Result<Vec<Option<Bytes>>, Error> {
         let own: Vec<Own> = {
             let state = self.inner.state.lock();
-            keys.iter().map(|key| state.buffer.own(key)).collect()
+            keys.iter().map(|key| self.seen_of(&state, key)).collect()
         };
         let mut ask: Vec<Bytes> =
             keys.iter().zip(&own).filter(|(_, own)| **own == Own::Unknown).map(|(key, _)| key.clone()).collect();
@@ -243,7 +283,7 @@ impl Txn {
         }
         let found = match ask.is_empty() {
             true => Vec::new(),
-            false => self.inner.client.read_many(ask, self.read_ts().await?, self.inner.from).await?,
+            false => self.inner.client.read_many(ask, self.at(self.read_ts().await?)).await?,
         };
         let stored =
             |key: &Bytes| found.binary_search_by(|pair| pair.key.cmp(key)).ok().map(|at| found[at].value.clone());
@@ -257,20 +297,23 @@ impl Txn {
 
     /// A scan of the snapshot and of the writes made here before the scan began.
     pub fn scan(&self, options: ScanOptions) -> Scan {
-        let (own, recorded) = {
+        let (own, recorded, mark) = {
             let state = self.inner.state.lock();
-            let own = state.buffer.range(&options.range).map(|(key, write)| (key.clone(), write.own())).collect();
-            (own, state.reads.is_some())
+            let own = if self.is_blind() { Vec::new() } else { state.own_in(&options.range) };
+            let mark = self.view.as_ref().map_or_else(|| state.buffer.mark(), |view| view.mark.clone());
+            (own, state.reads.is_some(), mark)
         };
         let reader = recorded.then(|| self.inner.clone());
-        Scan::new(self.inner.client.clone(), (self.snapshot.clone(), self.inner.from), options, own, reader)
+        let spills = Spills::new(self.inner.clone(), mark);
+        let snapshot = (self.snapshot.clone(), self.inner.from);
+        Scan::new(self.inner.client.clone(), snapshot, options, own, reader, spills)
     }
 
-    /// Whether this transaction has written a key in `range`: then a pushed-down scan would not see it, and the
-    /// caller scans plainly.
+    /// Whether writes of this transaction to `range` are held here: then a pushed-down scan would not see them, and the
+    /// caller scans plainly. Those that were spilled the stores see.
     pub fn has_writes_in(&self, range: &KeyRange) -> bool {
         let state = self.inner.state.lock();
-        state.buffer.range(range).next().is_some()
+        !self.is_blind() && !state.own_in(range).is_empty()
     }
 
     /// Sets a key.
@@ -309,7 +352,11 @@ impl Txn {
     /// whatever mode: otherwise it fails with [`Error::Conflict`]. A write of the row alone says only that nobody has
     /// written it; who locked it, read it and wrote elsewhere leaves no trace there. Rows that are not locked fail too.
     pub fn guard_rows(&self, keys: impl IntoIterator<Item = Bytes>) {
-        self.inner.state.lock().guarded.extend(keys);
+        let mut state = self.inner.state.lock();
+        let state = &mut *state;
+        // What was spilled was looked at then ([`Txn::guard_spills`]).
+        let held = |key: &Bytes| state.spilled.is_none() || state.locks.version(key).is_some();
+        state.guarded.extend(keys.into_iter().filter(held));
     }
 
     /// Gives up the locks of `keys` that were taken since `place`: of rows that turned out not to be wanted.
@@ -334,24 +381,27 @@ impl Txn {
         Savepoint { writes: state.buffer.savepoint(), locks: state.locks.count() }
     }
 
-    /// Takes back the writes and row locks since `savepoint`, which stays; later ones are gone. Reads keep their snapshot.
-    pub fn roll_back_to(&self, savepoint: Savepoint) {
-        let released = {
+    /// Takes back the writes and row locks since `savepoint`, which stays. Reads keep their snapshot. Rows that were spilled since
+    /// then stay locked. After an error the transaction has ended.
+    pub async fn roll_back_to(&self, savepoint: &Savepoint) -> Result<(), Error> {
+        let spilled = {
             let mut state = self.inner.state.lock();
-            state.buffer.roll_back_to(savepoint.writes);
+            state.buffer.roll_back_to(&savepoint.writes);
             let released = state.locks.take_since(savepoint.locks);
             state.have_read(&released);
-            released
+            self.inner.client.release_rows(self.inner.start_ts, released);
+            state.spilled.is_some()
         };
-        self.inner.client.release_rows(self.inner.start_ts, released);
+        if spilled { self.drop_spilled(savepoint.writes.mark.generation()).await } else { Ok(()) }
     }
 
     /// Keys written so far.
     pub fn write_count(&self) -> usize {
-        self.inner.state.lock().buffer.len()
+        let state = self.inner.state.lock();
+        state.buffer.len() + state.spilled.as_ref().map_or(0, Spilled::writes)
     }
 
-    /// Bytes of keys and values written so far.
+    /// Bytes of keys and values written so far, and not spilled.
     pub fn write_bytes(&self) -> usize {
         self.inner.state.lock().buffer.bytes()
     }
@@ -359,16 +409,25 @@ impl Txn {
     /// Makes the writes visible to everybody, all at once, and durable. Returns the commit timestamp (of a
     /// transaction without writes: its start). Whatever the result, the transaction has ended.
     pub async fn commit(&self, options: CommitOptions) -> Result<Timestamp, Error> {
-        let (mutations, locks, guarded, mut spans) = {
+        if self.has_spilled() {
+            self.spill().await?;
+        }
+        let (mutations, locks, guarded, mut spans, spilled) = {
             let mut state = self.inner.state.lock();
             if std::mem::replace(&mut state.ended, true) {
                 return Err(Error::Aborted);
             }
             let reads = state.reads.take().unwrap_or_default();
-            (state.buffer.take(), std::mem::take(&mut state.locks), std::mem::take(&mut state.guarded), reads)
+            let (locks, guarded) = (std::mem::take(&mut state.locks), std::mem::take(&mut state.guarded));
+            (state.buffer.take(), locks, guarded, reads, state.spilled.take())
         };
         if self.inner.client.has(Planted::SkipValidation) {
             spans.take();
+        }
+        if let Some(spilled) = spilled {
+            let ending = Ending { txn: self, locks };
+            let (_, proven) = ending.sort(mutations, &guarded);
+            return self.commit_spilled(&spilled, proven, spans, options).await;
         }
         if locks.is_empty() && guarded.is_empty() {
             return match mutations.is_empty() {
@@ -421,18 +480,25 @@ impl Txn {
         let fresh = (floor > start_ts && floor > newest).then_some(floor);
         let reads = Reads { spans: reads.take(), fresh, newest };
         let floor = floor.max(newest);
-        let age = client.inner.clock.now().since(self.inner.begun);
-        let ttl = client.inner.config.lock_ttl + age;
+        let ttl = self.ttl();
         let max_commit_ts = options.max_commit_ts;
-        commit::run(CommitJob { client, start_ts, floor, max_commit_ts, ttl, mutations, proven, reads }).await
+        let spilled = false;
+        commit::run(CommitJob { client, start_ts, floor, max_commit_ts, ttl, mutations, proven, reads, spilled }).await
     }
 
-    /// Forgets the writes, of which nothing was ever sent anywhere, and gives the row locks up.
+    /// Of locks that are written now, from `start_ts`.
+    pub(crate) fn ttl(&self) -> Duration {
+        let client = &self.inner.client;
+        client.inner.config.lock_ttl + client.inner.clock.now().since(self.inner.begun)
+    }
+
+    /// Forgets the writes and gives the row locks up; what was spilled is taken back in the background.
     pub fn rollback(&self) {
         let locks = {
             let mut state = self.inner.state.lock();
             state.ended = true;
             state.reads = None;
+            state.spilled = None;
             state.buffer.take();
             std::mem::take(&mut state.locks)
         };

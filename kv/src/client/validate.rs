@@ -74,7 +74,7 @@ impl Client {
     ) -> Result<(), Error> {
         let Validation { start_ts, at, .. } = validation;
         let mut backoff = Backoff::ROUTING;
-        let (mut wait, mut rounds) = (LockWait::on_keys(start_ts), 0);
+        let (mut wait, mut rounds) = (LockWait::on_keys(), 0);
         while let Some(first) = spans.first() {
             let route = self.locate(&first.start, deadline).await?;
             let pieces: Vec<KeyRange> = spans.iter().map_while(|span| route.region.range.intersect(span)).collect();

@@ -5,8 +5,8 @@ use goldenscript::ArgumentConsumer;
 use proto::{
     Batch, KeyRange, Timestamp,
     wire::{
-        CheckSecondariesRequest, CheckTxnRequest, CommitRequest, HeartbeatTxnRequest, KeyError, LockRecord, Mutation,
-        MutationKind, PrewriteRequest, ResolveRequest, RollbackRequest, ValidateRequest,
+        CheckSecondariesRequest, CheckTxnRequest, CommitRequest, DropGenerationsRequest, HeartbeatTxnRequest, KeyError,
+        LockRecord, Mutation, MutationKind, PrewriteRequest, ResolveRequest, RollbackRequest, ValidateRequest,
         check_secondaries_response::Outcome as Found, check_txn_response::Outcome as Fate, key_error::Kind, op,
     },
 };
@@ -16,9 +16,10 @@ use super::{Outcome, key, next, rest};
 use crate::{
     codec, local,
     mvcc::{
-        Reader, Version, WriteKind,
+        Reader, Seen, Version, WriteKind,
         lock::{self, LockCfRecord},
         scan::{PageEnd, ScanSpec, scan_page},
+        spilled::Spilled,
     },
     txn::{self, PrewriteMode},
 };
@@ -35,6 +36,8 @@ impl super::Script for Script {
         let reader = Reader::new(view.as_ref());
         let (batch, answer) = match name {
             "prewrite" => prewrite(&reader, args)?,
+            "spill" => spill(&reader, args)?,
+            "back" => back(&reader, args)?,
             "commit" => commit(&reader, args)?,
             "rollback" => rollback(&reader, args)?,
             "check" => check(&reader, args)?,
@@ -90,7 +93,7 @@ fn prewrite(reader: &Reader<'_>, args: &mut ArgumentConsumer<'_>) -> Evaluated {
             _ => return Err(format!("unknown kind of change {kind}").into()),
         };
         let (user_key, value) = (Bytes::from(user_key.to_string()), Bytes::from(value.to_string()));
-        request.mutations.push(Mutation { kind: kind as i32, key: user_key, value, seen_ts });
+        request.mutations.push(Mutation { kind: kind as i32, key: user_key, value, seen_ts, ..Default::default() });
     }
     if request.primary.is_empty() {
         request.primary = request.mutations[0].key.clone();
@@ -112,6 +115,45 @@ fn prewrite(reader: &Reader<'_>, args: &mut ArgumentConsumer<'_>) -> Evaluated {
         (None, ts) => format!("committed at {ts}"),
     };
     Ok((batch, answer))
+}
+
+/// `spill NUMBER START put.a=VALUE_GENERATION … [primary=] [ttl_ms=] [marks=GENERATION,…]`
+fn spill(reader: &Reader<'_>, args: &mut ArgumentConsumer<'_>) -> Evaluated {
+    let mut request = PrewriteRequest {
+        spill: next(args, "number")?,
+        start_ts: next(args, "start_ts")?,
+        primary: key::<String>(args, "primary")?.into(),
+        ttl_ms: key(args, "ttl_ms")?,
+        ..PrewriteRequest::default()
+    };
+    let marks: String = key(args, "marks")?;
+    request.marks = marks.split(',').filter(|mark| !mark.is_empty()).map(str::parse).collect::<Result<_, _>>()?;
+    while let Some((change, value)) = args.next_key() {
+        let (kind, user_key) = change.split_once('.').ok_or("a change is kind.key=value")?;
+        let kind = match kind {
+            "put" => MutationKind::Put,
+            "insert" => MutationKind::Insert,
+            "delete" => MutationKind::Delete,
+            "lock" => MutationKind::Lock,
+            _ => return Err(format!("unknown kind of change {kind}").into()),
+        };
+        let (value, generation) = value.split_once('_').ok_or("a value is value_generation")?;
+        let (user_key, value) = (Bytes::from(user_key.to_string()), Bytes::from(value.to_string()));
+        let generation = generation.parse()?;
+        request.mutations.push(Mutation { kind: kind as i32, key: user_key, value, generation, ..Default::default() });
+    }
+    if request.primary.is_empty() {
+        request.primary = request.mutations[0].key.clone();
+    }
+    let (batch, response) = txn::spill(reader, &request, &|_| None)?;
+    Ok((batch, response.errors.first().map_or_else(|| "spilled".into(), show_error)))
+}
+
+/// `back NUMBER START KEEP KEY…`
+fn back(reader: &Reader<'_>, args: &mut ArgumentConsumer<'_>) -> Evaluated {
+    let (spill, start_ts, keep) = (next(args, "number")?, next(args, "start_ts")?, next(args, "keep")?);
+    let request = DropGenerationsRequest { start_ts, keep, spill, range: None };
+    Ok((txn::drop_generations(reader, &request, &keys(args))?, format!("as at {keep}")))
 }
 
 /// `commit START COMMIT KEY… [max_commit_ts=]`
@@ -148,7 +190,7 @@ fn rollback(reader: &Reader<'_>, args: &mut ArgumentConsumer<'_>) -> Evaluated {
     Ok((batch, answer))
 }
 
-/// `check PRIMARY START now_ms=MS [absent=rollback]`
+/// `check PRIMARY START now_ms=MS [absent=rollback] [pass=READ_TS]`
 fn check(reader: &Reader<'_>, args: &mut ArgumentConsumer<'_>) -> Evaluated {
     let primary = next::<String>(args, "primary")?.into();
     let request = CheckTxnRequest {
@@ -156,13 +198,14 @@ fn check(reader: &Reader<'_>, args: &mut ArgumentConsumer<'_>) -> Evaluated {
         start_ts: next(args, "start_ts")?,
         current_ts: Timestamp::new(key(args, "now_ms")?, 0).0,
         rollback_if_absent: key::<String>(args, "absent")? == "rollback",
-        caller_start_ts: 0,
+        pass_ts: key(args, "pass")?,
     };
     let (batch, response) = txn::check_txn(reader, &request)?;
     let answer = match (&response.error, response.outcome) {
         (Some(error), _) => show_error(error),
         (None, Some(Fate::CommitTs(ts))) => format!("committed at {ts}"),
         (None, Some(Fate::RolledBack(_))) => "rolled back".into(),
+        (None, Some(Fate::TtlMs(ms))) if response.passed => format!("alive for {ms} ms, commits above"),
         (None, Some(Fate::TtlMs(ms))) => format!("alive for {ms} ms"),
         (None, Some(Fate::AsyncLock(lock))) => {
             let others = lock.secondaries.iter().map(|key| text(key)).collect::<Vec<_>>().join(" ");
@@ -176,7 +219,8 @@ fn check(reader: &Reader<'_>, args: &mut ArgumentConsumer<'_>) -> Evaluated {
 /// `resolve START COMMIT KEY…` (commit 0: roll back)
 fn resolve(reader: &Reader<'_>, args: &mut ArgumentConsumer<'_>) -> Evaluated {
     let (start_ts, commit_ts) = (next(args, "start_ts")?, next(args, "commit_ts")?);
-    let (batch, _) = txn::resolve(reader, &ResolveRequest { start_ts, commit_ts, keys: keys(args), neighbours: 0 })?;
+    let (batch, _) =
+        txn::resolve(reader, &ResolveRequest { start_ts, commit_ts, keys: keys(args), ..Default::default() })?;
     Ok((batch, "resolved".into()))
 }
 
@@ -201,30 +245,39 @@ fn validate(reader: &Reader<'_>, args: &mut ArgumentConsumer<'_>) -> Outcome {
     Ok(response.error.as_ref().map_or("as it was".into(), show_error))
 }
 
-/// `get TS KEY…`
+/// `[own=START] [upto=GENERATION] [passed=START]`: what is no obstacle for a read.
+fn seen(args: &mut ArgumentConsumer<'_>) -> Result<Seen, Box<dyn std::error::Error>> {
+    let (own, upto, passed): (u64, u64, u64) = (key(args, "own")?, key(args, "upto")?, key(args, "passed")?);
+    let upto = if upto == 0 { u64::MAX } else { upto };
+    let passed = (passed != 0).then_some(passed).into_iter().collect();
+    Ok(Seen { own: (own != 0).then_some((Timestamp(own), upto)), passed })
+}
+
+/// `get TS KEY…`, and what is no obstacle.
 fn get(reader: &Reader<'_>, args: &mut ArgumentConsumer<'_>) -> Outcome {
     let ts = Timestamp(next(args, "timestamp")?);
+    let seen = seen(args)?;
     let mut lines = Vec::new();
     for key in keys(args) {
-        let blocking = reader.lock(&key)?.filter(|lock| lock.blocks_read_at(ts));
-        lines.push(match (blocking, reader.get(&key, ts)?) {
-            (Some(lock), _) => show_lock(&lock.to_wire(&key)),
-            (None, Some(value)) => format!("{} = {}", text(&key), text(&value)),
-            (None, None) => format!("{} has no value", text(&key)),
+        lines.push(match reader.read(&key, ts, &seen)? {
+            Err(lock) => show_lock(&lock),
+            Ok(Some(value)) => format!("{} = {}", text(&key), text(&value)),
+            Ok(None) => format!("{} has no value", text(&key)),
         });
     }
     Ok(lines.join("\n"))
 }
 
-/// `scan TS [from=] [to=] [limit=] [bytes=] [reverse=true]`
+/// `scan TS [from=] [to=] [limit=] [bytes=] [reverse=true]`, and what is no obstacle.
 fn scan(view: &dyn Snapshot, args: &mut ArgumentConsumer<'_>) -> Outcome {
     let read_ts = Timestamp(next(args, "timestamp")?);
     let range = KeyRange::new(key::<String>(args, "from")?, key::<String>(args, "to")?);
     let or_all = |n: u64| if n == 0 { u64::MAX } else { n };
     let (limit, max_bytes) = (or_all(key(args, "limit")?), or_all(key(args, "bytes")?));
+    let seen = seen(args)?;
     let spec = ScanSpec { read_ts, limit, max_bytes, reverse: key(args, "reverse")? };
     let mut lines = Vec::new();
-    let (end, _) = scan_page(view, &range, spec, |key, value| {
+    let (end, _) = scan_page(view, &range, spec, &seen, |key, value| {
         lines.push(format!("{} = {}", text(key), text(value)));
         Ok(())
     })?;
@@ -290,12 +343,17 @@ fn show_record(cf: Cf, record: &[u8]) -> String {
             let (start, min, primary) = (l.start_ts.0, l.min_commit_ts.0, text(&l.primary));
             let how = match &l.secondaries {
                 Some(keys) => format!(" async [{}]", keys.iter().map(|k| text(k)).collect::<Vec<_>>().join(" ")),
-                None => String::new(),
+                None => l.spilled.as_ref().map_or_else(String::new, show_spilled),
             };
             format!("[{kind} start {start} min {min} ttl {} primary {primary}{how} {value}]", l.ttl_ms)
         }
         Err(fault) => fault.to_string(),
     }
+}
+
+fn show_spilled(spilled: &Spilled) -> String {
+    let earlier = spilled.earlier.iter().map(|e| format!(" {} {}@{}", show_kind(e.kind), text(&e.value), e.generation));
+    format!(" spill {} generation {}, before{}:", spilled.spill, spilled.generation, earlier.collect::<String>())
 }
 
 fn show_kind(kind: WriteKind) -> &'static str {

@@ -32,7 +32,7 @@ use raftstore::{
 };
 
 use crate::{
-    Client, Clock, Pd, PdError, RegionStore, Reply, Rpc, RpcError, Service, Spawn, StoreScan,
+    Client, ClientConfig, Clock, Pd, PdError, RegionStore, Reply, Rpc, RpcError, Service, Spawn, StoreScan,
     deadlock::{Deadlock, Detector},
     row_locks::Wait,
 };
@@ -62,6 +62,11 @@ pub struct Local {
 impl Local {
     /// With a region border at each of `borders` (sorted). Pushed-down scans go to `scan`.
     pub fn start(borders: &[Bytes], scan: Option<Arc<dyn StoreScan>>) -> Self {
+        Self::start_with(borders, scan, ClientConfig::default())
+    }
+
+    /// The same with a client that behaves as `config` says.
+    pub fn start_with(borders: &[Bytes], scan: Option<Arc<dyn StoreScan>>, config: ClientConfig) -> Self {
         let regions: Arc<Vec<Arc<Region>>> = Arc::new(cut(borders));
         let clock = Arc::new(LocalClock::default());
         let spawn: Arc<dyn Spawn> = Arc::new(LocalSpawn);
@@ -69,7 +74,7 @@ impl Local {
         let store = Arc::new(LocalStore { regions, engine: MemoryEngine::new(), writing: Mutex::new(()) });
         let service = Service::new(store, pd.clone(), clock.clone(), spawn.clone(), scan);
         let rpc = Arc::new(LocalRpc { service: service.clone() });
-        let client = Client::new(rpc, pd.clone(), clock.clone(), spawn.clone());
+        let client = Client::with_config(rpc, pd.clone(), clock.clone(), spawn.clone(), config);
         Local { client, pd, clock, spawn, service }
     }
 }
@@ -216,7 +221,10 @@ struct LocalSpawn;
 
 impl Spawn for LocalSpawn {
     fn spawn(&self, task: BoxFuture<'static, ()>) {
-        tokio::runtime::Handle::current().spawn(task);
+        // What ends with the runtime has nothing more to do.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(task);
+        }
     }
 }
 
@@ -373,5 +381,7 @@ mod chaos;
 mod row_locks;
 #[cfg(test)]
 mod serializable;
+#[cfg(test)]
+mod spill;
 #[cfg(test)]
 mod tests;

@@ -115,7 +115,7 @@ async fn a_savepoint_gives_up_what_was_locked_since() {
     update(&first, &["a"]).await.unwrap();
     let savepoint = first.savepoint();
     update(&first, &["e"]).await.unwrap();
-    first.roll_back_to(savepoint);
+    first.roll_back_to(&savepoint).await.unwrap();
     assert_eq!(update(&second, &["e"]).await, Ok(some("2")));
     let mut waiting = Box::pin(update(&second, &["a"]));
     assert!(waiting.as_mut().now_or_never().is_none());

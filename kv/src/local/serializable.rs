@@ -92,9 +92,9 @@ async fn rows_that_were_locked_and_let_go_were_read() {
         let (back, place) = (txn.savepoint(), txn.lock_place());
         txn.lock_rows(&[b("a"), b("c")], &lock).await.unwrap();
         if savepoint {
-            txn.roll_back_to(back)
+            txn.roll_back_to(&back).await.unwrap();
         } else {
-            txn.unlock_rows(&[b("a")], place)
+            txn.unlock_rows(&[b("a")], place);
         }
         txn.put(b("d"), b("1")).unwrap();
         let key = if savepoint { "a" } else { "c" };

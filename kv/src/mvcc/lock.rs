@@ -4,6 +4,8 @@
 //! lock      01 ‖ kind u8 ‖ start_ts u64 ‖ ttl_ms u64 ‖ min_commit_ts u64 ‖ primary length u32 ‖ primary ‖ value
 //!           kind 00 put, 01 delete, 02 no change (only the put has a value); integers are big-endian
 //! async     the same with 80 added to the kind, and before the value: number of secondaries u32 ‖ (length u32 ‖ key) each
+//! spilled   the same with 40 added, and before the value: spill u64 ‖ generation u64 ‖ number of earlier writes u32 ‖
+//!           (generation u64 ‖ kind u8 ‖ length u32 ‖ value) each, oldest first
 //! rollback  01 ‖ 03
 //! ```
 //!
@@ -12,13 +14,15 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use proto::{Timestamp, wire::LockRecord};
 
-use super::Fault;
+use super::{Fault, spilled::Spilled};
 
 /// The format's version, first byte of every record.
 const FORMAT: u8 = 1;
 const ROLLBACK: u8 = 3;
 /// Added to the kind of a lock of an async commit.
 const ASYNC: u8 = 0x80;
+/// Added to the kind of a lock of a transaction that has spilled.
+const SPILLED: u8 = 0x40;
 /// Everything before the primary.
 const HEADER_LEN: usize = 2 + 8 + 8 + 8 + 4;
 
@@ -61,6 +65,8 @@ pub struct Lock {
     pub value: Bytes,
     /// Of an async commit, which is decided by all its locks: at the primary the transaction's other keys, elsewhere none.
     pub secondaries: Option<Vec<Bytes>>,
+    /// Of a transaction that has spilled.
+    pub spilled: Option<Spilled>,
 }
 
 /// What stands under a key of the `lock` column family.
@@ -77,7 +83,8 @@ impl Lock {
     pub fn encode(&self) -> Bytes {
         let mut out = BytesMut::with_capacity(self.value_offset() as usize + self.value.len());
         let how = if self.secondaries.is_some() { ASYNC } else { 0 };
-        out.put_slice(&[FORMAT, self.kind as u8 | how]);
+        let spilled = if self.spilled.is_some() { SPILLED } else { 0 };
+        out.put_slice(&[FORMAT, self.kind as u8 | how | spilled]);
         out.put_u64(self.start_ts.0);
         out.put_u64(self.ttl_ms);
         out.put_u64(self.min_commit_ts.0);
@@ -90,6 +97,9 @@ impl Lock {
                 out.put_slice(key);
             }
         }
+        if let Some(spilled) = &self.spilled {
+            spilled.encode(&mut out);
+        }
         out.put_slice(&self.value);
         out.freeze()
     }
@@ -97,7 +107,8 @@ impl Lock {
     /// Where the value starts in the stored form.
     pub fn value_offset(&self) -> u64 {
         let listed = |keys: &Vec<Bytes>| 4 + keys.iter().map(|key| 4 + key.len()).sum::<usize>();
-        (HEADER_LEN + self.primary.len() + self.secondaries.as_ref().map_or(0, listed)) as u64
+        let spilled = self.spilled.as_ref().map_or(0, Spilled::encoded_len);
+        (HEADER_LEN + self.primary.len() + self.secondaries.as_ref().map_or(0, listed) + spilled) as u64
     }
 
     /// As others are told of it.
@@ -108,6 +119,7 @@ impl Lock {
             start_ts: self.start_ts.0,
             ttl_ms: self.ttl_ms,
             min_commit_ts: self.min_commit_ts.0,
+            spilled: self.spilled.is_some(),
         }
     }
 
@@ -151,7 +163,8 @@ fn decode_lock(mut record: &[u8]) -> Option<Lock> {
         return None;
     }
     let kind = record.get_u8();
-    let (is_async, kind) = (kind & ASYNC != 0, WriteKind::from_byte(kind & !ASYNC)?);
+    let (is_async, is_spilled) = (kind & ASYNC != 0, kind & SPILLED != 0);
+    let kind = WriteKind::from_byte(kind & !(ASYNC | SPILLED))?;
     let (start_ts, ttl_ms, min_commit_ts) =
         (Timestamp(record.get_u64()), record.get_u64(), Timestamp(record.get_u64()));
     let primary = take_key(&mut record)?;
@@ -162,8 +175,9 @@ fn decode_lock(mut record: &[u8]) -> Option<Lock> {
         }
         false => None,
     };
+    let spilled = if is_spilled { Some(Spilled::decode(&mut record)?) } else { None };
     let value = Bytes::copy_from_slice(record);
-    Some(Lock { kind, start_ts, ttl_ms, min_commit_ts, primary, value, secondaries })
+    Some(Lock { kind, start_ts, ttl_ms, min_commit_ts, primary, value, secondaries, spilled })
 }
 
 fn take_key(record: &mut &[u8]) -> Option<Bytes> {
@@ -178,6 +192,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::mvcc::spilled::Earlier;
 
     proptest! {
         #[test]
@@ -189,7 +204,14 @@ mod tests {
             secondaries in proptest::option::of(
                 proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..5).prop_map(Bytes::from), 0..3)
             ),
+            spilled in proptest::option::of((any::<u64>(), any::<u64>(), proptest::collection::vec(any::<u64>(), 0..3))),
         ) {
+            let earlier = |generation| Earlier { generation, kind: WriteKind::Put, value: Bytes::from_static(b"old") };
+            let spilled = spilled.map(|(spill, generation, earlier_ones): (u64, u64, Vec<u64>)| Spilled {
+                spill,
+                generation,
+                earlier: earlier_ones.into_iter().map(earlier).collect(),
+            });
             let [start_ts, ttl_ms, min_commit_ts] = numbers;
             let lock = Lock {
                 kind: WriteKind::from_byte(kind).unwrap(),
@@ -199,6 +221,7 @@ mod tests {
                 primary: primary.into(),
                 value: value.into(),
                 secondaries,
+                spilled,
             };
             let record = lock.encode();
             prop_assert_eq!(&record[lock.value_offset() as usize..], &lock.value[..]);

@@ -19,6 +19,7 @@ pub mod lock;
 mod property;
 pub mod reader;
 pub mod scan;
+pub mod spilled;
 pub mod version;
 
 use bytes::Bytes;
@@ -26,7 +27,7 @@ use proto::wire;
 use raftstore::engine::EngineError;
 
 pub use lock::{Lock, WriteKind};
-pub use reader::Reader;
+pub use reader::{Reader, Seen};
 pub use version::Version;
 
 /// The stored state can't be read.

@@ -11,7 +11,7 @@ use proto::{
 use raftstore::engine::{Engine, memory::MemoryEngine};
 
 use super::{
-    Reader,
+    Reader, Seen,
     scan::{PageEnd, ScanSpec, scan_page},
 };
 use crate::{
@@ -96,7 +96,7 @@ impl Model {
 fn run(engine: &MemoryEngine, model: &mut Model, write: &Write, start_ts: u64) {
     let mutation = |(&k, &(kind, value)): (&u8, &(MutationKind, u8))| {
         let value = if matches!(kind, MutationKind::Put | MutationKind::Insert) { vec![value] } else { vec![] };
-        Mutation { kind: kind as i32, key: key(k), value: value.into(), seen_ts: 0 }
+        Mutation { kind: kind as i32, key: key(k), value: value.into(), ..Mutation::default() }
     };
     let mutations: Vec<Mutation> = write.changes.iter().map(mutation).collect();
     let keys: Vec<Bytes> = mutations.iter().map(|m| m.key.clone()).collect();
@@ -136,7 +136,7 @@ fn scan(engine: &MemoryEngine, mut range: KeyRange, spec: ScanSpec) -> (Vec<(u8,
     let view = engine.snapshot();
     let mut rows = Vec::new();
     loop {
-        let page = scan_page(view.as_ref(), &range, spec, |key, value| {
+        let page = scan_page(view.as_ref(), &range, spec, &Seen::default(), |key, value| {
             rows.push((key[1], value[0]));
             Ok(())
         });

@@ -9,8 +9,39 @@ use crate::codec;
 use super::{
     Fault,
     lock::{self, Lock, LockCfRecord, WriteKind},
+    spilled::OwnWrite,
     version::Version,
 };
+
+/// Which locks are no obstacle for a read.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    /// The reader's own, of a transaction that has spilled: their writes up to this generation are what it reads.
+    pub own: Option<(Timestamp, u64)>,
+    /// Transactions that commit above the snapshot, if they do.
+    pub passed: Vec<u64>,
+}
+
+/// What a lock means to a read.
+pub enum Met {
+    /// It has to be met first.
+    Blocked(LockRecord),
+    /// It is the reader's own.
+    Own(OwnWrite),
+    /// Nothing.
+    Nothing,
+}
+
+impl Seen {
+    /// What a lock under `key` means to a read at `ts`.
+    pub fn meet(&self, key: &[u8], lock: &Lock, ts: Timestamp) -> Met {
+        match self.own {
+            Some((own, generation)) if own == lock.start_ts => Met::Own(lock.own(generation)),
+            _ if lock.blocks_read_at(ts) && !self.passed.contains(&lock.start_ts.0) => Met::Blocked(lock.to_wire(key)),
+            _ => Met::Nothing,
+        }
+    }
+}
 
 /// What the newest write of a key did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +89,17 @@ impl<'a> Reader<'a> {
             version.kind == WriteKind::Lock
         })?;
         Ok(value)
+    }
+
+    /// The value that a read at `ts` sees, or the lock that it has to meet first.
+    pub fn read(&self, key: &[u8], ts: Timestamp, seen: &Seen) -> Result<Result<Option<Bytes>, LockRecord>, Fault> {
+        let met = self.lock(key)?.map_or(Met::Nothing, |lock| seen.meet(key, &lock, ts));
+        Ok(match met {
+            Met::Blocked(lock) => Err(lock),
+            Met::Own(OwnWrite::Value(value)) => Ok(Some(value)),
+            Met::Own(OwnWrite::Gone) => Ok(None),
+            Met::Own(OwnWrite::Unchanged) | Met::Nothing => Ok(self.get(key, ts)?),
+        })
     }
 
     /// The newest write of a key, of any kind.
@@ -123,6 +165,29 @@ impl<'a> Reader<'a> {
             stands = cursor.next()?;
         }
         Ok(keys)
+    }
+
+    /// Locks of transaction `start_ts` in `range`, at most `limit`, among the first `visit` records; and where to go on when
+    /// there are more.
+    pub fn own_locks(
+        &self,
+        start_ts: Timestamp,
+        range: &KeyRange,
+        limit: usize,
+        visit: usize,
+    ) -> Result<(Vec<Bytes>, Option<Bytes>), Fault> {
+        let mut keys = Vec::new();
+        let mut cursor = self.snapshot.cursor(Cf::Lock, &range.start, &range.end);
+        let mut stands = cursor.seek_to_first()?;
+        let mut visited = 0;
+        while stands && visited < visit && keys.len() < limit {
+            if lock::start_ts_of(cursor.value()) == Some(start_ts) {
+                keys.push(Bytes::copy_from_slice(cursor.key()));
+            }
+            visited += 1;
+            stands = cursor.next()?;
+        }
+        Ok((keys, stands.then(|| Bytes::copy_from_slice(cursor.key()))))
     }
 
     /// The `wanted` locks in `range` among the first `visit` records; and where to go on when there are more.

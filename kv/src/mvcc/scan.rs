@@ -15,8 +15,10 @@ use raftstore::engine::{Cursor, Snapshot};
 use crate::codec;
 
 use super::{
-    Fault,
+    Fault, Seen,
     lock::{self, LockCfRecord, WriteKind},
+    reader::Met,
+    spilled::OwnWrite,
     version::{self, Version},
 };
 
@@ -49,41 +51,57 @@ pub enum PageEnd {
     Locked(LockRecord),
 }
 
-/// Scans `range`, handing each visible row to `row`. Returns how the page ended, and how many rows there were.
+/// Scans `range`, handing each visible row to `row`; of `seen` the own writes are among them. Returns how the page ended, and how
+/// many rows there were.
 pub fn scan_page(
     snapshot: &dyn Snapshot,
     range: &KeyRange,
     spec: ScanSpec,
+    seen: &Seen,
     mut row: impl FnMut(&[u8], &[u8]) -> Result<(), Fault>,
 ) -> Result<(PageEnd, u64), Fault> {
-    let mut locks = Locks::new(snapshot, range, spec)?;
+    let mut locks = Locks::new(snapshot, range, spec, seen)?;
     let mut versions = Versions::new(snapshot, range, spec)?;
     let (mut rows, mut bytes) = (0u64, 0u64);
     // The key that was dealt with last.
     let mut last = Vec::new();
+    let mut found = versions.advance()?;
     loop {
-        let found = versions.advance()?;
         let key = found.then_some(versions.key.as_slice());
-        if let Some(lock) = locks.blocking_up_to(key)? {
-            return Ok(match rows {
-                0 => (PageEnd::Locked(lock), 0),
-                _ if spec.reverse => (PageEnd::More(last.into()), rows),
-                _ => (PageEnd::More(lock.key), rows),
-            });
-        }
-        let Some(key) = key else { return Ok((PageEnd::Done, rows)) };
-        let full = rows >= spec.limit || bytes >= spec.max_bytes || versions.visited >= MAX_VISITED;
+        let own = match locks.up_to(key)? {
+            Some(Ahead::Blocked(lock)) => {
+                return Ok(match rows {
+                    0 => (PageEnd::Locked(lock), 0),
+                    _ if spec.reverse => (PageEnd::More(last.into()), rows),
+                    _ => (PageEnd::More(lock.key), rows),
+                });
+            }
+            Some(Ahead::Own(own)) => Some(own),
+            None => None,
+        };
+        let Some(next) = own.as_ref().map(|(key, _)| key.as_ref()).or(key) else { return Ok((PageEnd::Done, rows)) };
+        let visited = versions.visited + locks.visited;
+        let full = rows >= spec.limit || bytes >= spec.max_bytes || visited >= MAX_VISITED;
         if full && !last.is_empty() {
-            let resume = if spec.reverse { last.into() } else { Bytes::copy_from_slice(key) };
+            let resume = if spec.reverse { last.into() } else { Bytes::copy_from_slice(next) };
             return Ok((PageEnd::More(resume), rows));
         }
-        if let Some(value) = versions.value() {
-            row(key, value)?;
+        let value = match &own {
+            Some((_, OwnWrite::Value(value))) => Some(value.as_ref()),
+            Some(_) => None,
+            None => versions.value(),
+        };
+        if let Some(value) = value {
+            row(next, value)?;
             rows += 1;
-            bytes += (key.len() + value.len()) as u64;
+            bytes += (next.len() + value.len()) as u64;
         }
         last.clear();
-        last.extend_from_slice(key);
+        last.extend_from_slice(next);
+        // A version under an own write is hidden by it.
+        if key.is_some_and(|key| key == last) {
+            found = versions.advance()?;
+        }
     }
 }
 
@@ -278,18 +296,27 @@ impl<'a> Versions<'a> {
 struct Locks<'a> {
     cursor: Box<dyn Cursor + 'a>,
     spec: ScanSpec,
+    seen: &'a Seen,
     stands: bool,
+    visited: usize,
+}
+
+/// A lock that a scan comes to.
+enum Ahead {
+    Blocked(LockRecord),
+    Own((Bytes, OwnWrite)),
 }
 
 impl<'a> Locks<'a> {
-    fn new(snapshot: &'a dyn Snapshot, range: &KeyRange, spec: ScanSpec) -> Result<Self, Fault> {
+    fn new(snapshot: &'a dyn Snapshot, range: &KeyRange, spec: ScanSpec, seen: &'a Seen) -> Result<Self, Fault> {
         let mut cursor = snapshot.cursor(Cf::Lock, &range.start, &range.end);
         let stands = if spec.reverse { cursor.seek_to_last()? } else { cursor.seek_to_first()? };
-        Ok(Locks { cursor, spec, stands })
+        Ok(Locks { cursor, spec, seen, stands, visited: 0 })
     }
 
-    /// The first lock, from where the walk stands up to `key` (none: to the end), that a read can't pass.
-    fn blocking_up_to(&mut self, key: Option<&[u8]>) -> Result<Option<LockRecord>, Fault> {
+    /// The first lock, from where the walk stands up to `key` (none: to the end), that a read can't pass, or that is its own; behind
+    /// that one the walk goes on.
+    fn up_to(&mut self, key: Option<&[u8]>) -> Result<Option<Ahead>, Fault> {
         let mut rollbacks = 0;
         while self.stands {
             let record = self.cursor.value();
@@ -303,13 +330,20 @@ impl<'a> Locks<'a> {
             if key.is_some_and(beyond) {
                 return Ok(None);
             }
-            if let LockCfRecord::Lock(lock) = lock::decode(at, record)?
-                && lock.blocks_read_at(self.spec.read_ts)
-            {
-                return Ok(Some(lock.to_wire(at)));
-            }
+            let ahead = match lock::decode(at, record)? {
+                LockCfRecord::Lock(lock) => match self.seen.meet(at, &lock, self.spec.read_ts) {
+                    Met::Blocked(lock) => return Ok(Some(Ahead::Blocked(lock))),
+                    Met::Own(OwnWrite::Unchanged) | Met::Nothing => None,
+                    Met::Own(own) => Some(Ahead::Own((Bytes::copy_from_slice(at), own))),
+                },
+                LockCfRecord::Rollback => None,
+            };
             rollbacks = 0;
+            self.visited += usize::from(self.seen.own.is_some());
             self.stands = if self.spec.reverse { self.cursor.prev()? } else { self.cursor.next()? };
+            if ahead.is_some() {
+                return Ok(ahead);
+            }
         }
         Ok(None)
     }

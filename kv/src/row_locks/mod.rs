@@ -140,6 +140,24 @@ impl RowLocks {
         claimed
     }
 
+    /// A written lock of `holder` stands on a row that `claimant` was given: the holder goes before it, until then if nothing is
+    /// heard of it. So others wait for it here, and circles are found.
+    pub fn yield_to(&mut self, holder: Timestamp, key: &Bytes, claimant: Timestamp, until: Instant) {
+        let Some(row) = self.rows.get_mut(key) else { return };
+        if row.holders.iter().any(|part| part.owner == holder) {
+            return;
+        }
+        let Some(at) = row.holders.iter().position(|part| part.owner == claimant) else { return };
+        let part = row.holders.swap_remove(at);
+        row.queue.retain(|waiting| waiting.owner != claimant);
+        row.queue.insert(0, part);
+        row.holders.push(Part { owner: holder, mode: RowLockMode::Update, place: part.place });
+        let label = Bytes::new();
+        let entry = self.owners.entry(holder).or_insert_with(|| Owner { until, label, keys: BTreeSet::new() });
+        entry.until = entry.until.max(until);
+        entry.keys.insert(key.clone());
+    }
+
     /// The owner gives these rows up, held or waited for.
     pub fn release<'k>(&mut self, owner: Timestamp, keys: impl IntoIterator<Item = &'k Bytes>) -> Vec<Grant> {
         let mut grants = Vec::new();

@@ -5,10 +5,13 @@
 //!                                                (writes that passed before the claim are applied then)
 //! ```
 //!
+//! Where the written lock of a transaction that has spilled stands on a row that was just granted, its owner is put before the
+//! claimant: it is waited for in the row's queue like any other. The claimant is told of the lock, and asks its primary, now and then.
+//!
 //! A request waits no longer than [`SLICE`] and is then told to come again: its place in the queue stays, and a leader
 //! that is none any more is noticed.
 
-use std::{pin::pin, time::Duration};
+use std::{collections::BTreeSet, pin::pin, time::Duration};
 
 use bytes::Bytes;
 use futures::future::{Either, select};
@@ -23,7 +26,7 @@ use raftstore::RegionSnapshot;
 
 use crate::{
     Reply,
-    mvcc::{Fault, Reader},
+    mvcc::{Fault, Lock, Reader, spilled::OwnWrite},
     planted::Planted,
     row_locks::{Claim, MAX_ROWS, Place},
 };
@@ -67,13 +70,17 @@ impl Call<'_> {
             let refused = Fault::corrupt(b"", reason).into();
             return Ok(locked(LockRowsResponse { error: Some(refused), ..Default::default() }));
         }
-        let place = {
+        let (place, own) = {
             let snapshot = self.snapshot().await?;
             check_keys(&snapshot.region, keys.iter().map(|key| key.as_ref()))?;
-            place_of(&snapshot)
+            (place_of(&snapshot), self.spilled_rows(&snapshot, &request))
+        };
+        let own = match own {
+            Ok(own) => own,
+            Err(fault) => return Ok(locked(LockRowsResponse { error: Some(fault.into()), ..Default::default() })),
         };
         let mut skipped = vec![false; keys.len()];
-        for (key, skipped) in keys.iter().zip(&mut skipped) {
+        for (key, skipped) in keys.iter().zip(&mut skipped).filter(|(key, _)| !own.contains(*key)) {
             match self.take_row(key, place, &request).await? {
                 Row::Held => {}
                 Row::Skipped => *skipped = true,
@@ -84,7 +91,21 @@ impl Call<'_> {
                 }
             }
         }
-        self.read_locked(&request, &skipped).await
+        self.read_locked(&request, &skipped, &own).await
+    }
+
+    /// Rows on which the transaction has a written lock already: it needs no other, and must not wait for those who wait for it.
+    fn spilled_rows(&self, snapshot: &RegionSnapshot, request: &LockRowsRequest) -> Result<BTreeSet<Bytes>, Fault> {
+        let mut own = BTreeSet::new();
+        if request.spilled {
+            let reader = self.reader(snapshot);
+            for key in &request.keys {
+                if reader.lock(key)?.is_some_and(|lock| lock.start_ts.0 == request.start_ts) {
+                    own.insert(key.clone());
+                }
+            }
+        }
+        Ok(own)
     }
 
     async fn take_row(&self, key: &Bytes, place: Place, request: &LockRowsRequest) -> Result<Row, RegionError> {
@@ -124,22 +145,34 @@ impl Call<'_> {
     }
 
     /// The newest versions of the rows that are held now. Writes under way there are waited for: they began before.
-    async fn read_locked(&self, request: &LockRowsRequest, skipped: &[bool]) -> Result<Reply, RegionError> {
+    async fn read_locked(
+        &self,
+        request: &LockRowsRequest,
+        skipped: &[bool],
+        own: &BTreeSet<Bytes>,
+    ) -> Result<Reply, RegionError> {
         let owner = Timestamp(request.start_ts);
         let held: Vec<Bytes> =
             request.keys.iter().zip(skipped).filter(|(_, skipped)| !**skipped).map(|(key, _)| key.clone()).collect();
         let turn = self.within("waiting for latches", self.inner.turns.take(&held)).await?;
         let snapshot = self.snapshot().await?;
         // In another term somebody else may have led in between, and these locks are worth nothing.
-        if !self.inner.rows.exclude(&held, owner, place_of(&snapshot)) {
+        let claimed: Vec<Bytes> = held.iter().filter(|key| !own.contains(*key)).cloned().collect();
+        if !self.inner.rows.exclude(&claimed, owner, place_of(&snapshot)) {
             return Ok(locked(LockRowsResponse { waiting: true, ..Default::default() }));
         }
         check_keys(&snapshot.region, held.iter().map(|key| key.as_ref()))?;
-        let read = read_rows(&Reader::new(snapshot.engine.as_ref()), &request.keys, skipped);
+        let read = read_rows(&Reader::new(snapshot.engine.as_ref()), owner, &request.keys, skipped);
         drop(turn);
         let rows = match read {
             Ok(Ok(rows)) => rows,
-            Ok(Err(error)) => return Ok(locked(LockRowsResponse { error: Some(error), ..Default::default() })),
+            Ok(Err((key, lock))) => {
+                if lock.spilled.is_some() {
+                    self.inner.rows.yield_to(lock.start_ts, &key, owner);
+                }
+                let error = Some(KeyError { kind: Some(Kind::Locked(lock.to_wire(&key))) });
+                return Ok(locked(LockRowsResponse { error, ..Default::default() }));
+            }
             Err(fault) => return Ok(locked(LockRowsResponse { error: Some(fault.into()), ..Default::default() })),
         };
         if !request.absent {
@@ -176,22 +209,35 @@ impl Call<'_> {
     }
 }
 
-fn read_rows(reader: &Reader<'_>, keys: &[Bytes], skipped: &[bool]) -> Result<Result<Vec<LockedRow>, KeyError>, Fault> {
+fn read_rows(
+    reader: &Reader<'_>,
+    owner: Timestamp,
+    keys: &[Bytes],
+    skipped: &[bool],
+) -> Result<Result<Vec<LockedRow>, (Bytes, Lock)>, Fault> {
     let mut rows = Vec::with_capacity(keys.len());
     for (key, skipped) in keys.iter().zip(skipped) {
         if *skipped {
             rows.push(LockedRow { skipped: true, ..Default::default() });
             continue;
         }
-        if let Some(lock) = reader.lock(key)? {
-            return Ok(Err(KeyError { kind: Some(Kind::Locked(lock.to_wire(key))) }));
+        let lock = reader.lock(key)?;
+        if let Some(lock) = lock.as_ref().filter(|lock| lock.start_ts != owner) {
+            return Ok(Err((key.clone(), lock.clone())));
         }
-        let (newest, value) = reader.newest_value(key)?;
+        let (newest, stored) = reader.newest_value(key)?;
+        let own = lock.is_some();
+        let value = match lock.map_or(OwnWrite::Unchanged, |lock| lock.own(u64::MAX)) {
+            OwnWrite::Value(value) => Some(value),
+            OwnWrite::Gone => None,
+            OwnWrite::Unchanged => stored,
+        };
         rows.push(LockedRow {
             exists: value.is_some(),
             value: value.unwrap_or_default(),
             commit_ts: newest.0,
             skipped: false,
+            own,
         });
     }
     Ok(Ok(rows))

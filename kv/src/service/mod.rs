@@ -29,6 +29,7 @@ mod read;
 mod rows;
 mod safe_point;
 mod sleepers;
+mod spill;
 mod turns;
 mod validate;
 mod write;
@@ -226,6 +227,7 @@ impl Inner {
             Body::LockRows(request) => call.lock_rows(request).await,
             Body::RowLocks(request) => call.row_locks(request).await,
             Body::Validate(request) => call.validate(request).await,
+            Body::DropGenerations(request) => call.drop_generations(request).await,
             Body::Gateway(request) => call.gateway(request).await,
         }
     }

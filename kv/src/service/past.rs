@@ -32,7 +32,7 @@ use crate::{Reply, planted::Planted};
 
 use super::{
     Call, Service, check_keys,
-    read::{get_refused, reply, scan_refused},
+    read::{get_refused, reply, scan_refused, seen},
 };
 
 /// How far behind PD's time replicas are said to be readable. It keeps writes under way, which are younger, from being held up
@@ -98,7 +98,8 @@ impl Call<'_> {
         if let Err(refused) = self.check_age(read_ts).await? {
             return Ok(Some(get_refused(refused)));
         }
-        match self.read_keys(&snapshot, request.keys.clone(), read_ts) {
+        let seen = seen(request.own, request.passed.clone());
+        match self.read_keys(&snapshot, request.keys.clone(), read_ts, &seen) {
             Ok(Ok(pairs)) => Ok(Some(self.of_the_past(reply(Body::Get(GetResponse { pairs, error: None }))))),
             Ok(Err(_locked)) => self.for_the_leader_to_clear(),
             Err(fault) => Ok(Some(get_refused(fault.into()))),

@@ -5,7 +5,7 @@ use proto::{
     KeyRange, Timestamp,
     wire::{
         BadTimestamp, FindLocksRequest, FindLocksResponse, GetRequest, GetResponse, KeyError, KeyValue, KvResponse,
-        RegionError, ScanRequest, ScanResponse, key_error::Kind, kv_response::Body,
+        OwnWrites, RegionError, ScanRequest, ScanResponse, key_error::Kind, kv_response::Body,
     },
 };
 use raftstore::RegionSnapshot;
@@ -14,7 +14,7 @@ use crate::{
     Reply, ScanChunk,
     concurrency::InFlight,
     mvcc::{
-        Fault, Reader,
+        Fault, Reader, Seen,
         scan::{PageEnd, ScanSpec, scan_page},
     },
     planted::Planted,
@@ -58,7 +58,8 @@ impl Call<'_> {
             return Ok(get_refused(refused));
         }
         let read_ts = if newest { Timestamp::MAX } else { read_ts };
-        Ok(match self.read_keys(&snapshot, request.keys, read_ts) {
+        let seen = seen(request.own, request.passed);
+        Ok(match self.read_keys(&snapshot, request.keys, read_ts, &seen) {
             Ok(Ok(pairs)) => reply(Body::Get(GetResponse { pairs, error: None })),
             Ok(Err(error)) => get_refused(error),
             Err(fault) => get_refused(fault.into()),
@@ -70,18 +71,19 @@ impl Call<'_> {
         snapshot: &RegionSnapshot,
         keys: Vec<Bytes>,
         read_ts: Timestamp,
+        seen: &Seen,
     ) -> Result<Result<Vec<KeyValue>, KeyError>, Fault> {
         let reader = Reader::new(snapshot.engine.as_ref());
         let mut pairs = Vec::with_capacity(keys.len());
         for key in keys {
-            if let Some(lock) = reader.lock(&key)?
-                && lock.blocks_read_at(read_ts)
-                && !self.inner.plant.has(Planted::IgnoreLocks)
-            {
-                return Ok(Err(KeyError { kind: Some(Kind::Locked(lock.to_wire(&key))) }));
-            }
-            if let Some(value) = reader.get(&key, read_ts)? {
-                pairs.push(KeyValue { key, value });
+            let read = match self.inner.plant.has(Planted::IgnoreLocks) {
+                true => Ok(reader.get(&key, read_ts)?),
+                false => reader.read(&key, read_ts, seen)?,
+            };
+            match read {
+                Ok(None) => {}
+                Ok(Some(value)) => pairs.push(KeyValue { key, value }),
+                Err(lock) => return Ok(Err(KeyError { kind: Some(Kind::Locked(lock)) })),
             }
         }
         Ok(Ok(pairs))
@@ -113,9 +115,10 @@ impl Call<'_> {
     }
 
     pub(super) fn page(&self, snapshot: &RegionSnapshot, range: &KeyRange, request: &ScanRequest) -> Reply {
+        let seen = seen(request.own, request.passed.clone());
         let page = match request.pushdown.is_empty() {
-            true => plain_page(snapshot, range, request),
-            false => self.pushed_page(snapshot, range, request),
+            true => plain_page(snapshot, range, request, &seen),
+            false => self.pushed_page(snapshot, range, request, &seen),
         };
         page.unwrap_or_else(|fault| scan_refused(fault.into()))
     }
@@ -153,13 +156,19 @@ impl Call<'_> {
         ))
     }
 
-    fn pushed_page(&self, snapshot: &RegionSnapshot, range: &KeyRange, request: &ScanRequest) -> Result<Reply, Fault> {
+    fn pushed_page(
+        &self,
+        snapshot: &RegionSnapshot,
+        range: &KeyRange,
+        request: &ScanRequest,
+        seen: &Seen,
+    ) -> Result<Reply, Fault> {
         let Some(scan) = &self.inner.scan else {
             return Err(Fault::Pushdown("this store has no such half".into()));
         };
         let mut sink = scan.start(&request.pushdown).map_err(Fault::Pushdown)?;
         let push = |key: &[u8], value: &[u8]| sink.push(key, value).map_err(Fault::Pushdown);
-        let (end, rows) = scan_page(snapshot.engine.as_ref(), range, spec(request), push)?;
+        let (end, rows) = scan_page(snapshot.engine.as_ref(), range, spec(request), seen, push)?;
         let chunk: ScanChunk = sink.finish().map_err(Fault::Pushdown)?;
         let mut page = page_reply(end, rows, Vec::new());
         page.chunk = Some(chunk);
@@ -212,6 +221,10 @@ impl Call<'_> {
     }
 }
 
+pub(super) fn seen(own: Option<OwnWrites>, passed: Vec<u64>) -> Seen {
+    Seen { own: own.map(|own| (Timestamp(own.start_ts), own.generation)), passed }
+}
+
 fn spec(request: &ScanRequest) -> ScanSpec {
     let max_bytes = match request.max_bytes {
         0 => DEFAULT_PAGE_BYTES,
@@ -221,7 +234,7 @@ fn spec(request: &ScanRequest) -> ScanSpec {
     ScanSpec { read_ts: Timestamp(request.read_ts), limit, max_bytes, reverse: request.reverse }
 }
 
-fn plain_page(snapshot: &RegionSnapshot, range: &KeyRange, request: &ScanRequest) -> Result<Reply, Fault> {
+fn plain_page(snapshot: &RegionSnapshot, range: &KeyRange, request: &ScanRequest, seen: &Seen) -> Result<Reply, Fault> {
     let mut arena = BytesMut::new();
     let mut cut = |bytes: &[u8]| {
         if arena.capacity() < bytes.len() {
@@ -236,7 +249,7 @@ fn plain_page(snapshot: &RegionSnapshot, range: &KeyRange, request: &ScanRequest
         pairs.push(KeyValue { key: cut(key), value });
         Ok(())
     };
-    let (end, rows) = scan_page(snapshot.engine.as_ref(), range, spec(request), push)?;
+    let (end, rows) = scan_page(snapshot.engine.as_ref(), range, spec(request), seen, push)?;
     Ok(page_reply(end, rows, pairs))
 }
 

@@ -6,6 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -19,6 +20,9 @@ use crate::{
     deadlock::REPORT_EVERY,
     row_locks::{Claim, Claimed, Grant, Place, RowLocks, Wait},
 };
+
+/// How long a written lock is waited for in a row's queue before its primary is asked again.
+const STANDS_IN: Duration = Duration::from_secs(2);
 
 /// The row locks of a store, and who waits for them.
 pub(super) struct Rows {
@@ -116,6 +120,12 @@ impl Rows {
             self.report_waits();
         }
         taken
+    }
+
+    /// A written lock of a transaction that goes on stands on a row that was granted.
+    pub(super) fn yield_to(&self, holder: Timestamp, key: &Bytes, claimant: Timestamp) {
+        let until = self.clock.now() + STANDS_IN;
+        self.change(|state, _| state.locks.yield_to(holder, key, claimant, until));
     }
 
     /// Gives rows up, held or waited for.

@@ -55,6 +55,9 @@ impl Call<'_> {
             let response = refused.unwrap_or_else(|fault| txn::prewrite_failed(fault.into()));
             return Ok(answer(response));
         }
+        if request.spill > 0 {
+            return self.spill(request, stage).await.map(answer);
+        }
         if !request.reads.is_empty() && request.try_one_pc {
             return self.prewrite_read(request, keys, stage).await.map(answer);
         }
@@ -134,9 +137,14 @@ impl Call<'_> {
     }
 
     pub(super) async fn check_txn(&self, request: CheckTxnRequest) -> Result<Reply, RegionError> {
-        let refuse = |error| CheckTxnResponse { outcome: None, error: Some(error) };
+        let refuse = |error| CheckTxnResponse { outcome: None, passed: false, error: Some(error) };
         let keys = std::slice::from_ref(&request.primary);
-        let response = self.write(keys, None, |reader| txn::check_txn(reader, &request), refuse).await?;
+        let evaluate = |reader: &Reader<'_>| {
+            let (batch, response) = txn::check_txn(reader, &request)?;
+            let unsaid = response.passed && self.inner.plant.has(Planted::PassUnsaid);
+            Ok((if unsaid { Batch::default() } else { batch }, response))
+        };
+        let response = self.write(keys, None, evaluate, refuse).await?;
         Ok(reply(Body::CheckTxn(response)))
     }
 
@@ -152,7 +160,14 @@ impl Call<'_> {
     }
 
     pub(super) async fn resolve(&self, mut request: ResolveRequest) -> Result<Reply, RegionError> {
-        let refuse = |error| ResolveResponse { error: Some(error) };
+        let refuse = |error| ResolveResponse { error: Some(error), ..Default::default() };
+        let mut resume_key = Bytes::new();
+        if let Some(range) = request.range.take() {
+            match self.own_locks(Timestamp(request.start_ts), range.into()).await? {
+                Ok((keys, resume)) => (request.keys, resume_key) = (keys, resume),
+                Err(fault) => return Ok(reply(Body::Resolve(refuse(fault.into())))),
+            }
+        }
         if request.neighbours > 0
             && let Err(fault) = self.add_neighbours(&mut request).await?
         {
@@ -160,7 +175,7 @@ impl Call<'_> {
         }
         let ends = Some(Timestamp(request.start_ts));
         let response = self.write(&request.keys, ends, |reader| txn::resolve(reader, &request), refuse).await?;
-        Ok(reply(Body::Resolve(response)))
+        Ok(reply(Body::Resolve(ResolveResponse { resume_key, ..response })))
     }
 
     /// Looks for more locks of the same transaction. Whether they still stand is seen again under latches.
@@ -204,7 +219,7 @@ impl Call<'_> {
 
     /// A write command from latches to acknowledgement; with it a transaction that `ends` gives up its row locks there. `refuse`
     /// makes the response of a stored state that can't be read.
-    async fn write<R>(
+    pub(super) async fn write<R>(
         &self,
         keys: &[Bytes],
         ends: Option<Timestamp>,

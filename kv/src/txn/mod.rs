@@ -31,6 +31,7 @@ mod heartbeat;
 mod prewrite;
 mod resolve;
 mod rollback;
+mod spill;
 mod validate;
 
 pub use check_secondaries::check_secondaries;
@@ -40,6 +41,7 @@ pub use heartbeat::heartbeat;
 pub use prewrite::{PrewriteMode, RowBlocker, prewrite, prewrite_failed, prewrite_too_old};
 pub use resolve::resolve;
 pub use rollback::rollback;
+pub use spill::{drop_generations, spill};
 pub use validate::{Validity, reads_hold, validate};
 
 use bytes::Bytes;

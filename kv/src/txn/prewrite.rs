@@ -31,7 +31,7 @@ pub enum PrewriteMode {
 
 /// A lock that an earlier sending has left.
 #[derive(Clone, Copy, Debug)]
-struct OwnLock {
+pub(super) struct OwnLock {
     /// The transaction may commit from there on.
     min_commit_ts: Timestamp,
     /// It is one of those that are the commit when all stand.
@@ -39,7 +39,7 @@ struct OwnLock {
 }
 
 /// What stands in the way of a key.
-enum Obstacle {
+pub(super) enum Obstacle {
     /// The transaction has its lock here already.
     OwnLock(OwnLock),
     /// This.
@@ -126,7 +126,8 @@ pub fn prewrite_failed(error: KeyError) -> PrewriteResponse {
     PrewriteResponse { errors: vec![error], ..Default::default() }
 }
 
-fn obstacle(
+/// What is in the way of a mutation, if anything is.
+pub(super) fn obstacle(
     reader: &Reader<'_>,
     request: &PrewriteRequest,
     mutation: &Mutation,
@@ -206,7 +207,8 @@ fn write(
                 true => request.secondaries.clone(),
                 false => Vec::new(),
             });
-            let lock = Lock { kind, start_ts, ttl_ms, min_commit_ts, primary, value, secondaries };
+            let spilled = None;
+            let lock = Lock { kind, start_ts, ttl_ms, min_commit_ts, primary, value, secondaries, spilled };
             batch.put(Cf::Lock, mutation.key.clone(), lock.encode());
         }
     }

@@ -10,6 +10,7 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use bytes::Bytes;
+use futures::FutureExt;
 use sql::{Session, SqlError, SqlState, Step, TransactionStatus, types::Format};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -30,6 +31,8 @@ pub struct Connection<'a, S> {
     phase: watch::Receiver<Phase>,
     /// An extended message failed: nothing is done until Sync.
     skipping: bool,
+    /// ReadyForQuery was the last that was said.
+    at_rest: bool,
     counters: &'a Counters,
 }
 
@@ -71,7 +74,7 @@ impl From<Malformed> for Fault {
 impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
     /// Takes over where the greeting ended.
     pub fn new(wire: &'a mut Wire<S>, session: Session, phase: watch::Receiver<Phase>, counters: &'a Counters) -> Self {
-        Connection { wire, session, phase, skipping: false, counters }
+        Connection { wire, session, phase, skipping: false, at_rest: false, counters }
     }
 
     /// Until the client leaves, the connection breaks, or the process ends. What is to be said at the end is written, not sent.
@@ -120,6 +123,8 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
         let cancel = self.session.cancel_token();
         let over = |phase: &Phase| *phase == Phase::Closing || (*phase == Phase::Draining && outside_transaction);
         let backend = Arc::clone(self.session.backend());
+        let limit = self.session.idle_limit().filter(|_| std::mem::take(&mut self.at_rest));
+        let mut idle = limit.unwrap_or_else(|| std::future::pending().boxed());
         loop {
             tokio::select! {
                 biased;
@@ -127,6 +132,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
                 _ = self.phase.wait_for(over) => return Err(Fault::Statement(SqlError::terminated())),
                 error = cancel.terminated() => return Err(Fault::Statement(error)),
                 () = backend.told(), if outside_transaction && !self.skipping => {}
+                () = &mut idle => return Err(Fault::Statement(SqlError::idle_in_transaction())),
             }
             self.notifications();
             self.wire.flush().await?;
@@ -298,6 +304,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
         self.session.take_parameter_changes().iter().for_each(|(name, value)| say.parameter_status(name, value));
         say.ready(status);
         self.wire.flush_before_read();
+        self.at_rest = true;
     }
 }
 

@@ -14,6 +14,7 @@
 pub mod descriptor;
 pub mod fence;
 pub mod foreign_key;
+pub mod garbage;
 pub mod lease;
 pub mod record;
 pub mod sequence;

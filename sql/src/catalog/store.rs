@@ -4,10 +4,10 @@
 //!   table 1  descriptors   table id u32              → descriptor (record.rs)
 //!   table 2  names         schema text ‖ name text   → table id u32         unique: written with kv's insert
 //!   table 3  counters      counter u32               → u64                  0 catalog version, 1 next id
-//!   table 4  garbage       storage id u32            → when, as a timestamp rows nobody reads, still to be deleted
+//!   table 4  garbage       storage id u32            → whose                    rows nobody reads, see `garbage`
 //!   table 5  sequences     sequence id u32           → descriptor (record.rs)
 //!   table 6  values        value id u32              → called u8 ‖ last i64  changed in transactions of their own
-//!   table 7  dropped       storage id u32 ‖ index id u32 → when                  entries of dropped indexes, still to be deleted
+//!   table 7  dropped       storage id u32 ‖ index id u32 → whose                 entries of dropped indexes, see `garbage`
 //!   table 8  advisory      lock name                 → its holders              see `crate::advisory`
 //!   table 9  notifications  number                   → channel and payload      see `crate::notify`
 //! ```
@@ -23,7 +23,7 @@ use proto::{
 };
 
 use super::{
-    CatalogSnapshot, Sequence, Table, record,
+    CatalogSnapshot, Sequence, Table, garbage, record,
     sequence::{Block, Value},
 };
 use crate::{
@@ -35,10 +35,10 @@ use crate::{
 const DESCRIPTORS: u32 = 1;
 const NAMES: u32 = 2;
 const COUNTERS: u32 = 3;
-const GARBAGE: u32 = 4;
+pub(super) const GARBAGE: u32 = 4;
 const SEQUENCES: u32 = 5;
 const SEQUENCE_VALUES: u32 = 6;
-const DROPPED_INDEXES: u32 = 7;
+pub(super) const DROPPED_INDEXES: u32 = 7;
 
 const CATALOG_VERSION: u32 = 0;
 const NEXT_ID: u32 = 1;
@@ -46,15 +46,9 @@ const NEXT_ID: u32 = 1;
 /// How often a transaction on a counter is tried: each conflict means that another one got through.
 const COUNTER_ATTEMPTS: usize = 200;
 
-fn id_key(table: u32, id: u32) -> Bytes {
+pub(super) fn id_key(table: u32, id: u32) -> Bytes {
     let mut key = BytesMut::from(&index_prefix(SQL_KEYSPACE, table, 0)[..]);
     key.put_u32(id);
-    key.freeze()
-}
-
-fn dropped_key(storage_id: u32, index: u32) -> Bytes {
-    let mut key = BytesMut::from(&id_key(DROPPED_INDEXES, storage_id)[..]);
-    key.put_u32(index);
     key.freeze()
 }
 
@@ -66,11 +60,11 @@ fn name_key(schema: &str, name: &str) -> Bytes {
     out.freeze()
 }
 
-fn corrupt(what: &str) -> SqlError {
+pub(super) fn corrupt(what: &str) -> SqlError {
     SqlError::new(SqlState::DATA_CORRUPTED, format!("the system catalog is damaged: {what}"))
 }
 
-fn number<const N: usize>(bytes: &[u8], what: &str) -> SqlResult<[u8; N]> {
+pub(super) fn number<const N: usize>(bytes: &[u8], what: &str) -> SqlResult<[u8; N]> {
     bytes.try_into().map_err(|_| corrupt(what))
 }
 
@@ -85,7 +79,7 @@ fn set_counter(txn: &Txn, id: u32, value: u64) -> SqlResult<()> {
     Ok(txn.put(id_key(COUNTERS, id), value.to_be_bytes().to_vec())?)
 }
 
-async fn commit(txn: &Txn) -> Result<Timestamp, kv::Error> {
+pub(super) async fn commit(txn: &Txn) -> Result<Timestamp, kv::Error> {
     txn.commit(CommitOptions { floor: Floor::StartTs, max_commit_ts: None }).await
 }
 
@@ -189,8 +183,8 @@ impl Changes {
 }
 
 /// Writes `changes`, which were made to the catalog of version `base`, in `txn` and returns the version they will have. 40001
-/// when the catalog has changed since, 42P07 when a new table's name is taken.
-pub async fn write(txn: &Txn, base: u64, changes: &Changes) -> SqlResult<u64> {
+/// when the catalog has changed since, 42P07 when a new table's name is taken. `owner` is the gateway that deletes what is garbage then.
+pub async fn write(txn: &Txn, owner: u64, base: u64, changes: &Changes) -> SqlResult<u64> {
     let version = version(txn).await? + 1;
     if version != base + 1 {
         return Err(SqlError::serialization("Another session changed the schema at the same time."));
@@ -218,12 +212,7 @@ pub async fn write(txn: &Txn, base: u64, changes: &Changes) -> SqlResult<u64> {
     for value_id in &changes.ended_values {
         txn.delete(id_key(SEQUENCE_VALUES, *value_id))?;
     }
-    for (storage_id, index) in &changes.dropped_indexes {
-        txn.put(dropped_key(*storage_id, *index), txn.start_ts().0.to_be_bytes().to_vec())?;
-    }
-    for storage_id in &changes.garbage {
-        txn.put(id_key(GARBAGE, *storage_id), txn.start_ts().0.to_be_bytes().to_vec())?;
-    }
+    garbage::put(txn, owner, changes)?;
     Ok(version)
 }
 
@@ -290,63 +279,6 @@ pub async fn set_value(client: &Client, sequence: &Sequence, last: i64, called: 
 /// 42P07.
 pub fn duplicate_relation(name: &str) -> SqlError {
     SqlError::new(SqlState::DUPLICATE_TABLE, format!("relation \"{name}\" already exists"))
-}
-
-/// Deletes the rows under a storage id that no gateway reads any more, and its garbage record. With the rows go the records
-/// that say which transactions were committed: not before `kv::COMMIT_MEMORY` has passed since the last commit there, and
-/// locks elsewhere whose primary is here are replaced by their outcome first.
-pub async fn collect(client: &Client, storage_id: u32) -> SqlResult<()> {
-    delete_for_good(client, &rows_of(storage_id), id_key(GARBAGE, storage_id)).await
-}
-
-/// The same for the entries of a dropped index.
-pub async fn collect_index(client: &Client, storage_id: u32, index: u32) -> SqlResult<()> {
-    let entries = index_range(SQL_KEYSPACE, storage_id, index);
-    delete_for_good(client, &entries, dropped_key(storage_id, index)).await
-}
-
-async fn delete_for_good(client: &Client, keys: &KeyRange, note: Bytes) -> SqlResult<()> {
-    client.finish_transactions(keys, &proto::keyspace::keyspace_range(SQL_KEYSPACE)).await?;
-    client.delete_range_unsafe(keys).await?;
-    let txn = client.begin().await?;
-    txn.delete(note)?;
-    commit(&txn).await?;
-    Ok(())
-}
-
-/// Notes that `storage_id` is about to be filled outside of a transaction: should nobody publish it, its rows are garbage. Who
-/// publishes it takes the note back with [`forget_garbage`]; a note about a published storage id means nothing.
-pub async fn note_garbage(client: &Client, storage_id: u32) -> SqlResult<()> {
-    let txn = client.begin().await?;
-    txn.put(id_key(GARBAGE, storage_id), txn.start_ts().0.to_be_bytes().to_vec())?;
-    commit(&txn).await?;
-    Ok(())
-}
-
-/// The storage ids are published: they are no garbage.
-pub async fn forget_garbage(client: &Client, storage_ids: &[u32]) -> SqlResult<()> {
-    let txn = client.begin().await?;
-    for storage_id in storage_ids {
-        if txn.get(&id_key(GARBAGE, *storage_id)).await?.is_some() {
-            txn.delete(id_key(GARBAGE, *storage_id))?;
-        }
-    }
-    commit(&txn).await?;
-    Ok(())
-}
-
-/// Storage ids whose rows are garbage, and since when.
-pub async fn garbage(txn: &Txn) -> SqlResult<Vec<(u32, Timestamp)>> {
-    let mut found = Vec::new();
-    let mut scan = txn.scan(ScanOptions { range: index_range(SQL_KEYSPACE, GARBAGE, 0), ..Default::default() });
-    while let Some(page) = scan.next_page().await? {
-        for (key, value) in page.rows {
-            let id = key.get(proto::keyspace::PREFIX_LEN..).unwrap_or_default();
-            let since = u64::from_be_bytes(number(&value, "a garbage record")?);
-            found.push((u32::from_be_bytes(number(id, "a garbage record")?), Timestamp(since)));
-        }
-    }
-    Ok(found)
 }
 
 /// All keys of a storage id.

@@ -26,7 +26,7 @@ use crate::{
     catalog::{
         CatalogSnapshot, ColumnDescriptor, Table, TableDescriptor,
         descriptor::{IndexColumn, IndexDescriptor, MAX_KEY_COLUMNS},
-        store,
+        garbage, store,
     },
     codec::{Entry, IndexCodec},
     dml::{BulkWriter, Target},
@@ -289,7 +289,7 @@ async fn change(
         new.version += 1;
         let new = Arc::new(new);
         let changes = store::Changes { put: vec![Arc::clone(&new)], ..Default::default() };
-        let version = store::write(&txn, catalog.version, &changes).await?;
+        let version = store::write(&txn, gateway.id(), catalog.version, &changes).await?;
         match txn.commit(CommitOptions { floor: Floor::StartTs, max_commit_ts: None }).await {
             Ok(_) => return Ok((new, version)),
             Err(error) if error.is_retryable() => gateway.config().clock.sleep(PAUSE).await,
@@ -315,7 +315,7 @@ async fn give_up(gateway: &Arc<Gateway>, table: &TableDescriptor, index: u32) {
 /// Entries of a table that nobody else reads or writes.
 async fn fill_unpublished(gateway: &Gateway, table: &Table, index: &IndexDescriptor) -> SqlResult<()> {
     let client = gateway.client();
-    store::note_garbage(client, table.storage_id).await?;
+    garbage::note(client, gateway.id(), table.storage_id).await?;
     let mut alone = (**table).clone();
     alone.indexes = vec![index.clone()];
     let target = Target::new(Arc::new(alone));

@@ -19,7 +19,7 @@ use super::{
     still::{self, Patience, Still},
 };
 use crate::{
-    catalog::{Table, TableDescriptor, store},
+    catalog::{Table, TableDescriptor, garbage, store},
     codec::TableCodec,
     dml::{BulkWriter, Target},
     error::{SqlError, SqlResult, SqlState},
@@ -78,7 +78,7 @@ fn keyed(table: &TableDescriptor, key: Vec<usize>, constraint: String, storage_i
 /// Copies all rows of `old` to where `new` keeps them.
 async fn copy(gateway: &Gateway, old: &TableDescriptor, new: &TableDescriptor) -> SqlResult<()> {
     let client = gateway.client();
-    store::note_garbage(client, new.storage_id).await?;
+    garbage::note(client, gateway.id(), new.storage_id).await?;
     let from = TableCodec::new(old);
     let kept: Vec<usize> = old.visible().map(|(at, _)| at).collect();
     let target = Target::new(Arc::new(new.clone()));

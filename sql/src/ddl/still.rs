@@ -113,7 +113,8 @@ async fn replace(gateway: &Gateway, changes: &[(u64, Table)]) -> SqlResult<u64> 
         return Err(SqlError::serialization("Another session changed the table at the same time."));
     }
     let put = changes.iter().map(|(_, table)| Arc::clone(table)).collect();
-    let version = store::write(&txn, catalog.version, &store::Changes { put, ..Default::default() }).await?;
+    let version =
+        store::write(&txn, gateway.id(), catalog.version, &store::Changes { put, ..Default::default() }).await?;
     txn.commit(CommitOptions { floor: Floor::StartTs, max_commit_ts: None }).await?;
     Ok(version)
 }

@@ -187,7 +187,8 @@ impl Resolved {
             target.check_new(txn, &keys, &rows, certainty).await?;
         }
         target.insert_entries(txn, keys.iter().zip(&rows), certainty, &by.indexes).await?;
-        for (key, row) in keys.into_iter().zip(&rows) {
+        for (at, (key, row)) in keys.into_iter().zip(&rows).enumerate() {
+            target.make_room_at(txn, at).await?;
             let value = target.codec.value(row)?;
             if by.key {
                 txn.put(key, value)?;

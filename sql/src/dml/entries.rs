@@ -39,7 +39,7 @@ impl Target {
             if !is_known {
                 self.make_sure(txn, index, Vec::new(), &new, certainty).await?;
             }
-            self.put_entries(txn, index, new, !is_known)?;
+            self.put_entries(txn, index, new, !is_known).await?;
         }
         Ok(())
     }
@@ -55,7 +55,8 @@ impl Target {
     ) -> SqlResult<()> {
         for index in &self.indexes {
             let (mut new, mut touched) = (Vec::new(), Vec::new());
-            for change in changes {
+            for (at, change) in changes.iter().enumerate() {
+                self.make_room_at(txn, at).await?;
                 let old = index.entry(&change.old, &change.old_key)?;
                 let entry = index.entry(&change.row, &self.codec.key(&change.row)?)?;
                 if old == entry {
@@ -73,7 +74,7 @@ impl Target {
                 }
             }
             self.make_sure(txn, index, touched, &new, certainty).await?;
-            self.put_entries(txn, index, new, true)?;
+            self.put_entries(txn, index, new, true).await?;
         }
         Ok(())
     }
@@ -85,7 +86,10 @@ impl Target {
             for change in gone {
                 touched.push(index.entry(&change.row, &change.old_key)?.key);
             }
-            touched.iter().try_for_each(|key| txn.delete(key.clone()))?;
+            for (at, key) in touched.iter().enumerate() {
+                txn.delete(key.clone())?;
+                self.make_room_at(txn, at).await?;
+            }
             self.make_sure(txn, index, touched, &[], certainty).await?;
         }
         Ok(())
@@ -123,8 +127,9 @@ impl Target {
     }
 
     /// `check`: an entry of a unique index that is there, when the transaction commits, is 23505.
-    fn put_entries(&self, txn: &Txn, index: &IndexCodec, new: Vec<New<'_>>, check: bool) -> SqlResult<()> {
-        for New { entry: Entry { key, value, unique }, row } in new {
+    async fn put_entries(&self, txn: &Txn, index: &IndexCodec, new: Vec<New<'_>>, check: bool) -> SqlResult<()> {
+        for (at, New { entry: Entry { key, value, unique }, row }) in new.into_iter().enumerate() {
+            self.make_room_at(txn, at).await?;
             if !unique || !check {
                 txn.put(key, value)?;
                 continue;

@@ -13,6 +13,7 @@ use kv::RowLockMode;
 use super::{
     Pair, Target,
     locking::{MAX_ROUNDS, changed_since, restless},
+    streamed::Streamed,
     target::Change as RowChange,
 };
 use crate::{
@@ -25,7 +26,7 @@ use crate::{
     work::Work,
 };
 
-/// Most rows one statement changes this way; they are held until it ends.
+/// Most rows one statement changes when they are held until it ends: for RETURNING, ON CONFLICT, or foreign keys.
 const MAX_ROWS: usize = 1_000_000;
 
 /// What a statement did.
@@ -40,18 +41,36 @@ pub struct Changed {
 pub async fn run(planned: &Planned, work: &Work<'_>, values: &RunValues<'_>) -> SqlResult<Changed> {
     let change = planned.plan.change().ok_or_else(|| SqlError::internal("a query was run as a change"))?;
     let target = Target::new(Arc::clone(change.table()));
+    let txn = work.reader.txn(target.table.storage_id);
+    if work.links.is_some() {
+        txn.guard_spills();
+    }
+    let streamed = Streamed { planned, work, values, target: &target };
+    match change {
+        Change::Insert { conflict: None, returning: None, .. } => streamed.insert().await,
+        Change::Update { assigned, returning: None, .. } if work.links.is_none() => {
+            streamed.modify(Some(assigned)).await
+        }
+        Change::Delete { returning: None, .. } if work.links.is_none() => streamed.modify(None).await,
+        _ => run_at_once(change, streamed).await,
+    }
+}
+
+/// Where all rows are wanted before any is written, or afterwards.
+async fn run_at_once(change: &Change, streamed: Streamed<'_>) -> SqlResult<Changed> {
+    let Streamed { planned, work, values, target } = streamed;
     let certainty = work.certainty(target.table.storage_id);
     let txn = work.reader.txn(target.table.storage_id);
     let (source, rows) = match change {
         Change::Insert { conflict, .. } => {
             let mut source = planned.plan.start(work.reader.clone(), values).await?;
-            let rows = new_rows(&mut source, &target, work).await?;
+            let rows = new_rows(&mut source, target, work).await?;
             let rows = match conflict {
                 Some(conflict) => {
-                    let met = super::conflict::meet(&target, conflict, txn, rows, certainty).await?;
-                    let resolved = met.resolve(&source, &target, conflict)?;
+                    let met = super::conflict::meet(target, conflict, txn, rows, certainty).await?;
+                    let resolved = met.resolve(&source, target, conflict)?;
                     let pairs = work.links.as_ref().map(|_| resolved.pairs());
-                    let rows = resolved.write(&target, conflict, txn, certainty, work.plant).await?;
+                    let rows = resolved.write(target, conflict, txn, certainty, work.plant).await?;
                     work.settle(&target.table, || pairs.unwrap_or_default()).await?;
                     rows
                 }
@@ -65,20 +84,20 @@ pub async fn run(planned: &Planned, work: &Work<'_>, values: &RunValues<'_>) -> 
         }
         Change::Update { assigned, .. } => {
             let mode = target.update_lock(assigned.iter().copied());
-            let (source, changes) = found_rows(planned, work, values, &target, assigned, mode).await?;
+            let (source, changes) = found_rows(planned, work, values, target, assigned, mode).await?;
             target.update(txn, &changes, certainty, work.plant).await?;
             work.settle(&target.table, || Pair::updated(&changes)).await?;
             (source, changes.into_iter().map(|change| change.row).collect())
         }
         Change::Delete { .. } => {
-            let (source, gone) = found_rows(planned, work, values, &target, &[], RowLockMode::Update).await?;
+            let (source, gone) = found_rows(planned, work, values, target, &[], RowLockMode::Update).await?;
             target.delete(txn, &gone, certainty).await?;
             work.settle(&target.table, || Pair::deleted(&gone)).await?;
             (source, gone.into_iter().map(|change| change.row).collect())
         }
     };
     let returned = match change.returning() {
-        Some(_) => Some(give_back(&source, &target, &rows)?),
+        Some(_) => Some(give_back(&source, target, &rows)?),
         None => None,
     };
     Ok(Changed { count: rows.len(), returned })
@@ -111,32 +130,43 @@ async fn found_rows(
     Err(restless())
 }
 
-fn too_many() -> SqlError {
+pub(super) fn too_many() -> SqlError {
     SqlError::new(SqlState::PROGRAM_LIMIT_EXCEEDED, format!("a statement changes at most {MAX_ROWS} rows"))
         .with_hint("Change them in several statements, or load them with COPY into a new table.")
 }
 
 /// All rows of the source before any is written: a statement does not see its own changes.
 async fn new_rows(source: &mut Rows, target: &Target, work: &Work<'_>) -> SqlResult<Vec<Vec<Datum>>> {
-    let visible: Vec<usize> = target.table.visible().map(|(at, _)| at).collect();
-    let row_id = target.table.row_id();
     let mut rows = Vec::new();
     while let Some(batch) = source.next_batch().await? {
         if rows.len() + batch.num_rows() > MAX_ROWS {
             return Err(too_many());
         }
-        for at in 0..batch.num_rows() {
-            let mut row = vec![Datum::Null; target.table.columns.len()];
-            for (column, position) in batch.columns().iter().zip(&visible) {
-                row[*position] = fitted(datum_at(column, at)?, target, *position)?;
-            }
-            if let Some(position) = row_id {
-                row[position] = Datum::Int8(work.row_ids.next().await?);
-            }
-            rows.push(row);
-        }
+        add_new(&batch, target, work, &mut rows).await?;
     }
     Ok(rows)
+}
+
+/// Adds the rows of a batch, with what the table adds to them.
+pub(super) async fn add_new(
+    batch: &RecordBatch,
+    target: &Target,
+    work: &Work<'_>,
+    rows: &mut Vec<Vec<Datum>>,
+) -> SqlResult<()> {
+    let visible: Vec<usize> = target.table.visible().map(|(at, _)| at).collect();
+    let row_id = target.table.row_id();
+    for at in 0..batch.num_rows() {
+        let mut row = vec![Datum::Null; target.table.columns.len()];
+        for (column, position) in batch.columns().iter().zip(&visible) {
+            row[*position] = fitted(datum_at(column, at)?, target, *position)?;
+        }
+        if let Some(position) = row_id {
+            row[position] = Datum::Int8(work.row_ids.next().await?);
+        }
+        rows.push(row);
+    }
+    Ok(())
 }
 
 /// Arrow knows no `varchar(n)`: what the column's modifier wants is done here.
@@ -146,28 +176,40 @@ fn fitted(datum: Datum, target: &Target, position: usize) -> SqlResult<Datum> {
 
 /// Old rows with their keys, and the new values that stand behind them put in. A row that joins several others is taken once.
 async fn changed_rows(source: &mut Rows, target: &Target, assigned: &[usize]) -> SqlResult<Vec<RowChange>> {
-    let width = target.table.columns.len();
     let mut changes = Vec::new();
     let mut seen = HashSet::new();
     while let Some(batch) = source.next_batch().await? {
         if changes.len() + batch.num_rows() > MAX_ROWS {
             return Err(too_many());
         }
-        for at in 0..batch.num_rows() {
-            let columns = batch.columns()[..width].iter();
-            let mut row = columns.map(|column| datum_at(column, at)).collect::<SqlResult<Vec<Datum>>>()?;
-            let old_key = target.codec.key(&row)?;
-            if !seen.insert(old_key.clone()) {
-                continue;
-            }
-            let old = if assigned.is_empty() { Vec::new() } else { target.kept(&row) };
-            for (column, position) in batch.columns()[width..].iter().zip(assigned) {
-                row[*position] = fitted(datum_at(column, at)?, target, *position)?;
-            }
-            changes.push(RowChange { old_key, old, row });
-        }
+        add_changed(&batch, target, assigned, |key| seen.insert(key.clone()), &mut changes)?;
     }
     Ok(changes)
+}
+
+/// Adds the changes of a batch, of those rows that `wanted` says.
+pub(super) fn add_changed(
+    batch: &RecordBatch,
+    target: &Target,
+    assigned: &[usize],
+    mut wanted: impl FnMut(&Bytes) -> bool,
+    changes: &mut Vec<RowChange>,
+) -> SqlResult<()> {
+    let width = target.table.columns.len();
+    for at in 0..batch.num_rows() {
+        let columns = batch.columns()[..width].iter();
+        let mut row = columns.map(|column| datum_at(column, at)).collect::<SqlResult<Vec<Datum>>>()?;
+        let old_key = target.codec.key(&row)?;
+        if !wanted(&old_key) {
+            continue;
+        }
+        let old = if assigned.is_empty() { Vec::new() } else { target.kept(&row) };
+        for (column, position) in batch.columns()[width..].iter().zip(assigned) {
+            row[*position] = fitted(datum_at(column, at)?, target, *position)?;
+        }
+        changes.push(RowChange { old_key, old, row });
+    }
+    Ok(())
 }
 
 fn give_back(source: &Rows, target: &Target, rows: &[Vec<Datum>]) -> SqlResult<RecordBatch> {

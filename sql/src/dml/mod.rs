@@ -12,6 +12,7 @@ pub mod identity;
 pub mod locking;
 pub mod returning;
 pub mod select_for;
+mod streamed;
 pub mod target;
 
 pub use bulk::BulkWriter;

@@ -14,6 +14,8 @@ use crate::{
     types::{Datum, FormatSettings, text},
 };
 
+/// Writes after which room is made for more.
+const ROOM_EVERY: usize = 256;
 /// Longest values a message shows, in characters.
 const SHOWN_ROW: usize = 64;
 
@@ -49,6 +51,22 @@ impl Target {
         Target { codec: TableCodec::new(&table), indexes, checks, table }
     }
 
+    /// Makes room in the transaction's memory, if that is needed; 23505 for a new key that turns out to exist.
+    pub async fn make_room(&self, txn: &Txn) -> SqlResult<()> {
+        match txn.make_room().await {
+            Err(kv::Error::AlreadyExists { key }) => Err(self.duplicate_key(&key)),
+            other => Ok(other?),
+        }
+    }
+
+    /// The same after the `at`-th of many writes, now and then.
+    pub(super) async fn make_room_at(&self, txn: &Txn, at: usize) -> SqlResult<()> {
+        match at % ROOM_EVERY == ROOM_EVERY - 1 {
+            true => self.make_room(txn).await,
+            false => Ok(()),
+        }
+    }
+
     /// Puts new rows into the transaction. A key that exists is 23505, found at once or, if `certainty` leaves it to that, by the
     /// commit that follows.
     pub async fn insert(&self, txn: &Txn, rows: &[Vec<Datum>], certainty: Certainty<'_>) -> SqlResult<()> {
@@ -61,11 +79,12 @@ impl Target {
         if !self.indexes.is_empty() {
             self.insert_entries(txn, keys.iter().zip(rows), certainty, &[]).await?;
         }
-        for (key, row) in keys.into_iter().zip(rows) {
+        for (at, (key, row)) in keys.into_iter().zip(rows).enumerate() {
             let value = self.codec.value(row)?;
             self.put_new(txn, key, value, row)?;
+            self.make_room_at(txn, at).await?;
         }
-        Ok(())
+        self.make_room(txn).await
     }
 
     /// The row as it was, for [`Change::old`].
@@ -76,7 +95,8 @@ impl Target {
     /// Changes rows. Moves to another key are deletes first, then inserts, so that rows may trade places.
     pub async fn update(&self, txn: &Txn, changes: &[Change], certainty: Certainty<'_>, plant: Plant) -> SqlResult<()> {
         let mut moved = Vec::new();
-        for change in changes {
+        for (at, change) in changes.iter().enumerate() {
+            self.make_room_at(txn, at).await?;
             self.check_row(&change.row)?;
             let key = self.codec.key(&change.row)?;
             if key == change.old_key {
@@ -92,22 +112,25 @@ impl Target {
                 return Err(self.duplicate(moved[at].1));
             }
         }
-        for (key, row) in moved {
+        for (at, (key, row)) in moved.into_iter().enumerate() {
             let value = self.codec.value(row)?;
             self.put_new(txn, key, value, row)?;
+            self.make_room_at(txn, at).await?;
         }
         if !self.indexes.is_empty() {
             self.move_entries(txn, changes, certainty, plant).await?;
         }
-        Ok(())
+        self.make_room(txn).await
     }
 
     /// Removes rows; each change's row is the one that goes.
     pub async fn delete(&self, txn: &Txn, gone: &[Change], certainty: Certainty<'_>) -> SqlResult<()> {
-        for change in gone {
+        for (at, change) in gone.iter().enumerate() {
             txn.delete(change.old_key.clone())?;
+            self.make_room_at(txn, at).await?;
         }
-        self.delete_entries(txn, gone, certainty).await
+        self.delete_entries(txn, gone, certainty).await?;
+        self.make_room(txn).await
     }
 
     pub(super) async fn check_new(

@@ -47,7 +47,7 @@ impl Session {
             Statement::StartTransaction { modes, .. } => self.begin(modes),
             Statement::Commit { chain, .. } => self.end_block(true, *chain).await,
             Statement::Rollback { chain, savepoint: None } => self.end_block(false, *chain).await,
-            Statement::Rollback { savepoint: Some(name), .. } => self.roll_back_to(&folded(name)),
+            Statement::Rollback { savepoint: Some(name), .. } => self.roll_back_to(&folded(name)).await,
             Statement::Savepoint { name } => self.savepoint(folded(name)).await,
             Statement::ReleaseSavepoint { name } => self.release(&folded(name)),
             Statement::Set(set) => self.set(set),

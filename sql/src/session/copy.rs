@@ -12,7 +12,7 @@ use super::{
     transaction::State,
 };
 use crate::{
-    catalog::{Sequence, Table, store},
+    catalog::{Sequence, Table, garbage},
     copy::{CopyOut, Input, columns_of},
     dml::{BulkWriter, Certainty, Integrity, Target, foreign::Later},
     error::{SqlError, SqlResult, SqlState},
@@ -45,7 +45,7 @@ pub(super) struct CopyIn {
 enum Sink {
     /// Into a storage id nobody else knows: committed in batches.
     Bulk(Box<BulkWriter>),
-    /// Into the transaction's buffer, which is bounded.
+    /// Into the transaction's buffer, which makes room when it is full.
     Buffer,
 }
 
@@ -140,7 +140,7 @@ impl Session {
         let target = Target::new(Arc::clone(&table));
         let input = Input::new(target.clone(), copy, &self.settings.format, now_us)?;
         let sink = if own {
-            store::note_garbage(self.gateway.client(), table.storage_id).await?;
+            garbage::note(self.gateway.client(), self.gateway.id(), table.storage_id).await?;
             Sink::Bulk(Box::new(BulkWriter::new(self.gateway.client().clone(), target.clone())))
         } else {
             Sink::Buffer
@@ -248,12 +248,7 @@ impl Session {
         let locking = self.locking("COPY FROM STDIN")?;
         // On its own its commit follows at once.
         let certainty = if single { Certainty::Read } else { Certainty::Locked(&locking) };
-        super::run::guarded(self, target.insert(&txn, rows, certainty)).await.map_err(|error| {
-            if error.sqlstate != SqlState::PROGRAM_LIMIT_EXCEEDED {
-                return error;
-            }
-            error.with_hint("Create or truncate the table in the same transaction as the COPY: then any amount fits.")
-        })
+        super::run::guarded(self, target.insert(&txn, rows, certainty)).await
     }
 
     /// CopyDone from the client: then ask for the next step.

@@ -37,8 +37,9 @@ mod simple;
 pub mod step;
 mod transaction;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use futures::future::BoxFuture;
 use kv::Instant;
 use proto::wire::SessionState;
 
@@ -154,6 +155,12 @@ impl Session {
     /// Whether a transaction is open.
     pub fn status(&self) -> TransactionStatus {
         self.transaction.status()
+    }
+    /// `idle_in_transaction_session_timeout`: completes when the client, from now on, has left a transaction open for so long.
+    pub fn idle_limit(&self) -> Option<BoxFuture<'static, ()>> {
+        let limit = self.settings.milliseconds("idle_in_transaction_session_timeout");
+        let counts = limit > 0 && self.status() != TransactionStatus::Idle;
+        counts.then(|| self.gateway.config().clock.sleep(Duration::from_millis(limit)))
     }
     /// For ReadyForQuery: the session waits for the client now.
     pub fn rest(&mut self) -> TransactionStatus {

@@ -10,8 +10,8 @@ use super::{
 };
 use crate::error::{SqlError, SqlResult, SqlState};
 
-/// Savepoints of one transaction at most: more than any program nests.
-const MAX_SAVEPOINTS: usize = 1000;
+/// Savepoints that one transaction holds at a time at most; each keeps the settings it may bring back, some kilobytes.
+const MAX_SAVEPOINTS: usize = 100_000;
 
 /// 3B001.
 fn unknown(name: &str) -> SqlError {
@@ -62,7 +62,7 @@ impl Session {
     }
 
     /// ROLLBACK TO: also out of a failed transaction.
-    pub(super) fn roll_back_to(&mut self, name: &str) -> SqlResult<Running> {
+    pub(super) async fn roll_back_to(&mut self, name: &str) -> SqlResult<Running> {
         self.in_block_for("ROLLBACK TO SAVEPOINT")?;
         let open = match &mut self.transaction.state {
             State::Open(open) | State::Failed { kept: Some(open), .. } => open,
@@ -70,8 +70,13 @@ impl Session {
         };
         let at = position(open, name)?;
         open.savepoints.truncate(at + 1);
-        if let Some(txn) = &open.txn {
-            txn.roll_back_to(open.savepoints[at].place);
+        if let Some(txn) = &open.txn
+            && let Err(error) = txn.roll_back_to(&open.savepoints[at].place).await
+        {
+            // What stands of it is not known: nothing is left to go back to.
+            open.savepoints.clear();
+            self.fail(false);
+            return Err(error.into());
         }
         self.backend.advisory.end_since(open.savepoints[at].advisory);
         self.backend.pending.lock().roll_back_to(open.savepoints[at].said);

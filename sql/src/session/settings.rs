@@ -1,5 +1,7 @@
 //! The settings of a session: SET, SHOW, RESET, and what ParameterStatus reports. PURE.
 
+use std::sync::Arc;
+
 use crate::{
     dml::Isolation,
     error::{SqlError, SqlResult, SqlState},
@@ -94,7 +96,7 @@ const LEVELS: &[&str] = &["read uncommitted", "read committed", "repeatable read
 /// A session's settings.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    values: Vec<String>,
+    values: Arc<Vec<String>>,
     start: Vec<String>,
     /// What values look like.
     pub format: FormatSettings,
@@ -102,13 +104,13 @@ pub struct Settings {
 
 /// The values of all settings at one time.
 #[derive(Clone, Debug)]
-pub struct Values(Vec<String>);
+pub struct Values(Arc<Vec<String>>);
 
 impl Values {
     /// Takes one value over from `settings`.
     pub fn take_over(&mut self, name: &str, settings: &Settings) {
         if let Ok(at) = position(name) {
-            self.0[at].clone_from(&settings.values[at]);
+            Arc::make_mut(&mut self.0)[at].clone_from(&settings.values[at]);
         }
     }
 }
@@ -125,17 +127,18 @@ impl Settings {
     /// A session's first settings: the defaults, then what the startup packet says. An unknown name there is an error.
     pub fn new(user: &str, startup: &[(String, String)]) -> SqlResult<Self> {
         let defaults: Vec<String> = ROWS.iter().map(|row| row.default.to_owned()).collect();
-        let mut settings = Settings { values: defaults.clone(), start: defaults, format: FormatSettings::default() };
-        settings.values[position("session_authorization")?] = user.to_owned();
+        let mut settings =
+            Settings { values: Arc::new(defaults.clone()), start: defaults, format: FormatSettings::default() };
+        Arc::make_mut(&mut settings.values)[position("session_authorization")?] = user.to_owned();
         for (name, value) in startup {
             settings.set(name, value)?;
         }
-        settings.start = settings.values.clone();
+        settings.start = settings.values.to_vec();
         Ok(settings)
     }
     /// All that ParameterStatus reports.
     pub fn reported(&self) -> Vec<(String, String)> {
-        let reported = ROWS.iter().zip(&self.values).filter(|(row, _)| row.reported);
+        let reported = ROWS.iter().zip(&*self.values).filter(|(row, _)| row.reported);
         reported.map(|(row, value)| (row.name.to_owned(), value.clone())).collect()
     }
     /// SHOW: the setting's own spelling and its value. 42704 for an unknown one.
@@ -145,7 +148,7 @@ impl Settings {
     }
     /// SHOW ALL.
     pub fn all(&self) -> impl Iterator<Item = (&'static str, &str)> {
-        ROWS.iter().zip(&self.values).map(|(row, value)| (row.name, value.as_str()))
+        ROWS.iter().zip(&*self.values).map(|(row, value)| (row.name, value.as_str()))
     }
     /// SET; the change to report, if clients are told of it. 42704, 22023, 55P02.
     pub fn set(&mut self, name: &str, value: &str) -> SqlResult<Option<(String, String)>> {
@@ -172,10 +175,13 @@ impl Settings {
     }
     /// All values, to come back to with [`Settings::restore`].
     pub fn values(&self) -> Values {
-        Values(self.values.clone())
+        Values(Arc::clone(&self.values))
     }
     /// The values of an earlier time: the changes to report.
     pub fn restore(&mut self, values: &Values) -> Vec<(String, String)> {
+        if Arc::ptr_eq(&values.0, &self.values) {
+            return Vec::new();
+        }
         values.0.iter().enumerate().filter_map(|(at, value)| self.store(at, value.clone())).collect()
     }
     /// A duration setting in milliseconds; 0 is "none".
@@ -194,7 +200,7 @@ impl Settings {
 
     fn store(&mut self, at: usize, value: String) -> Option<(String, String)> {
         let changed = self.values[at] != value;
-        self.values[at] = value;
+        Arc::make_mut(&mut self.values)[at] = value;
         let value = &self.values[at];
         match ROWS[at].name {
             "TimeZone" => self.format.time_zone = datetime::time_zone(value).unwrap_or(chrono_tz::Tz::UTC),

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 
 use super::{Session, TransactionStatus, settings::Values};
 use crate::{
-    catalog::{CatalogSnapshot, Fence, store},
+    catalog::{CatalogSnapshot, Fence, garbage, store},
     ddl::Pending,
     dml::{
         Isolation, Target,
@@ -187,7 +187,7 @@ impl Session {
         let Some(filling) = filling.filter(|txn| txn.write_count() > 0) else { return Ok(()) };
         if let Some(pending) = self.open(false)?.pending.as_ref() {
             for storage_id in pending.unpublished.clone() {
-                store::note_garbage(self.gateway.client(), storage_id).await?;
+                garbage::note(self.gateway.client(), self.gateway.id(), storage_id).await?;
             }
         }
         let options = CommitOptions { floor: Floor::StartTs, max_commit_ts: None };
@@ -297,7 +297,7 @@ impl Session {
         let mut version = None;
         let mut before = self.catalog.end();
         if let Some(pending) = pending.filter(|pending| !pending.changes.is_empty()) {
-            version = Some(store::write(txn, pending.base_version, &pending.changes).await?);
+            version = Some(store::write(txn, self.gateway.id(), pending.base_version, &pending.changes).await?);
             before = pending.commit_before.map_or(before, |limit| before.min(limit));
         }
         let floor = if explicit { Floor::Pd } else { Floor::StartTs };

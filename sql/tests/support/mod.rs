@@ -7,8 +7,18 @@ use sql::{Gateway, GatewayConfig, Session, Startup, query::scan::store::RowScan}
 
 /// A local kv layer with region borders at the first tables.
 pub fn local() -> kv::local::Local {
+    local_with(kv::ClientConfig::default())
+}
+
+/// The same, whose transactions leave with the stores whatever they write.
+#[allow(dead_code)] // Not every test has a use for it.
+pub fn spilling() -> kv::local::Local {
+    local_with(kv::ClientConfig { spill_bytes: 0, ..kv::ClientConfig::default() })
+}
+
+fn local_with(config: kv::ClientConfig) -> kv::local::Local {
     let borders: Vec<Bytes> = [100, 101, 102].map(|id| proto::keyspace::table_prefix(1, id)).into();
-    kv::local::Local::start(&borders, Some(Arc::new(RowScan::default())))
+    kv::local::Local::start_with(&borders, Some(Arc::new(RowScan::default())), config)
 }
 
 /// A gateway that has started.

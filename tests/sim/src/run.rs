@@ -28,6 +28,7 @@ use crate::{
         append::Append,
         bank::Bank,
         guard::Guard,
+        large::Large,
         past::{self, Past},
         register::Register,
         space::Doors,
@@ -91,6 +92,8 @@ pub enum Kind {
     Advisory,
     /// Nodes, transfers, and looks at moments of the past from any replica.
     Past,
+    /// Nodes, [`Kind::Bank`] in transactions that leave every step with the stores.
+    Large,
 }
 
 /// All that this build has.
@@ -115,6 +118,7 @@ pub const KINDS: &[Kind] = &[
     #[cfg(feature = "sql")]
     Kind::Advisory,
     Kind::Past,
+    Kind::Large,
 ];
 
 impl Kind {
@@ -123,7 +127,7 @@ impl Kind {
         match self {
             Kind::Stores => ([faults::USUAL, &[Fault::HeirDies]].concat(), TORMENT),
             Kind::Register | Kind::Bank | Kind::Space | Kind::Guard => (faults::USUAL.to_vec(), TORMENT),
-            Kind::Past => (faults::USUAL.to_vec(), TORMENT),
+            Kind::Past | Kind::Large => (faults::USUAL.to_vec(), TORMENT),
             Kind::Append | Kind::AppendSnapshot | Kind::AppendCommitted => (faults::USUAL.to_vec(), TORMENT),
             Kind::Moving => ([faults::USUAL, &[Fault::Exile]].concat(), TORMENT * 2),
             #[cfg(feature = "sql")]
@@ -179,6 +183,10 @@ pub fn run(seed: u64, kind: Kind, settings: &Settings) -> Report {
         Kind::Stores => perform(kind, world.clone(), stores(&world), Arc::new(Register::default())),
         Kind::Register => perform(kind, world.clone(), nodes(&world), Arc::new(Register::default())),
         Kind::Bank => perform(kind, world.clone(), nodes(&world), Arc::new(Bank::default())),
+        Kind::Large => {
+            let nodes = Nodes::cluster(world.clone(), NODES, settings.clone(), Large);
+            perform(kind, world.clone(), nodes, Arc::new(Bank::default()))
+        }
         Kind::Guard => perform(kind, world.clone(), nodes(&world), Arc::new(Guard::default())),
         Kind::Past => {
             let nodes = Nodes::cluster_with(world.clone(), NODES, settings.clone(), Bare, past::rules());

@@ -2,6 +2,8 @@
 
 mod drivers;
 mod gc;
+#[allow(clippy::disallowed_methods, reason = "real processes run on real time")]
+mod large;
 mod membership;
 mod metrics;
 mod past;

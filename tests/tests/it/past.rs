@@ -41,12 +41,12 @@ async fn lead_elsewhere(cluster: &Cluster) -> Result<(usize, usize)> {
     let stores = node.ctl(&["store", "list"])?;
     let stores = stores.as_array().context("stores")?;
     let address = cluster.nodes()[leader].address();
-    let store = stores.iter().find(|store| store["address"] == *address).context("its store")?["id"].to_string();
+    let store = stores.iter().find(|store| store["address"] == *address).context("its store")?["id"].clone();
     let regions = node.ctl(&["region", "list"])?;
     for region in regions.as_array().context("regions")? {
         let id = region["id"].to_string();
-        if id != "1" && region["leader_store"].to_string() != store {
-            node.ctl(&["region", "transfer-leader", &id, &store])?;
+        if id != "1" && region["leader_store"] != store {
+            node.ctl(&["region", "transfer-leader", &id, &store.to_string()])?;
         }
     }
     Ok((leader, reader))

@@ -49,6 +49,11 @@ impl SqlClient {
         &self.world
     }
 
+    /// Its transactions.
+    pub fn kv(&self) -> &kv::Client {
+        &self.client
+    }
+
     /// The session ends; the next use connects again.
     pub fn hang_up(&mut self) {
         self.connection = None;

@@ -13,12 +13,12 @@ use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
-use sql::{SqlError, SqlState};
+use sql::{SqlError, SqlState, catalog::garbage};
 
 use super::{Connection, SqlClient, connection::is_unknown};
 use crate::{
     check::cleared::{self, History, Look, Span},
-    runtime::World,
+    runtime::{Owner, World},
     workload::{Seat, Workload},
 };
 
@@ -28,6 +28,10 @@ const PAUSE_MAX: Duration = Duration::from_millis(150);
 const THINK_MAX: Duration = Duration::from_millis(400);
 /// Entries of the journal that a look reads: as many as are added in the longest exile.
 const JOURNAL_READ: u64 = 600;
+/// Within this, with room, garbage is deleted whose gateway is gone.
+const GARBAGE_GOES: Duration = Duration::from_secs(300);
+/// Between two looks for it.
+const LOOK_PAUSE: Duration = Duration::from_secs(5);
 /// Elements stay below it.
 const ELEMENTS_MAX: i64 = 1 << 40;
 
@@ -247,6 +251,26 @@ impl Schema {
     }
 }
 
+/// Waits until nothing is left of what gateways that are gone were to delete; what it is, when it stays.
+async fn garbage_left(client: &kv::Client, world: &World) -> Result<Option<String>, String> {
+    let give_up = world.now() + GARBAGE_GOES;
+    loop {
+        let txn = client.begin().await.map_err(|error| error.to_string())?;
+        let mut left = Vec::new();
+        for note in garbage::notes(&txn).await.map_err(|error| error.to_string())? {
+            if !client.pd().gateway_alive(note.owner).await.map_err(|error| error.to_string())? {
+                left.push(note);
+            }
+        }
+        match left.first() {
+            None => return Ok(None),
+            Some(note) if world.now() > give_up => return Ok(Some(format!("nobody deletes {note:?}"))),
+            Some(_) => world.count("looks at garbage of gateways that are gone", 1),
+        }
+        world.sleep(Owner::Harness, LOOK_PAUSE).await;
+    }
+}
+
 /// The tables are always there: whoever misses one sees half a change.
 fn refused(world: &World, error: &SqlError, what: &str) {
     tracing::debug!(now = ?world.now(), %error, detail = error.detail, what, "refused");
@@ -293,6 +317,9 @@ impl Workload<SqlClient> for Schema {
         Box::pin(async move {
             let connection = client.connection().map_err(|error| error.to_string())?;
             self.look(connection, &world, false).await.ok_or("the tables do not answer")?;
+            if let Some(left) = garbage_left(client.kv(), &world).await? {
+                return Ok(Err(left));
+            }
             let notes = self.0.lock();
             world.count("operations judged", notes.history.added.len() as u64 + notes.history.looks.len() as u64);
             Ok(cleared::check(&notes.history))

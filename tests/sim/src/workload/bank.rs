@@ -287,7 +287,7 @@ impl Accounts for kv::Client {
     }
 }
 
-fn failed<T>(error: &kv::Error) -> Outcome<T> {
+pub(super) fn failed<T>(error: &kv::Error) -> Outcome<T> {
     match error {
         kv::Error::CommitUnknown(_) => Outcome::Unknown,
         error if error.is_retryable() => Outcome::Conflict,
@@ -295,7 +295,7 @@ fn failed<T>(error: &kv::Error) -> Outcome<T> {
     }
 }
 
-async fn balances(txn: &kv::Txn, first: u64, pause: Pause) -> Result<BTreeMap<u64, u64>, kv::Error> {
+pub(super) async fn balances(txn: &kv::Txn, first: u64, pause: Pause) -> Result<BTreeMap<u64, u64>, kv::Error> {
     let mut balances = BTreeMap::new();
     let mut pause = Some(pause);
     for account in (0..ACCOUNTS).map(|i| (first + i) % ACCOUNTS) {
@@ -312,7 +312,7 @@ async fn balances(txn: &kv::Txn, first: u64, pause: Pause) -> Result<BTreeMap<u6
 }
 
 /// Balances, records and counters of one snapshot.
-async fn read_all(client: &kv::Client) -> Result<Books, kv::Error> {
+pub(super) async fn read_all(client: &kv::Client) -> Result<Books, kv::Error> {
     let txn = client.begin().await?;
     let mut counters = BTreeMap::new();
     let mut records = BTreeMap::new();
@@ -329,7 +329,7 @@ async fn read_all(client: &kv::Client) -> Result<Books, kv::Error> {
     Ok((balances(&txn, 0, Box::pin(std::future::ready(()))).await?, records, counters))
 }
 
-fn number(n: u64) -> Bytes {
+pub(super) fn number(n: u64) -> Bytes {
     Bytes::copy_from_slice(&n.to_be_bytes())
 }
 
@@ -357,12 +357,12 @@ pub(super) fn record_key(id: u64, from: u64) -> Bytes {
 }
 
 /// A counter stands under another key each time, so that there is something to delete.
-fn counter_key(counter: u64, value: u64) -> Bytes {
+pub(super) fn counter_key(counter: u64, value: u64) -> Bytes {
     key(counter, 3, value)
 }
 
 /// A counter's value. Should an old one be seen beside the newest, it is the old one.
-async fn counted(txn: &kv::Txn, counter: u64) -> Result<Option<u64>, kv::Error> {
+pub(super) async fn counted(txn: &kv::Txn, counter: u64) -> Result<Option<u64>, kv::Error> {
     let range = index_range(counter, 3);
     let mut scan = txn.scan(kv::ScanOptions { range, page_bytes: PAGE_BYTES, ..Default::default() });
     let mut lowest = None;
@@ -383,7 +383,7 @@ pub(super) fn record_id(key: &[u8]) -> u64 {
     u64::from_be_bytes(key[keyspace::PREFIX_LEN..].try_into().expect("a record's key ends with its id"))
 }
 
-fn record(transfer: &Transfer) -> Bytes {
+pub(super) fn record(transfer: &Transfer) -> Bytes {
     [transfer.from, transfer.to, transfer.amount].iter().flat_map(|n| n.to_be_bytes()).collect()
 }
 

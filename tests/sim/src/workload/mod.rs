@@ -6,6 +6,7 @@
 pub mod append;
 pub mod bank;
 pub mod guard;
+pub mod large;
 pub mod past;
 pub mod register;
 pub mod space;

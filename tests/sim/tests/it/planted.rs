@@ -128,6 +128,16 @@ fn calling_a_lost_answer_a_refusal_is_found() {
 }
 
 #[test]
+fn keeping_what_was_taken_back_is_found() {
+    must_be_found(Kind::Large, 10, Bug::Kv(Kv::KeepDropped));
+}
+
+#[test]
+fn passing_a_transaction_that_is_not_told_is_found() {
+    must_be_found(Kind::Large, 40, Bug::Kv(Kv::PassUnsaid));
+}
+
+#[test]
 fn trusting_row_locks_for_writes_is_found() {
     must_be_found(Kind::Guard, 40, Bug::Kv(Kv::TrustRowLocks));
 }

@@ -109,6 +109,20 @@ fn money_is_neither_made_nor_lost() {
 }
 
 #[test]
+fn money_is_neither_made_nor_lost_in_transactions_that_spill() {
+    suite(
+        Kind::Large,
+        &[
+            "elections",
+            "spilled transactions committed",
+            "transfers in conflict",
+            "snapshots of the bank",
+            "increments",
+        ],
+    );
+}
+
+#[test]
 fn row_locks_keep_transactions_off_each_other() {
     suite(
         Kind::Guard,
@@ -218,6 +232,7 @@ fn everybody_sees_the_old_tables_or_the_new_ones() {
             "schema changes",
             "refused for a change of the schema",
             "ranges deleted",
+            "looks at garbage of gateways that are gone",
         ],
     );
 }
