@@ -27,6 +27,8 @@ pub struct CatalogSnapshot {
     sequences: BTreeMap<u32, Sequence>,
     /// From then on this gateway knows of every change.
     known_from: Timestamp,
+    /// Tables that were made while this gateway ran, and when it heard of them.
+    made_by: BTreeMap<u32, Timestamp>,
     /// Tables that changed while this gateway ran: transactions with an older snapshot can't read them.
     usable_from: BTreeMap<u32, Timestamp>,
 }
@@ -167,6 +169,9 @@ impl CatalogSnapshot {
     /// catalog is not known at all.
     pub fn set_usable_from(&mut self, older: &CatalogSnapshot, changed: &[(u32, Change)], ts: Timestamp) {
         self.known_from = if older.known_from == Timestamp::ZERO { ts } else { older.known_from };
+        self.made_by = older.made_by.clone();
+        self.made_by.extend(self.by_id.keys().filter(|id| !older.by_id.contains_key(id)).map(|id| (*id, ts)));
+        self.made_by.retain(|id, _| self.by_id.contains_key(id));
         self.usable_from = older.usable_from.clone();
         let indexed = |id: &u32| {
             let known = |index: &IndexDescriptor| {
@@ -184,7 +189,8 @@ impl CatalogSnapshot {
     }
     /// Whether all of these tables were at `ts` what they are here, as far as it is known.
     pub fn same_since(&self, tables: &[(u32, Mode)], ts: Timestamp) -> bool {
-        self.known_from <= ts && tables.iter().all(|(table, _)| self.usable_from(*table) <= ts)
+        let made = |table: &u32| self.made_by.get(table).is_none_or(|made| *made <= ts);
+        self.known_from <= ts && tables.iter().all(|(table, _)| made(table) && self.usable_from(*table) <= ts)
     }
 }
 
@@ -246,6 +252,39 @@ fn object_name(parts: [&str; 2], label: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::catalog::descriptor::TableDescriptor;
+
+    #[test]
+    fn a_table_is_the_same_since_this_gateway_heard_of_its_form() {
+        let table = |id: u32, version: u64| {
+            Arc::new(TableDescriptor {
+                id,
+                // Another one each time: a change of the rows.
+                storage_id: 10 * id + version as u32,
+                schema: PUBLIC_SCHEMA.into(),
+                name: format!("t{id}"),
+                version,
+                columns: Vec::new(),
+                key: Vec::new(),
+                primary_key: None,
+                next_column_id: 1,
+                indexes: Vec::new(),
+                checks: Vec::new(),
+                foreign_keys: Vec::new(),
+                referrers: Vec::new(),
+            })
+        };
+        let follow = |version, older: &CatalogSnapshot, tables: Vec<Table>, at: u64| {
+            let mut catalog = CatalogSnapshot::new(version, tables);
+            catalog.set_usable_from(older, &older.changed_in(&catalog), Timestamp(at));
+            catalog
+        };
+        let first = follow(1, &CatalogSnapshot::default(), vec![table(1, 1), table(2, 1)], 100);
+        let second = follow(2, &first, vec![table(1, 2), table(2, 1), table(3, 1)], 200);
+        let third = follow(3, &second, vec![table(1, 2), table(2, 1), table(3, 1)], 300);
+        let since = |table: u32| (0..400).find(|ts| third.same_since(&[(table, Mode::AccessShare)], Timestamp(*ts)));
+        assert_eq!([1, 2, 3].map(since), [Some(200), Some(100), Some(200)]);
+    }
 
     #[test]
     fn names_fit_and_are_free() {

@@ -1,8 +1,8 @@
 //! Reading the past: AS OF SYSTEM TIME, and reads from the nearest replica.
 //!
 //! Such a transaction is read-only, has one snapshot, and holds back the collection of what it may still read. It reads rows as their
-//! tables are made now; so the catalog is read at that time, too, and a table that has changed since is refused: its rows may
-//! have been elsewhere, and entries of an index not yet there.
+//! tables are made now; so the catalog is read at that time, too, unless this gateway knows that nothing of it has changed, and
+//! a table that has changed since is refused: its rows may have been elsewhere, and entries of an index not yet there.
 //!
 //! With `flaredb.read_from = 'nearest'` a statement or transaction that only reads has a snapshot some seconds old, which other
 //! replicas than the leaders have, too. It needs no catalog of then: if this gateway knows of a change of one of its tables since,
@@ -25,6 +25,7 @@ use crate::{
     dml::Isolation,
     error::{SqlError, SqlResult, SqlState},
     statement::{Moment, NEARBY},
+    table_locks::Mode,
 };
 
 /// How old a timestamp of PD's may be behind which the nearest replicas are read. Together with [`NEARBY`] what the documentation
@@ -66,7 +67,7 @@ impl Session {
         let running = self.command(statement, single).await?;
         // SET TRANSACTION outside of a block has only warned.
         if self.in_block() {
-            let done = self.enter_past(moment).await;
+            let done = self.enter_past(moment, None).await;
             if done.is_err() && begins {
                 self.rollback();
             }
@@ -76,15 +77,16 @@ impl Session {
     }
 
     /// A statement that says AS OF SYSTEM TIME is about to run: its transaction, which is no other's, reads the past.
-    pub(super) async fn look_back(&mut self, moment: &Moment) -> SqlResult<()> {
+    pub(super) async fn look_back(&mut self, moment: &Moment, plan: &StatementPlan) -> SqlResult<()> {
         if self.in_block() {
             let message = "AS OF SYSTEM TIME of a statement in a transaction block";
             return Err(SqlError::unsupported(message).with_hint("Say it with BEGIN, for the whole transaction."));
         }
-        self.enter_past(moment).await
+        self.enter_past(moment, Some(&plan.tables)).await
     }
 
-    async fn enter_past(&mut self, moment: &Moment) -> SqlResult<()> {
+    /// `tables`: all that will be read, if they are known. The catalog of then is not needed if they are known to be as they were.
+    async fn enter_past(&mut self, moment: &Moment, tables: Option<&[(u32, Mode)]>) -> SqlResult<()> {
         let settings = self.settings.format.clone();
         let client = self.gateway.client().clone();
         let open = self.open(false)?;
@@ -92,15 +94,17 @@ impl Session {
             let message = "AS OF SYSTEM TIME must be said before any query";
             return Err(SqlError::new(SqlState::ACTIVE_SQL_TRANSACTION, message));
         }
+        let catalog = self.snapshot();
         let entering = async {
             let at = moment.resolve(client.timestamp().await?, &settings)?;
             let txn = client.begin_near(at);
-            let past = store::load_past(&txn).await?;
-            Ok((txn, Arc::new(past)))
+            let is_known = tables.is_some_and(|tables| catalog.same_since(tables, at));
+            let past = if is_known { None } else { Some(Arc::new(store::load_past(&txn).await?)) };
+            Ok((txn, past))
         };
         let (txn, past) = guarded(self, entering).await?;
         let open = self.open(false)?;
-        (open.txn, open.past) = (Some(txn), Some(past));
+        (open.txn, open.near, open.past) = (Some(txn), true, past);
         (open.read_only, open.isolation) = (true, Isolation::RepeatableRead);
         Ok(())
     }

@@ -172,7 +172,7 @@ impl Session {
         self.come_in(portal, single).await?;
         let plan = Arc::clone(&portal.plan);
         if let Some(moment) = &plan.as_of {
-            self.look_back(moment).await?;
+            self.look_back(moment, &plan).await?;
         }
         self.look_nearby(&plan, single).await?;
         if plan.writes && self.open(false)?.read_only {

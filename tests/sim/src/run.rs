@@ -212,7 +212,10 @@ pub fn run(seed: u64, kind: Kind, settings: &Settings) -> Report {
         #[cfg(feature = "sql")]
         Kind::SqlBank => perform(kind, world.clone(), gateways(&world), Arc::new(Bank::default())),
         #[cfg(feature = "sql")]
-        Kind::Schema => perform(kind, world.clone(), gateways(&world), Arc::new(Schema::default())),
+        Kind::Schema => {
+            let gateways = Nodes::cluster_with(world.clone(), NODES, settings.clone(), Gateways, past::rules());
+            perform(kind, world.clone(), gateways, Arc::new(Schema::default()))
+        }
         #[cfg(feature = "sql")]
         Kind::Family => perform(kind, world.clone(), gateways(&world), Arc::new(Family::default())),
         #[cfg(feature = "sql")]

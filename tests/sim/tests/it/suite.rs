@@ -228,6 +228,8 @@ fn everybody_sees_the_old_tables_or_the_new_ones() {
             "elements added",
             "looks at both tables",
             "looks at locked tables",
+            "looks at both tables nearby",
+            "past reads served",
             "schema changes",
             "refused for a change of the schema",
             "ranges deleted",
