@@ -35,8 +35,6 @@ pub(crate) const MAX_REQUEST_KEYS: usize = 4096;
 const FEW_KEYS: usize = 16;
 /// Requests of one commit under way at once.
 const MAX_PARALLEL: usize = 16;
-/// How long the outcome of a commit is asked for after the deadline, before it is reported as unknown.
-const OUTCOME_GRACE: Duration = Duration::from_secs(5);
 
 /// What the requests of one commit share.
 pub(crate) struct CommitJob {
@@ -100,7 +98,9 @@ pub(crate) async fn run(mut job: CommitJob) -> Result<Timestamp, Error> {
                 Effect::AskPrimary { .. } if !asked => {
                     asked = true;
                     // After that the primary may have forgotten: what it says then means nothing.
-                    deadline = Deadline((deadline.0.max(client.inner.clock.now()) + OUTCOME_GRACE).min(latest));
+                    deadline = Deadline(
+                        (deadline.0.max(client.inner.clock.now()) + client.inner.config.outcome_grace).min(latest),
+                    );
                     doing.push(job.clone().perform(effect, deadline).map(Some).boxed());
                 }
                 _ if client.is_late(deadline) => {

@@ -75,6 +75,8 @@ pub struct ClientConfig {
     /// How long a read, a scan's page or a commit is tried. Longer than an election and a lock's TTL together,
     /// so that the loss of one node is not seen.
     pub operation_timeout: Duration,
+    /// How long the outcome of a commit is asked for after its deadline, before it is reported as unknown.
+    pub outcome_grace: Duration,
     /// How long locks of a transaction live without a heartbeat. With the election timeout it bounds how long a
     /// dead coordinator blocks others.
     pub lock_ttl: Duration,
@@ -92,6 +94,7 @@ impl Default for ClientConfig {
         ClientConfig {
             seed: 0x5EED,
             operation_timeout: Duration::from_secs(15),
+            outcome_grace: Duration::from_secs(5),
             lock_ttl: Duration::from_millis(2000),
             spill_bytes: 32 << 20,
             spill_rows: 100_000,

@@ -33,10 +33,11 @@ use crate::{
 const RECENT: Duration = Duration::from_secs(1);
 
 impl Session {
-    /// Has a statement that may read from the nearest replicas begin its transaction so. `single`: it is alone in it.
+    /// Has a statement of a session that reads from the nearest replicas begin its transaction so, if it can. `single`: it is alone
+    /// in it.
     pub(super) async fn look_nearby(&mut self, plan: &StatementPlan, single: bool) -> SqlResult<()> {
         let reads = matches!(plan.kind, PlanKind::Key(_) | PlanKind::General(_)) && !plan.writes && !plan.volatile;
-        if !self.settings.reads_nearest() || !reads || plan.tables.is_empty() || plan.as_of.is_some() {
+        if !reads || plan.tables.is_empty() || plan.as_of.is_some() {
             return Ok(());
         }
         let open = self.open(false)?;

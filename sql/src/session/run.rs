@@ -172,9 +172,11 @@ impl Session {
         self.come_in(portal, single).await?;
         let plan = Arc::clone(&portal.plan);
         if let Some(moment) = &plan.as_of {
-            self.look_back(moment, &plan).await?;
+            Box::pin(self.look_back(moment, &plan)).await?;
         }
-        self.look_nearby(&plan, single).await?;
+        if self.settings.reads_nearest() {
+            Box::pin(self.look_nearby(&plan, single)).await?;
+        }
         if plan.writes && self.open(false)?.read_only {
             return Err(SqlError::new(
                 SqlState::READ_ONLY_SQL_TRANSACTION,
@@ -206,7 +208,7 @@ impl Session {
     async fn come_in(&mut self, portal: &mut Portal, single: bool) -> SqlResult<()> {
         while let Some(wanted) = self.enter(portal)? {
             let ask = self.ask(&portal.prepared.sql);
-            self.wait_for_table(wanted, &ask).await?;
+            Box::pin(self.wait_for_table(wanted, &ask)).await?;
             if single {
                 // It begins now.
                 self.rollback();
@@ -352,15 +354,15 @@ impl Session {
                 };
                 match planned.plan.change() {
                     None if planned.plan.locks().is_some() => {
-                        let batches = guarded(self, select_for::run(planned, &work, &values)).await?;
+                        let batches = guarded(self, Box::pin(select_for::run(planned, &work, &values))).await?;
                         given(Running::with_tag(Tag::Select), shape, batches)
                     }
                     None => {
                         let start = planned.plan.start(work.reader.clone(), &values);
-                        stream(shape, Source::Query(guarded(self, start).await?))
+                        stream(shape, Source::Query(guarded(self, Box::pin(start)).await?))
                     }
                     Some(change) => {
-                        let changed = guarded(self, general::run(planned, &work, &values)).await?;
+                        let changed = guarded(self, Box::pin(general::run(planned, &work, &values))).await?;
                         given(Running::done(general_tag(change, changed.count)), shape, changed.returned)
                     }
                 }

@@ -40,7 +40,9 @@ use crate::{
 /// Pause between two attempts of a gateway to start.
 const START_AGAIN: Duration = Duration::from_millis(200);
 /// Half of the lives have a client that gives up this soon: then faults outlast commits, whose outcome nobody knows.
-const IMPATIENT: [Duration; 2] = [Duration::from_millis(200), Duration::from_millis(800)];
+const IMPATIENT: Duration = Duration::from_millis(800);
+/// And then asks no longer than this.
+const IMPATIENT_GRACE: Duration = Duration::from_millis(300);
 
 /// Tables that a run makes one after the other, and a few more: their ids are the catalog's to give.
 const TABLE_IDS: std::ops::Range<u32> = FIRST_USER_TABLE..FIRST_USER_TABLE + 24;
@@ -63,9 +65,9 @@ impl Tenant for Gateways {
 
     fn client_config(&self, rng: &mut dyn RngCore) -> kv::ClientConfig {
         let patient = kv::ClientConfig::default();
-        match IMPATIENT.get(rng.random_range(0..2 * IMPATIENT.len())) {
-            Some(&operation_timeout) => kv::ClientConfig { operation_timeout, ..patient },
-            None => patient,
+        match rng.random_bool(0.5) {
+            true => kv::ClientConfig { operation_timeout: IMPATIENT, outcome_grace: IMPATIENT_GRACE, ..patient },
+            false => patient,
         }
     }
 

@@ -292,5 +292,5 @@ fn money_stays_while_regions_split_and_move() {
         "memberships changed by PD",
         "leaders moved by PD",
     ];
-    suite_of(Kind::Moving, (seeds() / 5).max(1), &wanted);
+    suite_of(Kind::Moving, (seeds() * 2 / 5).max(1), &wanted);
 }
