@@ -129,6 +129,10 @@ pub const BUGS: &[Bug] = &[
     #[cfg(feature = "planted-bugs")]
     Bug::Kv(kv::planted::Planted::ResolveUnannounced),
     #[cfg(feature = "planted-bugs")]
+    Bug::Kv(kv::planted::Planted::KeepDropped),
+    #[cfg(feature = "planted-bugs")]
+    Bug::Kv(kv::planted::Planted::PassUnsaid),
+    #[cfg(feature = "planted-bugs")]
     Bug::Pd(pd::Planted::TsoWindowNotPersisted),
     #[cfg(feature = "planted-bugs")]
     Bug::Pd(pd::Planted::RemovalBelowQuorum),

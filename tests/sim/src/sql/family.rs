@@ -34,7 +34,7 @@ const CHILDREN: i64 = 16;
 /// Between two operations of a session.
 const PAUSE_MAX: Duration = Duration::from_millis(120);
 /// How long a transaction thinks before it commits: long enough for a leader to go in between.
-const THOUGHT_MAX: Duration = Duration::from_millis(500);
+const THOUGHT_MAX: Duration = Duration::from_millis(1500);
 
 const CREATE: [&str; 5] = [
     "CREATE TABLE IF NOT EXISTS parent (id bigint PRIMARY KEY, v bigint NOT NULL)",

@@ -133,11 +133,6 @@ fn keeping_what_was_taken_back_is_found() {
 }
 
 #[test]
-fn passing_a_transaction_that_is_not_told_is_found() {
-    must_be_found(Kind::Large, 40, Bug::Kv(Kv::PassUnsaid));
-}
-
-#[test]
 fn trusting_row_locks_for_writes_is_found() {
     must_be_found(Kind::Guard, 40, Bug::Kv(Kv::TrustRowLocks));
 }
@@ -184,7 +179,7 @@ fn calling_the_past_readable_while_it_still_changes_is_found() {
 
 #[test]
 fn reading_a_replica_before_it_has_applied_the_past_is_found() {
-    must_be_found(Kind::Past, 40, Bug::Store(Store::ReadUnapplied));
+    must_be_found(Kind::Past, 60, Bug::Store(Store::ReadUnapplied));
 }
 
 #[test]
