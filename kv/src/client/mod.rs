@@ -123,9 +123,11 @@ struct Inner {
     config: ClientConfig,
 }
 
-/// A region and who leads it, for EXPLAIN and views.
+/// A part of an asked range, the region that holds it and who leads that, for scans, EXPLAIN and views.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RegionRoute {
+    /// Of the asked range, not empty. The parts of an answer adjoin, whatever is merged and split meanwhile.
+    pub part: KeyRange,
     /// Range, epoch and peers.
     pub region: Arc<proto::Region>,
     /// The leader's store, when known.
@@ -178,7 +180,8 @@ impl Client {
         self.read_latest(key).await
     }
 
-    /// The regions that `range` touches, in key order.
+    /// The regions that `range` touches, in key order, each with its part of `range`. Their own ranges may overlap: after a merge
+    /// the map may know the smaller region of before for one key, and PD the merged one for the next.
     pub async fn regions(&self, range: &KeyRange) -> Result<Vec<RegionRoute>, Error> {
         let deadline = self.deadline();
         let mut found = Vec::new();
@@ -186,7 +189,11 @@ impl Client {
         loop {
             let route = self.locate(&key, deadline).await?;
             let end = route.region.range.end.clone();
-            found.push(RegionRoute { leader: route.known_leader.then_some(route.store), region: route.region });
+            let leader = route.known_leader.then_some(route.store);
+            let rest = KeyRange::new(key, range.end.clone());
+            if let Some(part) = rest.intersect(&route.region.range) {
+                found.push(RegionRoute { part, leader, region: route.region });
+            }
             if end.is_empty() || (!range.end.is_empty() && end >= range.end) {
                 return Ok(found);
             }
@@ -306,5 +313,30 @@ impl Client {
     /// The placement driver this client asks.
     pub fn pd(&self) -> &Arc<dyn Pd> {
         &self.inner.pd
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::{Epoch, Peer, PeerId, PeerRole, Region, RegionId, Term};
+
+    use super::*;
+    use crate::local::Local;
+
+    #[tokio::test]
+    async fn the_parts_of_a_range_adjoin_though_the_map_is_older_than_a_merge() {
+        let client = Local::start(&[Bytes::from("d"), Bytes::from("m")], None).client;
+        // What is region 2 now had a smaller one at its start.
+        let before = Region {
+            id: RegionId(9),
+            range: KeyRange::new("", "b"),
+            epoch: Epoch { conf_ver: 1, version: 0 },
+            peers: vec![Peer { id: PeerId(9), store: StoreId(1), role: PeerRole::Voter }],
+        };
+        client.inner.regions.write().learn(before, None, Term(1));
+        let found = client.regions(&KeyRange::new("a", "n")).await.unwrap();
+        let found: Vec<_> = found.into_iter().map(|route| (route.region.id.0, route.part)).collect();
+        let expected = [(9, "a", "b"), (2, "b", "d"), (3, "d", "m"), (4, "m", "n")];
+        assert_eq!(found, expected.map(|(id, start, end)| (id, KeyRange::new(start, end))));
     }
 }

@@ -24,7 +24,7 @@ use super::{
     plan::{QueryPlan, RunValues},
     scan::{
         bounds::{Compiled, Spans},
-        exec::{RegionScan, intersect},
+        exec::RegionScan,
     },
 };
 use crate::{
@@ -150,7 +150,7 @@ pub async fn access_lines(
         return Ok(lines);
     };
     for route in client.regions(&KeyRange::new(first.start.clone(), last.end.clone())).await? {
-        let count = ranges.iter().filter(|range| intersect(range, &route.region.range).is_some()).count();
+        let count = ranges.iter().filter(|range| range.intersect(&route.part).is_some()).count();
         if count > 0 {
             let leader =
                 route.leader.map_or_else(|| "no known leader".to_owned(), |store| format!("store {}", store.0));

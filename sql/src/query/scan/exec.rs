@@ -380,20 +380,9 @@ async fn cut_at_regions(client: &kv::Client, ranges: Vec<KeyRange>) -> Result<Ve
     let mut pieces = Vec::with_capacity(ranges.len());
     for range in ranges {
         let regions = client.regions(&range).await.map_err(|error| external(SqlError::from(error)))?;
-        pieces.extend(regions.iter().filter_map(|route| intersect(&range, &route.region.range)));
+        pieces.extend(regions.into_iter().map(|route| route.part));
     }
     Ok(pieces)
-}
-
-/// What two ranges share; an empty end is no end.
-pub fn intersect(a: &KeyRange, b: &KeyRange) -> Option<KeyRange> {
-    let start = a.start.clone().max(b.start.clone());
-    let end = match (a.end.is_empty(), b.end.is_empty()) {
-        (true, _) => b.end.clone(),
-        (_, true) => a.end.clone(),
-        _ => a.end.clone().min(b.end.clone()),
-    };
-    (end.is_empty() || start < end).then(|| KeyRange::new(start, end))
 }
 
 /// The contiguous share of partition `at` of `of`, so that each partition's rows are in the key's order.
@@ -411,12 +400,5 @@ mod tests {
         let ranges: Vec<KeyRange> = (0..5_u8).map(|at| KeyRange::new(vec![at], vec![at + 1])).collect();
         let shared: Vec<KeyRange> = (0..3).flat_map(|at| own_share(&ranges, at, 3)).collect();
         assert_eq!(shared, ranges);
-    }
-
-    #[test]
-    fn ranges_intersect() {
-        let range = |a: &'static [u8], b: &'static [u8]| KeyRange::new(Bytes::from_static(a), Bytes::from_static(b));
-        assert_eq!(intersect(&range(b"a", b"c"), &range(b"b", b"")), Some(range(b"b", b"c")));
-        assert_eq!(intersect(&range(b"a", b"b"), &range(b"b", b"c")), None);
     }
 }
