@@ -4,8 +4,8 @@
 //! `(SELECT value::int4 AS g FROM generate_series(1, 3)) AS g`. In a select list DataFusion's gives an array, which is unnested.
 
 use datafusion::sql::sqlparser::ast::{
-    Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, Query, SetExpr, TableAlias, TableAliasColumnDef, TableFactor,
-    UnaryOperator, Value,
+    Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, Query, SetExpr, TableAlias,
+    TableAliasColumnDef, TableFactor, UnaryOperator, Value,
 };
 
 use super::{
