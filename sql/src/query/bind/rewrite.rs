@@ -61,6 +61,10 @@ impl VisitorMut for Rewriter<'_> {
         if !query.locks.is_empty() {
             return ControlFlow::Break(SqlError::unsupported("SELECT FOR UPDATE/SHARE"));
         }
+        let ctes = query.with.iter().flat_map(|with| &with.cte_tables);
+        if ctes.into_iter().any(|cte| changes_rows(&cte.query.body)) {
+            return ControlFlow::Break(SqlError::unsupported("INSERT, UPDATE or DELETE in WITH"));
+        }
         if let Err(error) = fetch_to_limit(query) {
             return ControlFlow::Break(error);
         }
@@ -109,6 +113,10 @@ pub fn fetch_to_limit(query: &mut Query) -> SqlResult<()> {
         Some(_) => return Err(SqlError::syntax("multiple LIMIT clauses not allowed")),
     });
     Ok(())
+}
+
+fn changes_rows(body: &SetExpr) -> bool {
+    matches!(body, SetExpr::Insert(_) | SetExpr::Update(_) | SetExpr::Delete(_) | SetExpr::Merge(_))
 }
 
 /// Names the columns of every SELECT of a query's body; a set operation is named by its first one.
