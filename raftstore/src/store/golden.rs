@@ -89,6 +89,8 @@ struct Script {
     network: VecDeque<(StoreId, StoreId, RaftMessage)>,
     /// Kinds of messages that get lost.
     lost: BTreeSet<String>,
+    /// Kinds of messages that are kept until `deliver`, and those that are.
+    delayed: (BTreeSet<String>, VecDeque<(StoreId, StoreId, RaftMessage)>),
     tickets: u64,
     planted: Planted,
     log_bounds: LogBounds,
@@ -118,6 +120,15 @@ impl Runner for Script {
                 }
             }
             "lose-nothing" => self.lost.clear(),
+            "delay" => {
+                while let Some(kind) = args.next_pos() {
+                    self.delayed.0.insert(kind.to_string());
+                }
+            }
+            "deliver" => {
+                self.delayed.0.clear();
+                self.network.append(&mut self.delayed.1);
+            }
             "wait" => drop(self.clock.0.fetch_add(args.next_pos().ok_or("milliseconds")?.parse()?, Ordering::Relaxed)),
             "tick" => self.tick(&mut args)?,
             "settle" => self.settle()?,
@@ -371,6 +382,10 @@ impl Script {
             let mut moved = false;
             while let Some((from, to, message)) = self.network.pop_front() {
                 moved = true;
+                if self.delayed.0.contains(&kind(&message)) {
+                    self.delayed.1.push_back((from, to, message));
+                    continue;
+                }
                 let lost = self.lost.contains(&kind(&message));
                 let cut = [from.0, to.0].iter().any(|id| self.nodes.get(id).is_none_or(|n| n.cut_off));
                 if !lost && !cut {

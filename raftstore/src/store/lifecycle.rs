@@ -109,7 +109,8 @@ impl StoreCore {
             return out.removed.push(Removal { region, epoch, reason, merged: None });
         }
         if let Some(gone) = &envelope.gone {
-            if let Ok(gone) = Region::try_from(gone.clone()) {
+            // The store may have been added anew since the one who is told so asked.
+            if let (Ok(gone), true) = (Region::try_from(gone.clone()), to.is_some_and(|to| to.id == own)) {
                 replica.told_of_removal(gone, out);
             }
         } else if !replica.answer_stranger(&envelope, out) {

@@ -61,6 +61,10 @@ impl VisitorMut for Rewriter<'_> {
         if !query.locks.is_empty() {
             return ControlFlow::Break(SqlError::unsupported("SELECT FOR UPDATE/SHARE"));
         }
+        let ctes = query.with.iter().flat_map(|with| &with.cte_tables);
+        if ctes.into_iter().any(|cte| changes_rows(&cte.query.body)) {
+            return ControlFlow::Break(SqlError::unsupported("INSERT, UPDATE or DELETE in WITH"));
+        }
         if let Err(error) = fetch_to_limit(query) {
             return ControlFlow::Break(error);
         }
@@ -111,6 +115,10 @@ pub fn fetch_to_limit(query: &mut Query) -> SqlResult<()> {
     Ok(())
 }
 
+fn changes_rows(body: &SetExpr) -> bool {
+    matches!(body, SetExpr::Insert(_) | SetExpr::Update(_) | SetExpr::Delete(_) | SetExpr::Merge(_))
+}
+
 /// Names the columns of every SELECT of a query's body; a set operation is named by its first one.
 fn name_body(body: &mut SetExpr) {
     match body {
@@ -142,7 +150,9 @@ impl Rewriter<'_> {
             Expr::Function(function) => {
                 function_name(function);
                 arguments::give_types(function);
-                if let Some(rewritten) = arrays::of_subquery(function).or_else(|| renamed(function)) {
+                if let Some(rewritten) =
+                    arrays::of_subquery(function).or_else(|| series::unnested(function)).or_else(|| renamed(function))
+                {
                     *expr = rewritten;
                 }
             }
