@@ -7,7 +7,8 @@ pub enum Planted {
     /// A commit is not fenced by the catalog lease: a gateway that was silent while its lease ran out commits by a schema
     /// that is gone.
     CommitPastLease,
-    /// A new catalog is taken without regard to transactions that used the old one.
+    /// A new catalog is taken without regard to transactions that used the old one, and a new lease without regard to those that used
+    /// tables under one that had run out.
     KeepDoomed,
     /// A single statement whose outcome is unknown is run again, as if it had met a conflict: it may be applied twice.
     RepeatUnknown,

@@ -9,8 +9,8 @@
 //! ```
 //!
 //! Whoever changes a table has locked it ([`crate::table_locks`]), so transactions that use it have ended. One that is doomed has been
-//! taken for dead: it ends with 40001, at its next statement, its next page of rows, or its commit. Barriers and catalogs are
-//! in place before fences are looked at: a session either enters behind them or is seen here.
+//! taken for dead, or writes while an index is begun CONCURRENTLY: it ends with 40001, at its next statement, its next page of rows, or
+//! its commit. Barriers and catalogs are in place before fences are looked at: a session either enters behind them or is seen here.
 
 use std::sync::{
     Arc,

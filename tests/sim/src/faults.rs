@@ -26,6 +26,8 @@ pub trait Victim: Send + Sync + 'static {
     fn boot(&self, node: NodeIndex);
     /// Whether it leads any region: faults like leaders.
     fn leads(&self, node: NodeIndex) -> bool;
+    /// Whether it leads PD's region.
+    fn leads_pd(&self, node: NodeIndex) -> bool;
     /// Tells who wins the next election, of any region.
     fn next_election(&self) -> oneshot::Receiver<StoreId>;
     /// The node's disk.
@@ -74,6 +76,9 @@ pub enum Fault {
     Exile,
     /// The same for so long that others see its leases end and act on it.
     LongExile,
+    /// A node stands still or is cut off for so long that changes of the schema no longer wait for its gateway, and have been made
+    /// before it is back.
+    Absence,
 }
 
 /// What every cluster must stand.
@@ -93,6 +98,21 @@ pub const USUAL: &[Fault] = &[
     Fault::ClockJump,
 ];
 
+/// Nodes that others take for gone, and that go on; and a few faults besides.
+#[cfg(feature = "sql")]
+pub const ABSENCES: &[Fault] = &[
+    Fault::Absence,
+    Fault::Absence,
+    Fault::Absence,
+    Fault::Absence,
+    Fault::Crash,
+    Fault::Isolate,
+    Fault::OneWay,
+    Fault::RoughLinks,
+    Fault::Pause,
+    Fault::ClockJump,
+];
+
 /// Quiet time between two faults: shorter than an election, up to long enough for calm work.
 const QUIET_MIN: Duration = Duration::from_millis(50);
 const QUIET_MAX: Duration = Duration::from_millis(1500);
@@ -104,6 +124,10 @@ const LASTS_MAX: Duration = Duration::from_millis(3000);
 const EXILE_MIN: Duration = Duration::from_millis(8300);
 const EXILE_MAX: Duration = Duration::from_millis(9900);
 const LONG_EXILE_MAX: Duration = Duration::from_secs(14);
+/// An absence: until a gateway counts as gone (10 s), and a change of the schema is made; and not much longer, so that what the node was
+/// doing is not given up (15 s) but goes on.
+const ABSENCE_MIN: Duration = Duration::from_millis(12_000);
+const ABSENCE_MAX: Duration = Duration::from_millis(14_500);
 /// A restart that nobody else notices, and how long disks die: much shorter than an election.
 const BLINK_MIN: Duration = Duration::from_millis(10);
 const BLINK_MAX: Duration = Duration::from_millis(250);
@@ -191,6 +215,7 @@ impl Nemesis {
             }
             Fault::Exile => self.exile(node, EXILE_MIN..EXILE_MAX).await,
             Fault::LongExile => self.exile(node, EXILE_MAX..LONG_EXILE_MAX).await,
+            Fault::Absence => self.absence(node).await,
             // These two go on beside whatever comes next.
             Fault::SlowDisk => self.victim.disk(node).slow_down(lasts),
             Fault::StalledDisk => self.victim.disk(node).stall(lasts),
@@ -236,6 +261,19 @@ impl Nemesis {
                 self.wait(lasts).await;
             }
         }
+    }
+
+    /// Seldom PD's node: a new PD takes longer until it is certain that a gateway is gone.
+    async fn absence(&mut self, any: NodeIndex) {
+        self.world.count("absences", 1);
+        let lasts = self.rng.random_range(ABSENCE_MIN..ABSENCE_MAX);
+        let away = self.victim.leads_pd(any) && self.rng.random_bool(0.8);
+        let node = if away { (any + 1) % self.victim.nodes() } else { any };
+        if self.rng.random_bool(0.3) {
+            return self.isolate(node, lasts).await;
+        }
+        self.world.pause(node, lasts);
+        self.wait(lasts).await;
     }
 
     async fn bridge(&mut self, middle: NodeIndex, lasts: Duration) {

@@ -11,8 +11,8 @@ use sim::{
 const USAGE: &str = "usage: flaredb-sim --seed N | --seeds A..B   [--kind NAME] [--bug NAME]
   --seed N       one seed, twice; RUST_LOG=sim=debug shows the faults, sim=trace every event
   --seeds A..B   seeds A up to, but not including, B, each twice
-  --kind NAME    one of stores, register, bank, moving, space, guard, append, appendsnapshot, appendcommitted, past;
-                 with SQL in the build (feature sql) sqlregister, sqlbank, schema, family, advisory";
+  --kind NAME    one of stores, register, bank, moving, space, guard, append, appendsnapshot, appendcommitted, past,
+                 large; with SQL in the build (feature sql) sqlregister, sqlbank, schema, family, advisory, indexed";
 
 struct Arguments {
     seeds: std::ops::Range<u64>,

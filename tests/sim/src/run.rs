@@ -12,7 +12,7 @@ use futures::future::BoxFuture;
 use history::Level;
 
 #[cfg(feature = "sql")]
-use crate::sql::{AdvisoryLocks, Family, Gateways, Schema};
+use crate::sql::{self, AdvisoryLocks, Family, Gateways, Indexed, Schema};
 use crate::{
     changes::{self, Changes},
     cluster::{
@@ -94,6 +94,9 @@ pub enum Kind {
     Past,
     /// Nodes, [`Kind::Bank`] in transactions that leave every step with the stores.
     Large,
+    /// Gateways that are away for longer than their leases run, an index that is built anew meanwhile.
+    #[cfg(feature = "sql")]
+    Indexed,
 }
 
 /// All that this build has.
@@ -119,6 +122,8 @@ pub const KINDS: &[Kind] = &[
     Kind::Advisory,
     Kind::Past,
     Kind::Large,
+    #[cfg(feature = "sql")]
+    Kind::Indexed,
 ];
 
 impl Kind {
@@ -136,6 +141,8 @@ impl Kind {
             }
             #[cfg(feature = "sql")]
             Kind::Advisory => ([faults::USUAL, &[Fault::LongExile; 3]].concat(), LONG_TORMENT),
+            #[cfg(feature = "sql")]
+            Kind::Indexed => (faults::ABSENCES.to_vec(), LONG_TORMENT * 3 / 2),
         }
     }
 
@@ -178,7 +185,7 @@ pub fn run(seed: u64, kind: Kind, settings: &Settings) -> Report {
     let stores = |world: &World| Stores::cluster(world.clone(), NODES, settings.clone());
     let nodes = |world: &World| Nodes::cluster(world.clone(), NODES, settings.clone(), Bare);
     #[cfg(feature = "sql")]
-    let gateways = |world: &World| Nodes::cluster(world.clone(), NODES, settings.clone(), Gateways);
+    let gateways = |world: &World| Nodes::cluster(world.clone(), NODES, settings.clone(), Gateways::Mixed);
     match kind {
         Kind::Stores => perform(kind, world.clone(), stores(&world), Arc::new(Register::default())),
         Kind::Register => perform(kind, world.clone(), nodes(&world), Arc::new(Register::default())),
@@ -213,13 +220,19 @@ pub fn run(seed: u64, kind: Kind, settings: &Settings) -> Report {
         Kind::SqlBank => perform(kind, world.clone(), gateways(&world), Arc::new(Bank::default())),
         #[cfg(feature = "sql")]
         Kind::Schema => {
-            let gateways = Nodes::cluster_with(world.clone(), NODES, settings.clone(), Gateways, past::rules());
+            let gateways = Nodes::cluster_with(world.clone(), NODES, settings.clone(), Gateways::Mixed, past::rules());
             perform(kind, world.clone(), gateways, Arc::new(Schema::default()))
         }
         #[cfg(feature = "sql")]
         Kind::Family => perform(kind, world.clone(), gateways(&world), Arc::new(Family::default())),
         #[cfg(feature = "sql")]
         Kind::Advisory => perform(kind, world.clone(), gateways(&world), Arc::new(AdvisoryLocks::default())),
+        #[cfg(feature = "sql")]
+        Kind::Indexed => {
+            let gateways =
+                Nodes::cluster_with(world.clone(), NODES, settings.clone(), Gateways::Patient, sql::long_memory());
+            perform(kind, world.clone(), gateways, Arc::new(Indexed::default()))
+        }
     }
 }
 

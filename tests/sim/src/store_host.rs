@@ -19,7 +19,7 @@ use std::{
 
 use parking_lot::Mutex;
 use prost::Message;
-use proto::{LogIndex, Peer, PeerRole, RegionId, Term, wire};
+use proto::{LogIndex, PD_REGION, Peer, PeerRole, RegionId, Term, wire};
 use raftstore::{
     Applier, Effects, Event, MonotonicClock, Role, SnapshotDriver, StoreCore, StoreHandle, Transport,
     effect::{Applied, ApplyTask, ApplyWork, LogWrite, MergeStep, RegionChange, SnapshotTask},
@@ -367,4 +367,10 @@ fn merges(applied: &Applied) -> bool {
 /// Whether a store leads any region.
 pub fn leads(handle: &StoreHandle) -> bool {
     handle.statuses().iter().any(|status| status.view.role == Role::Leader)
+}
+
+/// Whether a store leads PD's region.
+pub fn leads_pd(handle: &StoreHandle) -> bool {
+    let mut regions = handle.statuses().into_iter().map(|status| status.view);
+    regions.any(|view| view.region.id == PD_REGION && view.role == Role::Leader)
 }

@@ -32,7 +32,7 @@ use crate::{
     machines::{Machine, Machines, store_of},
     network::{CallFailure, Network},
     runtime::{NodeIndex, Owner, World},
-    store_host::leads,
+    store_host::{leads, leads_pd},
     trace::Trace,
     transfer::Transfer,
 };
@@ -254,6 +254,10 @@ impl<S: Software> Victim for Arc<Cluster<S>> {
 
     fn leads(&self, node: NodeIndex) -> bool {
         self.life(node).and_then(|life| S::store(&life)).is_some_and(|store| leads(&store))
+    }
+
+    fn leads_pd(&self, node: NodeIndex) -> bool {
+        self.life(node).and_then(|life| S::store(&life)).is_some_and(|store| leads_pd(&store))
     }
 
     fn next_election(&self) -> oneshot::Receiver<StoreId> {

@@ -15,6 +15,7 @@ mod accounts;
 mod advisory;
 mod connection;
 mod family;
+mod indexed;
 mod registers;
 mod schema;
 
@@ -30,6 +31,7 @@ use sql::{Gateway, GatewayConfig};
 pub use advisory::AdvisoryLocks;
 pub use connection::{Answer, Connection, SqlClient};
 pub use family::Family;
+pub use indexed::{Indexed, long_memory};
 pub use schema::Schema;
 
 use crate::{
@@ -58,14 +60,20 @@ fn border(rng: &mut ChaCha8Rng) -> Bytes {
 }
 
 /// A gateway in every life of a node.
-pub struct Gateways;
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gateways {
+    /// Half of the lives have a client that gives up soon.
+    Mixed,
+    /// All wait as long as they do by default.
+    Patient,
+}
 
 impl Tenant for Gateways {
     type Client = SqlClient;
 
     fn client_config(&self, rng: &mut dyn RngCore) -> kv::ClientConfig {
         let patient = kv::ClientConfig::default();
-        match rng.random_bool(0.5) {
+        match *self == Gateways::Mixed && rng.random_bool(0.5) {
             true => kv::ClientConfig { operation_timeout: IMPATIENT, outcome_grace: IMPATIENT_GRACE, ..patient },
             false => patient,
         }

@@ -210,6 +210,16 @@ mod gateways {
     }
 
     #[test]
+    fn committing_past_the_catalog_lease_is_found() {
+        must_be_found(Kind::Indexed, 30, Bug::Sql(Sql::CommitPastLease));
+    }
+
+    #[test]
+    fn keeping_transactions_that_used_another_schema_is_found() {
+        must_be_found(Kind::Indexed, 20, Bug::Sql(Sql::KeepDoomed));
+    }
+
+    #[test]
     fn repeating_a_statement_of_unknown_outcome_is_found() {
         must_be_found(Kind::SqlRegister, 60, Bug::Sql(Sql::RepeatUnknown));
     }

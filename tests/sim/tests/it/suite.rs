@@ -260,6 +260,25 @@ fn children_have_parents() {
     );
 }
 
+#[cfg(feature = "sql")]
+#[test]
+fn rows_are_found_by_indexes_whatever_schema_they_were_written_by() {
+    // Its faults are few and long.
+    let wanted = [
+        "absences",
+        "crashes",
+        "gateways started",
+        "items written",
+        "items written in transactions",
+        "items written with long thought",
+        "looks by key and by index",
+        "indexes built",
+        "indexes built concurrently",
+        "refused for a change of the schema",
+    ];
+    suite_of(Kind::Indexed, seeds(), &wanted);
+}
+
 #[test]
 fn the_past_is_the_same_on_every_replica() {
     suite(
