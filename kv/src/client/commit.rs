@@ -21,6 +21,7 @@ use super::{
     COMMIT_MEMORY, Client, Route,
     backoff::{Backoff, patience},
     committer::{Committer, Effect, Event, Protocol, Repeat, Run, SendId},
+    held::Proof,
     read::{unexpected, wrong_answer},
     resolver::LockWait,
     route::{Attempt, Deadline},
@@ -48,7 +49,7 @@ pub(crate) struct CommitJob {
     pub(crate) ttl: Duration,
     pub(crate) mutations: Vec<Mutation>,
     /// Rows that are locked and not written, sorted: the locks must have stood until all writes are prewritten.
-    pub(crate) proven: Vec<Bytes>,
+    pub(crate) proven: Vec<Proof>,
     /// Of a serializable transaction.
     pub(crate) reads: Reads,
     /// It has spilled: all of it is locked, and the mutations are its primary alone.

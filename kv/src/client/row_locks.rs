@@ -5,14 +5,14 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use crate::{Error, error::Refusal};
+use crate::{Error, error::Refusal, row_locks::Place};
 use bytes::Bytes;
 use futures::{
     FutureExt,
     future::{Either, join_all, select},
 };
 use proto::{
-    StoreId, Timestamp,
+    RegionId, StoreId, Term, Timestamp,
     wire::{
         self, KvRequest, LockRowsRequest, RequestHeader, RowLockMode, RowLockPolicy, RowLockStatus, RowLocksAction,
         RowLocksRequest, kv_request::Body, kv_response,
@@ -23,6 +23,7 @@ use super::{
     Client,
     backoff::Backoff,
     buffer::Own,
+    held::Proof,
     read::{unexpected, wrong_answer},
     resolver::LockWait,
     route::Deadline,
@@ -191,7 +192,10 @@ impl Txn {
         waits.deadline = client.deadline();
         match response.error.map(Refusal::from) {
             None if response.waiting => Ok(Vec::new()),
-            None if response.rows.len() == keys.len() => self.granted(keys, lock, response.rows),
+            None if response.rows.len() == keys.len() => {
+                let place = Place { region: RegionId(response.region_id), term: Term(response.term) };
+                self.granted((keys, place), lock, response.rows)
+            }
             None => Err(wrong_answer("row lock")),
             Some(Refusal::Locked(lock)) => {
                 client.clear_lock(&lock, &mut waits.locks, waits.deadline).await?;
@@ -219,7 +223,12 @@ impl Txn {
         }
     }
 
-    fn granted(&self, keys: &[Bytes], lock: &RowLock, rows: Vec<wire::LockedRow>) -> Result<Vec<LockedRow>, Error> {
+    fn granted(
+        &self,
+        (keys, place): (&[Bytes], Place),
+        lock: &RowLock,
+        rows: Vec<wire::LockedRow>,
+    ) -> Result<Vec<LockedRow>, Error> {
         let mut state = self.state()?;
         let mut locked = Vec::with_capacity(rows.len());
         for (key, row) in keys.iter().zip(rows) {
@@ -233,7 +242,7 @@ impl Txn {
                     // That it is not there, nothing else keeps true.
                     reads.add_key(key);
                 }
-            } else if !state.locks.granted(key, lock.mode, commit_ts) {
+            } else if !state.locks.granted(key, lock.mode, commit_ts, place) {
                 // The first lock went with a leader, and somebody wrote before this one.
                 return Err(Error::Conflict { key: key.clone() });
             }
@@ -304,29 +313,36 @@ impl Client {
         Ok(found)
     }
 
-    /// Whether all of these rows have been locked by the transaction without a gap; keys sorted.
+    /// Whether all of these rows (sorted) have been locked by the transaction without a gap. A leader that granted one, was none
+    /// for a while and is one again may have granted it anew since, out of its queue; the term tells.
     pub(crate) async fn check_rows(
         &self,
         start_ts: Timestamp,
-        keys: Vec<Bytes>,
+        proofs: Vec<Proof>,
         deadline: Deadline,
     ) -> Result<(), Error> {
-        let mut rest = &keys[..];
+        let mut rest = &proofs[..];
         let mut backoff = Backoff::ROUTING;
         while let Some(first) = rest.first() {
-            let route = self.locate(first, deadline).await?;
-            let inside = rest.partition_point(|key| route.region.range.contains(key)).clamp(1, MAX_KEYS);
+            let route = self.locate(&first.key, deadline).await?;
+            let inside = rest.partition_point(|proof| route.region.range.contains(&proof.key)).clamp(1, MAX_KEYS);
+            let (asked, others) = rest.split_at(inside);
+            let elsewhere = |proof: &&Proof| proof.place.is_none_or(|place| place.region != route.region.id);
+            if let Some(proof) = asked.iter().find(elsewhere) {
+                return Err(Error::Conflict { key: proof.key.clone() });
+            }
             let body = Body::RowLocks(RowLocksRequest {
                 start_ts: start_ts.0,
                 action: RowLocksAction::Check as i32,
-                keys: rest[..inside].to_vec(),
+                keys: asked.iter().map(|proof| proof.key.clone()).collect(),
+                terms: asked.iter().map(|proof| proof.place.map_or(0, |place| place.term.0)).collect(),
                 ..RowLocksRequest::default()
             });
             let attempt = self.attempt(&route, body, backoff.patience(), deadline).await;
             let Some(reply) = self.settle(attempt, &mut backoff, deadline).await? else { continue };
             match reply.response.body {
-                Some(kv_response::Body::RowLocks(answer)) if answer.held => rest = &rest[inside..],
-                Some(kv_response::Body::RowLocks(_)) => return Err(Error::Conflict { key: first.clone() }),
+                Some(kv_response::Body::RowLocks(answer)) if answer.held => rest = others,
+                Some(kv_response::Body::RowLocks(_)) => return Err(Error::Conflict { key: first.key.clone() }),
                 _ => return Err(wrong_answer("row lock check")),
             }
         }

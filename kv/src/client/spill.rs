@@ -45,6 +45,7 @@ use super::{
     backoff::Backoff,
     buffer::{Buffer, Own},
     commit::{self, CommitJob, MAX_REQUEST_BYTES, MAX_REQUEST_KEYS, Reads},
+    held::Proof,
     marks::Mark,
     near::Source,
     read::{unexpected, wrong_answer},
@@ -76,7 +77,7 @@ struct Part {
     buffer: Buffer,
     mutations: Vec<Mutation>,
     /// Rows whose locks in memory must have stood until those of the part do.
-    guarded: Vec<Bytes>,
+    guarded: Vec<Proof>,
     marks: Vec<u64>,
 }
 
@@ -273,7 +274,7 @@ impl Txn {
         for (key, version) in locked {
             spilled.newest = spilled.newest.max(version);
             if state.guard_spills || state.guarded.remove(key) {
-                guarded.push(key.clone());
+                guarded.push(state.locks.proof(key));
             }
         }
         spilled.parts += 1;
@@ -342,7 +343,7 @@ impl Txn {
     pub(crate) async fn commit_spilled(
         &self,
         spilled: &Spilled,
-        proven: Vec<Bytes>,
+        proven: Vec<Proof>,
         mut spans: ReadSpans,
         options: CommitOptions,
     ) -> Result<Timestamp, Error> {

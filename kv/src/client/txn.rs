@@ -20,7 +20,7 @@ use super::{
     Client,
     buffer::{self, Buffer, Own},
     commit::{self, CommitJob, Reads},
-    held::HeldRows,
+    held::{HeldRows, Proof},
     in_use::Use,
     near::Source,
     read::At,
@@ -473,7 +473,7 @@ impl Txn {
     async fn commit_writes(
         &self,
         mutations: Vec<Mutation>,
-        proven: Vec<Bytes>,
+        proven: Vec<Proof>,
         (mut reads, newest): (ReadSpans, Timestamp),
         options: CommitOptions,
     ) -> Result<Timestamp, Error> {
@@ -542,7 +542,7 @@ struct Ending<'a> {
 
 impl Ending<'_> {
     /// Says in each write what its transaction saw of the row; and names the rows that are locked and not written, or guarded.
-    fn sort(&self, mut mutations: Vec<Mutation>, guarded: &BTreeSet<Bytes>) -> (Vec<Mutation>, Vec<Bytes>) {
+    fn sort(&self, mut mutations: Vec<Mutation>, guarded: &BTreeSet<Bytes>) -> (Vec<Mutation>, Vec<Proof>) {
         let trusting = self.txn.inner.client.inner.config.plant.has(Planted::TrustRowLocks);
         for mutation in &mut mutations {
             if let Some(seen) = self.locks.version(&mutation.key) {
@@ -554,7 +554,8 @@ impl Ending<'_> {
         let guarded = guarded.iter().filter(|key| written(key)).cloned();
         let unwritten = self.locks.locked().filter(|key| !written(key)).cloned();
         let proven: BTreeSet<Bytes> = unwritten.chain(guarded).collect();
-        (mutations, proven.into_iter().collect())
+        let proofs = proven.iter().map(|key| self.locks.proof(key)).collect();
+        (mutations, proofs)
     }
 }
 

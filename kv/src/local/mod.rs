@@ -39,7 +39,7 @@ use crate::{
 
 /// The one store.
 const STORE: StoreId = StoreId(1);
-/// Its only term.
+/// Its term at the start.
 const TERM: Term = Term(1);
 /// How long a gateway's catalog lease lasts.
 const LEASE: Duration = Duration::from_secs(10);
@@ -57,6 +57,7 @@ pub struct Local {
     pub spawn: Arc<dyn Spawn>,
     /// What answers the client.
     pub service: Service,
+    store: Arc<LocalStore>,
 }
 
 impl Local {
@@ -71,11 +72,21 @@ impl Local {
         let clock = Arc::new(LocalClock::default());
         let spawn: Arc<dyn Spawn> = Arc::new(LocalSpawn);
         let pd = Arc::new(LocalPd::new(regions.clone(), clock.clone()));
-        let store = Arc::new(LocalStore { regions, engine: MemoryEngine::new(), writing: Mutex::new(()) });
-        let service = Service::new(store, pd.clone(), clock.clone(), spawn.clone(), scan);
+        let store = Arc::new(LocalStore {
+            regions,
+            engine: MemoryEngine::new(),
+            writing: Mutex::new(()),
+            term: AtomicU64::new(TERM.0),
+        });
+        let service = Service::new(store.clone(), pd.clone(), clock.clone(), spawn.clone(), scan);
         let rpc = Arc::new(LocalRpc { service: service.clone() });
         let client = Client::with_config(rpc, pd.clone(), clock.clone(), spawn.clone(), config);
-        Local { client, pd, clock, spawn, service }
+        Local { client, pd, clock, spawn, service, store }
+    }
+
+    /// The store leads all regions in a new term from now on, as if another had led them in between.
+    pub fn elect_again(&self) {
+        self.store.term.fetch_add(2, Ordering::SeqCst);
     }
 }
 
@@ -97,6 +108,7 @@ struct LocalStore {
     regions: Arc<Vec<Arc<Region>>>,
     engine: MemoryEngine,
     writing: Mutex<()>,
+    term: AtomicU64,
 }
 
 impl LocalStore {
@@ -141,7 +153,7 @@ impl RegionStore for LocalStore {
         Some(self.find(target).map(|region| RegionSnapshot {
             engine: self.engine.snapshot(),
             region,
-            term: TERM,
+            term: Term(self.term.load(Ordering::SeqCst)),
             applied: LogIndex(0),
         }))
     }

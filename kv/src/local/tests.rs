@@ -198,6 +198,57 @@ async fn a_dropped_range_is_gone_and_its_neighbours_are_not() {
 }
 
 #[tokio::test]
+async fn a_row_that_a_leader_grants_anew_was_not_held_all_the_time() {
+    use proto::wire::{
+        LockRowsRequest, RequestHeader, RowLockMode, RowLocksAction, RowLocksRequest, kv_request, kv_response,
+    };
+    let local = local();
+    write(&local.client, &[("a", "1")]).await;
+    let ask = |body: kv_request::Body| {
+        let epoch = Some(Epoch { conf_ver: 1, version: 1 }.into());
+        let header = Some(RequestHeader { region_id: 2, epoch, deadline_ms: 200, ..Default::default() });
+        let asked = local.service.clone();
+        async move { asked.call(KvRequest { header, body: Some(body) }).await.response.body }
+    };
+    let claim = |start_ts: Timestamp| LockRowsRequest {
+        keys: vec![b("a")],
+        start_ts: start_ts.0,
+        mode: RowLockMode::Update as i32,
+        ttl_ms: 60_000,
+        ..Default::default()
+    };
+    let waits = |body| matches!(body, Some(kv_response::Body::LockRows(answer)) if answer.waiting);
+    let held = |start_ts: Timestamp, term: u64| {
+        let request = RowLocksRequest {
+            start_ts: start_ts.0,
+            action: RowLocksAction::Check as i32,
+            keys: vec![b("a")],
+            terms: vec![term],
+            ..Default::default()
+        };
+        let answer = ask(kv_request::Body::RowLocks(request));
+        async move { matches!(answer.await, Some(kv_response::Body::RowLocks(answer)) if answer.held) }
+    };
+    let holder = local.client.begin().await.unwrap();
+    let lock = crate::RowLock {
+        mode: RowLockMode::Update,
+        on_locked: crate::OnLocked::Wait,
+        absent: false,
+        label: Bytes::new(),
+    };
+    holder.lock_rows(&[b("a")], &lock).await.unwrap();
+    // It queues here, is granted the row by the next leader, and loses it with that one.
+    let queued = local.client.timestamp().await.unwrap();
+    assert!(waits(ask(kv_request::Body::LockRows(claim(queued))).await));
+    local.elect_again();
+    let later = local.client.timestamp().await.unwrap();
+    assert!(waits(ask(kv_request::Body::LockRows(claim(later))).await));
+    assert!(!held(queued, 2).await, "others may have had it since");
+    assert!(held(queued, 3).await);
+    assert!(matches!(holder.commit(CommitOptions::default()).await, Err(Error::Conflict { .. })));
+}
+
+#[tokio::test]
 async fn what_was_committed_outlives_the_range_of_its_primary() {
     use proto::wire::{CommitRequest, Mutation, PrewriteRequest, RequestHeader, kv_request::Body};
     let local = local();

@@ -15,7 +15,9 @@
 //! nothing was committed under its key since the lock's owner saw it, and a lock that no write follows is
 //! asked for once more while its transaction commits ([`RowLocks::holds`]). What is lost with a leader costs its
 //! owners a 40001 and nothing else. So an entry belongs to a [`Place`], a region and a term: of another term of that
-//! region nothing counts any more. A split keeps the entries, for the store that led both halves goes on.
+//! region nothing counts any more. A split keeps the entries, for the store that led both halves goes on. Who waits goes on
+//! waiting in the next term of the same leader, and may be granted there what another leader had granted it before: an
+//! owner names the term in which it was told that it holds a row.
 //!
 //! An owner that is not heard of (requests, [`RowLocks::keep`]) loses everything at the time it was told. Nothing here
 //! has a timer: whoever comes or asks again finds what has run out.

@@ -184,7 +184,8 @@ impl Call<'_> {
                 self.inner.rows.release(owner, &missing);
             }
         }
-        Ok(locked(LockRowsResponse { rows, ..Default::default() }))
+        let Place { region, term } = place_of(&snapshot);
+        Ok(locked(LockRowsResponse { rows, region_id: region.0, term: term.0, ..Default::default() }))
     }
 
     pub(super) async fn row_locks(&self, request: RowLocksRequest) -> Result<Reply, RegionError> {
@@ -204,7 +205,11 @@ impl Call<'_> {
             RowLocksAction::Check => {
                 let snapshot = self.snapshot().await?;
                 check_keys(&snapshot.region, request.keys.iter().map(|key| key.as_ref()))?;
-                let held = self.inner.rows.holds(&request.keys, owner, place_of(&snapshot));
+                let place = place_of(&snapshot);
+                // Granted in another term, it may have been somebody else's in between, though it is the owner's again.
+                let of_now =
+                    request.terms.len() == request.keys.len() && request.terms.iter().all(|t| *t == place.term.0);
+                let held = of_now && self.inner.rows.holds(&request.keys, owner, place);
                 return answer(held || self.inner.plant.has(Planted::TrustLostRowLocks));
             }
         }
