@@ -2,9 +2,10 @@
 
 mod support;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::{Buf, Bytes, BytesMut};
+use futures::future::BoxFuture;
 use sql::{Gateway, Session, SqlError, SqlState, Step, TransactionStatus, types::Format};
 use support::{connect, gateway, local};
 
@@ -217,4 +218,77 @@ async fn a_cancel_ends_the_running_statement() {
     }
     assert_eq!(failed, Some(SqlState::QUERY_CANCELED));
     assert_eq!(simple(&mut session, "select k from t").await.unwrap()[0], "1");
+}
+
+/// A clock for those who wait for minutes: they wait for moments.
+struct Hasty(Arc<dyn kv::Clock>);
+
+impl kv::MonotonicClock for Hasty {
+    fn now(&self) -> kv::Instant {
+        self.0.now()
+    }
+}
+
+impl kv::Clock for Hasty {
+    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
+        self.0.sleep(if duration > Duration::from_secs(20) { Duration::from_millis(100) } else { duration })
+    }
+    fn wall_ms(&self) -> u64 {
+        self.0.wall_ms()
+    }
+}
+
+/// What was made behind a savepoint and taken back is deleted: rows, entries, and the notes about them.
+#[tokio::test]
+async fn what_a_savepoint_takes_back_is_deleted() {
+    let mut local = local();
+    local.clock = Arc::new(Hasty(local.clock.clone()));
+    let gateway = gateway(&local).await;
+    let mut session = connect(&gateway);
+    let statements = [
+        "create table t (k int primary key)",
+        "insert into t values (1)",
+        "begin",
+        "create table u (k int primary key, v int)",
+        "insert into u values (1, 1)",
+        "savepoint a",
+        "create index tk on t (k)",
+        "insert into u values (2, 2)",
+        "create index uv on u (v)",
+        "create table w (k int)",
+        "insert into w values (1)",
+        "truncate t",
+        "insert into t values (5)",
+        "rollback to a",
+        "insert into u values (3, 3)",
+        "savepoint b",
+        "insert into u values (4, 4)",
+        "rollback to b",
+        "rollback to a",
+        "commit",
+    ];
+    for sql in statements {
+        simple(&mut session, sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+    }
+    let client = &local.client;
+    let kept = async {
+        loop {
+            let txn = client.begin().await.unwrap();
+            let range =
+                proto::KeyRange::new(proto::keyspace::table_prefix(1, 100), proto::keyspace::table_prefix(2, 0));
+            let mut scan = txn.scan(kv::ScanOptions { range, ..Default::default() });
+            let mut rows = 0;
+            while let Some(page) = scan.next_page().await.unwrap() {
+                rows += page.rows.len();
+            }
+            if rows <= 2 && sql::catalog::garbage::notes(&txn).await.unwrap().is_empty() {
+                return rows;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let kept = tokio::time::timeout(Duration::from_secs(20), kept).await;
+    assert_eq!(kept, Ok(2), "a row of each table");
+    assert_eq!(simple(&mut session, "select * from t").await.unwrap(), ["1", "SELECT 1"]);
+    assert_eq!(simple(&mut session, "select * from u").await.unwrap(), ["1|1", "SELECT 1"]);
 }

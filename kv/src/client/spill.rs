@@ -133,6 +133,12 @@ impl Spilled {
         self.leaving.as_ref().map(|part| &part.buffer)
     }
 
+    /// Keys of a range may have been spilled.
+    pub(crate) fn touches(&self, range: &KeyRange) -> bool {
+        let extents = self.hold.extents.lock();
+        extents.values().any(|(first, last)| *last >= range.start && (range.end.is_empty() || *first < range.end))
+    }
+
     /// How many keys were spilled; one may count several times.
     pub(crate) fn writes(&self) -> usize {
         self.writes

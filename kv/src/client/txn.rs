@@ -316,6 +316,12 @@ impl Txn {
         !self.is_blind() && !state.own_in(range).is_empty()
     }
 
+    /// Whether this transaction has written to `range`, here or to the stores; also when it has since taken that back from them.
+    pub fn may_have_written(&self, range: &KeyRange) -> bool {
+        let state = self.inner.state.lock();
+        !state.own_in(range).is_empty() || state.spilled.as_ref().is_some_and(|spilled| spilled.touches(range))
+    }
+
     /// Sets a key.
     pub fn put(&self, key: impl Into<Bytes>, value: impl Into<Bytes>) -> Result<(), Error> {
         self.write(|buffer| buffer.put(key.into(), value.into()))

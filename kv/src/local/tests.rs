@@ -73,6 +73,7 @@ async fn scans_cross_regions_in_pages_and_see_own_writes() {
     let some = ScanOptions { range: KeyRange::new("b", "e"), keys_only: true, ..plain };
     assert_eq!(scan(&txn, some).await, "c= d=");
     assert!(txn.has_writes_in(&KeyRange::new("c", "d")) && !txn.has_writes_in(&KeyRange::new("d", "e")));
+    assert!(txn.may_have_written(&KeyRange::new("c", "d")) && !txn.may_have_written(&KeyRange::new("d", "e")));
 }
 
 #[tokio::test]

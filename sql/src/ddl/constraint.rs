@@ -31,7 +31,7 @@ impl Alone {
     pub fn unwritten(&self, tables: &[&TableDescriptor], what: &str) -> SqlResult<()> {
         let written = |table: &&&TableDescriptor| {
             let range = rows_of(table.storage_id);
-            self.txn.as_ref().is_some_and(|txn| txn.has_writes_in(&range))
+            self.txn.as_ref().is_some_and(|txn| txn.may_have_written(&range))
         };
         match tables.iter().find(written) {
             None => Ok(()),

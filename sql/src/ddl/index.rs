@@ -249,7 +249,14 @@ async fn build(
     new.version += 1;
     let new = Arc::new(new);
     if pending.unpublished.contains(&table.storage_id) {
-        fill_unpublished(gateway, table, &index).await?;
+        pending.fill(table.storage_id);
+        if let Err(error) = fill_unpublished(gateway, table, &index).await {
+            // Behind a savepoint the table may stay.
+            let entries = garbage::Garbage::Index(table.storage_id, index.id);
+            garbage::note(gateway.client(), gateway.id(), entries).await?;
+            gateway.collect_indexes(vec![(table.storage_id, index.id)]);
+            return Err(error);
+        }
     } else {
         alone.unwritten(&[table], "an index")?;
         garbage::note(gateway.client(), gateway.id(), garbage::Garbage::Index(table.storage_id, index.id)).await?;

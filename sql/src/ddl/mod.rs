@@ -12,6 +12,8 @@
 //!
 //! A table that is filled in bulk (TRUNCATE, COPY into a new table, ADD PRIMARY KEY) gets a storage id that no published
 //! descriptor names yet: its rows are committed in batches, and become visible when the descriptor is.
+//!
+//! ROLLBACK TO takes up what had been changed at the savepoint, and gives up the table locks since (`restore`).
 
 pub mod borders;
 pub mod check;
@@ -24,11 +26,12 @@ pub mod foreign_key;
 pub mod index;
 pub mod locks;
 pub mod primary_key;
+pub mod restore;
 pub mod sequence;
 pub mod truncate;
 pub mod validate;
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use crate::catalog::{CatalogSnapshot, Sequence, Table, store::Changes};
 
@@ -48,6 +51,8 @@ pub struct Pending {
     pub discarded: Vec<u32>,
     /// Indexes, by storage and index id, that only this transaction knows, of tables that others know: their entries are there.
     pub unpublished_indexes: Vec<(u32, u32)>,
+    /// How often each of the storage ids that only this transaction knows has been written to.
+    fills: BTreeMap<u32, u64>,
     created: Vec<u32>,
     created_sequences: Vec<u32>,
 }
@@ -64,6 +69,7 @@ impl Pending {
             unpublished: Vec::new(),
             discarded: Vec::new(),
             unpublished_indexes: Vec::new(),
+            fills: BTreeMap::new(),
             created: Vec::new(),
             created_sequences: Vec::new(),
         }

@@ -400,7 +400,6 @@ impl Session {
     }
 
     async fn change_schema(&mut self, statement: SchemaStatement<'_>, single: bool) -> SqlResult<&'static str> {
-        self.no_savepoint()?;
         self.catalog.held().await?;
         let open = self.open(false)?;
         if open.read_only {
@@ -417,7 +416,7 @@ impl Session {
         let base = self.catalog.current();
         let open = self.open(false)?;
         let alone = Alone { single, txn };
-        let mut pending = open.pending.clone().unwrap_or_else(|| Pending::new(&base));
+        let mut pending = open.pending.as_deref().cloned().unwrap_or_else(|| Pending::new(&base));
         let tag = match statement {
             SchemaStatement::Sql(statement) => self.change_by(&mut pending, statement, &alone).await?,
             SchemaStatement::Sequence(statement) => self.change_sequence(&mut pending, statement).await?,
@@ -425,7 +424,7 @@ impl Session {
         let open = self.open(false)?;
         // Also when nothing is left of what the transaction had changed.
         if open.pending.is_some() || !pending.changes.is_empty() {
-            open.pending = Some(pending);
+            open.pending = Some(Arc::new(pending));
         }
         Ok(tag)
     }

@@ -157,7 +157,8 @@ impl Session {
             let message = "cannot execute COPY FROM in a read-only transaction";
             return Err(SqlError::new(SqlState::READ_ONLY_SQL_TRANSACTION, message));
         }
-        let own = open.pending.as_ref().is_some_and(|pending| pending.unpublished.contains(&table.storage_id));
+        let own = open.pending.as_mut().filter(|pending| pending.unpublished.contains(&table.storage_id));
+        let own = own.map(|pending| Arc::make_mut(pending).fill(table.storage_id)).is_some();
         let now_us = open.now_us;
         let target = Target::new(Arc::clone(&table));
         let input = Input::new(target.clone(), copy, &self.settings.format, now_us)?;

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use super::{Session, TransactionStatus, settings::Values};
 use crate::{
     catalog::{CatalogSnapshot, Fence, garbage, store},
-    ddl::Pending,
+    ddl::{Pending, restore},
     dml::{
         Isolation, Target,
         foreign::{Deferred, Place},
@@ -31,7 +31,9 @@ pub(super) struct Open {
     /// now(), in microseconds since 1970 UTC.
     pub now_us: i64,
     /// What it changed of the schema.
-    pub pending: Option<Pending>,
+    pub pending: Option<Arc<Pending>>,
+    /// Tables that ROLLBACK TO has moved.
+    pub moves: Vec<restore::Move>,
     /// It must not write.
     pub read_only: bool,
     /// The catalog at the time of AS OF SYSTEM TIME, when it reads the past.
@@ -65,6 +67,8 @@ pub(super) struct Savepoint {
     pub advisory: usize,
     /// Of the tables used, and of those locked in strong modes.
     pub tables: (usize, usize),
+    /// The schema at that time.
+    pub schema: restore::Kept,
     /// Of what it has to say.
     pub said: crate::notify::Place,
     /// The settings at that time.
@@ -139,8 +143,9 @@ impl Session {
         let current = self.catalog.current();
         if let State::Open(open) = &mut self.transaction.state
             && let Some(pending) = &mut open.pending
+            && pending.base_version != current.version
         {
-            pending.rebase(&current);
+            Arc::make_mut(pending).rebase(&current);
         }
     }
 
@@ -155,6 +160,7 @@ impl Session {
                 unread: false,
                 now_us: self.gateway.config().clock.wall_ms() as i64 * 1000,
                 pending: None,
+                moves: Vec::new(),
                 read_only: self.settings.is_on("default_transaction_read_only"),
                 past: None,
                 near: false,
@@ -219,8 +225,14 @@ impl Session {
     /// Commits what a statement wrote to tables only this transaction knows.
     pub(super) async fn commit_filling(&mut self, filling: Option<Txn>) -> SqlResult<()> {
         let Some(filling) = filling.filter(|txn| txn.write_count() > 0) else { return Ok(()) };
-        if let Some(pending) = self.open(false)?.pending.as_ref() {
-            for storage_id in pending.unpublished.clone() {
+        if let Some(pending) = &mut self.open(false)?.pending {
+            let unpublished = pending.unpublished.clone();
+            for storage_id in &unpublished {
+                if filling.may_have_written(&store::rows_of(*storage_id)) {
+                    Arc::make_mut(pending).fill(*storage_id);
+                }
+            }
+            for storage_id in unpublished {
                 garbage::note(self.gateway.client(), self.gateway.id(), garbage::Garbage::Storage(storage_id)).await?;
             }
         }
@@ -290,7 +302,7 @@ impl Session {
             self.transaction.state = State::Idle;
             return Ok(());
         };
-        let pending = open.pending.take();
+        let pending = open.pending.take().map(Arc::unwrap_or_clone);
         let explicit = open.explicit;
         let txn = match (&open.txn, &pending) {
             (Some(txn), _) => Some(txn.clone()),
@@ -374,7 +386,7 @@ impl Session {
                     txn.rollback();
                     queues
                 });
-                (open.pending.take(), queues)
+                (open.pending.take().map(Arc::unwrap_or_clone), queues)
             }
             _ => (None, None),
         };

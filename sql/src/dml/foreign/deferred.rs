@@ -2,9 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use super::{Integrity, checks::Check};
+use super::{
+    Integrity,
+    checks::{Check, Subject},
+};
 use crate::{
     catalog::{CatalogSnapshot, ForeignKeyDescriptor, foreign_key::Deferral},
+    ddl::restore::{self, Move},
     error::{SqlError, SqlResult, SqlState},
 };
 
@@ -81,6 +85,19 @@ impl Deferred {
     pub fn roll_back_to(&mut self, place: &Place) {
         self.checks.truncate(place.checks);
         self.modes = place.modes.clone();
+    }
+
+    /// Tables' rows have other keys, after one move and the next.
+    pub fn follow(&mut self, moves: impl Iterator<Item = Move>) {
+        for way in moves {
+            for check in &mut self.checks {
+                if let Subject::Row { row_key, .. } = &mut check.subject
+                    && let Some(key) = restore::moved(row_key, way)
+                {
+                    *row_key = key;
+                }
+            }
+        }
     }
 }
 
