@@ -118,7 +118,8 @@ fn status(error: PdError) -> Status {
 #[async_trait]
 impl Admin for Services {
     async fn cluster_status(&self, _: Request<ClusterStatusRequest>) -> Answer<ClusterStatusResponse> {
-        Ok(Response::new(self.pd()?.cluster_status().await.map_err(status)?))
+        let said = self.pd()?.cluster_status().await.map_err(status)?;
+        Ok(Response::new(ClusterStatusResponse { serves_sql: self.gateway.get().is_some(), ..said }))
     }
     async fn list_stores(&self, _: Request<GetStoresRequest>) -> Answer<GetStoresResponse> {
         Ok(Response::new(GetStoresResponse { stores: self.pd()?.stores().await.map_err(status)? }))

@@ -229,7 +229,7 @@ impl Settings {
             Kind::OneOf(words) => {
                 let lower = value.to_lowercase();
                 if !words.contains(&lower.as_str()) {
-                    return Err(invalid());
+                    return Err(invalid().with_hint(format!("Available values: {}.", words.join(", "))));
                 }
                 match (row.name, lower.as_str()) {
                     ("client_encoding", _) => "UTF8".to_owned(),

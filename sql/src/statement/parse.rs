@@ -73,6 +73,7 @@ pub fn parse_one(sql: &str) -> SqlResult<Command> {
                 return Ok(Command::Constraints(constraints));
             }
         }
+        "PREPARE" | "COMMIT" | "ROLLBACK" => refuse_two_phase(body)?,
         "MOVE" => return Err(SqlError::unsupported("MOVE")),
         "CALL" | "DO" => return Err(SqlError::unsupported("a procedure")),
         _ => {}
@@ -86,6 +87,18 @@ fn refuse_create(body: &str) -> SqlResult<()> {
     match words.next().as_deref() {
         Some("UNLOGGED") => Err(SqlError::unsupported("an UNLOGGED table")),
         Some("TEMP" | "TEMPORARY" | "LOCAL" | "GLOBAL") => Err(SqlError::unsupported("a temporary table")),
+        _ => Ok(()),
+    }
+}
+
+/// What a transaction manager over several databases says.
+fn refuse_two_phase(body: &str) -> SqlResult<()> {
+    let mut words = body.split_ascii_whitespace().map(str::to_ascii_uppercase);
+    let (first, second) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    let named = words.next().is_some_and(|third| third.starts_with('\''));
+    match (first.as_str(), second.as_str()) {
+        ("PREPARE", "TRANSACTION") if named => Err(SqlError::unsupported("PREPARE TRANSACTION")),
+        ("COMMIT" | "ROLLBACK", "PREPARED") if named => Err(SqlError::unsupported(format!("{first} PREPARED"))),
         _ => Ok(()),
     }
 }
@@ -256,5 +269,9 @@ mod tests {
         assert!(matches!(parse_one(" -- nothing").unwrap(), Command::Empty));
         assert!(matches!(parse_one("vacuum analyze t").unwrap(), Command::Maintenance("VACUUM")));
         assert!(matches!(parse_one("abort").unwrap(), Command::Sql(_)));
+        for two_phase in ["prepare transaction 'x'", "COMMIT PREPARED 'x'", "rollback prepared 'x'"] {
+            assert_eq!(parse_one(two_phase).unwrap_err().sqlstate, SqlState::FEATURE_NOT_SUPPORTED);
+        }
+        assert!(parse_one("prepare transaction as select 1").is_ok());
     }
 }

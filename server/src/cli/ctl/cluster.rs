@@ -19,7 +19,7 @@ use crate::{
 pub(super) enum ClusterVerb {
     /// Who is there, who leads, is everything served.
     Status,
-    /// Returns when every founder and every region's leader has reported.
+    /// Returns when every founder and every region's leader has reported, and the node asked serves SQL.
     WaitReady {
         /// Gives up after so many seconds.
         #[arg(long, default_value_t = 60)]
@@ -55,6 +55,7 @@ async fn cluster_status(client: &mut Client, output: Output) -> anyhow::Result<S
     let mut table = Table::new(&[
         "cluster_id",
         "ready",
+        "serves_sql",
         "stores",
         "regions",
         "regions_without_leader",
@@ -66,6 +67,7 @@ async fn cluster_status(client: &mut Client, output: Output) -> anyhow::Result<S
     table.row(vec![
         json!(format!("{:016x}", s.cluster_id)),
         json!(s.ready),
+        json!(s.serves_sql),
         json!(s.stores.len()),
         json!(s.regions),
         json!(s.regions_without_leader),
@@ -82,11 +84,12 @@ async fn wait_ready(client: &mut Client, patience: Duration, output: Output) -> 
     let mut why;
     loop {
         why = match status(client).await {
-            Ok(s) if s.ready => {
+            Ok(s) if s.ready && s.serves_sql => {
                 let mut table = Table::new(&["ready", "regions", "stores"]);
                 table.row(vec![json!(true), json!(s.regions), json!(s.stores.len())]);
                 return Ok(table.render_one(output));
             }
+            Ok(s) if s.ready => "this node does not serve SQL yet".to_owned(),
             Ok(s) => format!("{} of {} regions have no leader", s.regions_without_leader, s.regions),
             Err(error) => format!("{error:#}"),
         };

@@ -142,7 +142,10 @@ impl Rewriter<'_> {
             Expr::Function(function) => {
                 function_name(function);
                 arguments::give_types(function);
-                if let Some(rewritten) = arrays::of_subquery(function).or_else(|| renamed(function)) {
+                if let Some(rewritten) = arrays::of_subquery(function)
+                    .or_else(|| series::unnested(function))
+                    .or_else(|| renamed(function))
+                {
                     *expr = rewritten;
                 }
             }

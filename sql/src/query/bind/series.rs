@@ -1,14 +1,17 @@
-//! Functions in FROM: their column has the alias' name, or the function's.
+//! Functions that give rows. In FROM their column has the alias' name, or the function's.
 //!
 //! `generate_series` of integers is one of integers: DataFusion's gives bigints, so it becomes
-//! `(SELECT value::int4 AS g FROM generate_series(1, 3)) AS g`.
+//! `(SELECT value::int4 AS g FROM generate_series(1, 3)) AS g`. In a select list DataFusion's gives an array, which is unnested.
 
 use datafusion::sql::sqlparser::ast::{
-    Expr, FunctionArg, FunctionArgExpr, Ident, Query, SetExpr, TableAlias, TableAliasColumnDef, TableFactor,
+    Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, Query, SetExpr, TableAlias, TableAliasColumnDef, TableFactor,
     UnaryOperator, Value,
 };
 
-use super::{folded, rewrite::cast_to};
+use super::{
+    folded,
+    rewrite::{call, cast_to},
+};
 
 /// DataFusion's name for the column.
 const VALUE: &str = "value";
@@ -37,6 +40,16 @@ pub fn name(factor: &mut TableFactor) {
                 TableFactor::Derived { lateral: false, subquery: Box::new(query), alias: Some(alias), sample: None };
         }
     }
+}
+
+/// `generate_series(…)` where a value stands, as rows.
+pub fn unnested(function: &Function) -> Option<Expr> {
+    let FunctionArguments::List(arguments) = &function.args else { return None };
+    let series = function.name.0.last()?.as_ident().is_some_and(|name| folded(name) == "generate_series");
+    series.then(|| {
+        let rows = call("unnest", vec![Expr::Function(function.clone())]);
+        if arguments.args.iter().all(is_integer) { cast_to(rows, "int4") } else { rows }
+    })
 }
 
 /// An integer literal that fits PostgreSQL's integer.
