@@ -22,6 +22,9 @@ pub enum Planted {
     KeepLostLocks,
     /// A gateway acknowledges a table lock while transactions of its own still use the table.
     AcknowledgeInUse,
+    /// Who looks whether a unique value that may be deferred is another row's does not lock it: two look at once, and neither sees
+    /// the other.
+    LookAlone,
     /// A row's parent is looked for and not locked: it may go before the row is committed.
     SkipParentLock,
 }

@@ -29,7 +29,7 @@ pub struct Work<'a> {
     pub eager: bool,
     /// How rows are locked before they are changed. `None`: what has changed meanwhile is left to the commit, which follows.
     pub locking: Option<RowLocking>,
-    /// What keeps foreign keys; `None` where the statement touches none.
+    /// What keeps foreign keys and deferrable constraints; `None` where the statement touches none.
     pub links: Option<Links>,
     /// For tables without a primary key.
     pub row_ids: &'a RowIds,
@@ -52,7 +52,7 @@ impl Work<'_> {
             None => Certainty::AtCommit,
         }
     }
-    /// Keeps foreign keys after rows of a table were written; `pairs` says which, and is not asked where there are none.
+    /// Keeps constraints after rows of a table were written; `pairs` says which, and is not asked where there are none.
     pub async fn settle(&self, table: &Table, pairs: impl FnOnce() -> Vec<Pair>) -> SqlResult<()> {
         let Some(links) = &self.links else { return Ok(()) };
         let Work { reader, now_us, settings, plant, .. } = self;
@@ -66,7 +66,7 @@ impl Work<'_> {
         let integrity = Integrity { reader, links, now_us: *now_us, settings, plant: *plant };
         match rows {
             Some(rows) => integrity.settle_some(table, rows, later).await,
-            None => integrity.settle_rest(std::mem::take(later)).await,
+            None => integrity.settle_rest(table, std::mem::take(later)).await,
         }
     }
     /// For expressions over a row.

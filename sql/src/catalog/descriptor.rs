@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use proto::KeyRange;
 
-use super::foreign_key::ForeignKeyDescriptor;
+use super::foreign_key::{Deferral, ForeignKeyDescriptor};
 use crate::types::ColumnType;
 
 /// Most columns of a table, as in PostgreSQL.
@@ -81,7 +81,7 @@ pub struct TableDescriptor {
     pub columns: Vec<ColumnDescriptor>,
     /// Positions in `columns` of the key's columns: the primary key's, or the hidden row id's.
     pub key: Vec<usize>,
-    /// Name of the primary key constraint; `None` when the key is the row id.
+    /// Name of the primary key constraint; `None` when the key is the row id, also beside one that may be deferred.
     pub primary_key: Option<String>,
     /// Id of the next column.
     pub next_column_id: u32,
@@ -119,10 +119,25 @@ pub struct IndexDescriptor {
     pub unique: bool,
     /// Rows with a NULL are never the same.
     pub nulls_distinct: bool,
-    /// Made by a UNIQUE constraint.
+    /// Made by a UNIQUE constraint, or a PRIMARY KEY.
     pub constraint: bool,
+    /// Made by a PRIMARY KEY that may be deferred. Its table is kept by the row id: two rows may have the key for a while.
+    pub primary: bool,
+    /// When its constraint is checked. If that may be put off its entries are as those of an index that is not unique.
+    pub deferral: Deferral,
     /// Complete. Until then it is written, and nobody reads it.
     pub public: bool,
+}
+
+impl IndexDescriptor {
+    /// Its constraint is checked when a statement or the transaction ends: until then rows may have the same values.
+    pub fn is_deferrable(&self) -> bool {
+        self.unique && self.deferral != Deferral::Never
+    }
+    /// No two rows have the same values, at no moment.
+    pub fn is_strict(&self) -> bool {
+        self.unique && self.deferral == Deferral::Never
+    }
 }
 
 /// A column of an index.
@@ -152,6 +167,18 @@ impl TableDescriptor {
     /// The hidden row id's position, for a table without a primary key.
     pub fn row_id(&self) -> Option<usize> {
         self.columns.iter().position(|column| column.hidden)
+    }
+    /// It has a primary key, whatever its rows are kept by.
+    pub fn has_primary_key(&self) -> bool {
+        self.primary_key.is_some() || self.deferrable_key().is_some()
+    }
+    /// The primary key that may be deferred.
+    pub fn deferrable_key(&self) -> Option<&IndexDescriptor> {
+        self.indexes.iter().find(|index| index.primary)
+    }
+    /// Rows that come are looked at when a statement or the transaction ends.
+    pub fn checks_new_rows(&self) -> bool {
+        !self.foreign_keys.is_empty() || self.indexes.iter().any(IndexDescriptor::is_deferrable)
     }
     /// It has an index of that name; the primary key's counts.
     pub fn has_index(&self, name: &str) -> bool {

@@ -80,7 +80,7 @@ impl Action {
     }
 }
 
-/// When a constraint is checked.
+/// When a constraint, of whatever kind, is checked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Deferral {
     /// At the end of each statement, always.
@@ -90,6 +90,24 @@ pub enum Deferral {
     Immediate,
     /// At COMMIT, unless SET CONSTRAINTS says otherwise.
     Deferred,
+}
+
+impl Deferral {
+    /// What follows in a constraint's definition.
+    pub fn words(self) -> &'static str {
+        match self {
+            Deferral::Never => "",
+            Deferral::Immediate => " DEFERRABLE",
+            Deferral::Deferred => " DEFERRABLE INITIALLY DEFERRED",
+        }
+    }
+    pub(super) fn number(self) -> u32 {
+        DEFERRALS.iter().position(|known| *known == self).unwrap_or_default() as u32
+    }
+    /// The reverse; `None` for what no build writes.
+    pub(super) fn numbered(number: u32) -> Option<Self> {
+        DEFERRALS.get(number as usize).copied()
+    }
 }
 
 impl ForeignKeyDescriptor {
@@ -114,11 +132,7 @@ impl ForeignKeyDescriptor {
                 text.push_str(&format!(" ON {event} {}", action.words()));
             }
         }
-        match self.deferral {
-            Deferral::Never => {}
-            Deferral::Immediate => text.push_str(" DEFERRABLE"),
-            Deferral::Deferred => text.push_str(" DEFERRABLE INITIALLY DEFERRED"),
-        }
+        text.push_str(self.deferral.words());
         if !self.validated {
             text.push_str(" NOT VALID");
         }
@@ -173,7 +187,7 @@ impl From<&ForeignKeyDescriptor> for ForeignKeyRecord {
             match_full: key.match_full,
             on_update: key.on_update.number() as u32,
             on_delete: key.on_delete.number() as u32,
-            deferral: DEFERRALS.iter().position(|known| *known == key.deferral).unwrap_or_default() as u32,
+            deferral: key.deferral.number(),
             validated: key.validated,
         }
     }
@@ -198,7 +212,7 @@ impl ForeignKeyRecord {
             match_full: self.match_full,
             on_update: action(self.on_update)?,
             on_delete: action(self.on_delete)?,
-            deferral: *DEFERRALS.get(self.deferral as usize).ok_or_else(corrupt)?,
+            deferral: Deferral::numbered(self.deferral).ok_or_else(corrupt)?,
             validated: self.validated,
         })
     }

@@ -9,7 +9,7 @@ use prost::Message;
 
 use super::{
     descriptor::{CheckDescriptor, ColumnDescriptor, Identity, IndexColumn, IndexDescriptor, Table, TableDescriptor},
-    foreign_key::ForeignKeyRecord,
+    foreign_key::{Deferral, ForeignKeyRecord},
     sequence::{Options, Owner, Sequence, SequenceDescriptor},
 };
 use crate::{
@@ -136,6 +136,10 @@ struct IndexRecord {
     constraint: bool,
     #[prost(bool, tag = "7")]
     public: bool,
+    #[prost(bool, tag = "8")]
+    primary: bool,
+    #[prost(uint32, tag = "9")]
+    deferral: u32,
 }
 
 #[derive(Clone, Copy, PartialEq, Message)]
@@ -163,26 +167,32 @@ impl From<&IndexDescriptor> for IndexRecord {
             nulls_distinct: index.nulls_distinct,
             constraint: index.constraint,
             public: index.public,
+            primary: index.primary,
+            deferral: index.deferral.number(),
         }
     }
 }
 
-impl From<IndexRecord> for IndexDescriptor {
-    fn from(index: IndexRecord) -> Self {
+impl TryFrom<IndexRecord> for IndexDescriptor {
+    type Error = SqlError;
+    fn try_from(index: IndexRecord) -> SqlResult<Self> {
         let column = |column: IndexColumnRecord| IndexColumn {
             at: column.at as usize,
             descending: column.descending,
             nulls_first: column.nulls_first,
         };
-        IndexDescriptor {
+        let deferral = Deferral::numbered(index.deferral);
+        Ok(IndexDescriptor {
+            deferral: deferral.ok_or_else(|| corrupt(format!("index {} is checked at an unknown time", index.name)))?,
             id: index.id,
             name: index.name,
             columns: index.columns.into_iter().map(column).collect(),
             unique: index.unique,
             nulls_distinct: index.nulls_distinct,
             constraint: index.constraint,
+            primary: index.primary,
             public: index.public,
-        }
+        })
     }
 }
 
@@ -321,7 +331,7 @@ pub fn decode(bytes: &[u8]) -> SqlResult<Table> {
     if key.is_empty() || key.iter().any(|at| *at >= columns.len()) {
         return Err(corrupt("its key names no column"));
     }
-    let indexes: Vec<IndexDescriptor> = record.indexes.into_iter().map(IndexDescriptor::from).collect();
+    let indexes = record.indexes.into_iter().map(IndexDescriptor::try_from).collect::<SqlResult<Vec<_>>>()?;
     let unknown = |index: &IndexDescriptor| index.columns.iter().any(|column| column.at >= columns.len());
     if indexes.iter().any(|index| index.columns.is_empty() || unknown(index)) {
         return Err(corrupt("an index names no column"));
@@ -352,7 +362,7 @@ pub fn decode(bytes: &[u8]) -> SqlResult<Table> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::catalog::foreign_key::{Action, Deferral, ForeignKeyDescriptor};
+    use crate::catalog::foreign_key::{Action, ForeignKeyDescriptor};
 
     #[test]
     fn descriptors_come_back() {
@@ -381,7 +391,9 @@ mod tests {
                 columns: vec![IndexColumn { at: 0, descending: true, nulls_first: true }],
                 unique: true,
                 nulls_distinct: true,
-                constraint: false,
+                constraint: true,
+                primary: true,
+                deferral: Deferral::Immediate,
                 public: true,
             }],
             checks: vec![CheckDescriptor { id: 104, name: "t_k_check".into(), expr: "k > 0".into() }],

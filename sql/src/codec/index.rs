@@ -6,8 +6,14 @@
 //!   value  version u8                          and in the second case the row key's columns
 //! ```
 //!
-//! Entries of a unique index are of the second form, but for rows with a NULL where NULLs are distinct. Columns that may be NULL
-//! have a byte more than in a primary key (see [`super::key`]).
+//! Entries of a unique index are of the second form, but for rows with a NULL where NULLs are distinct, and but for an index whose
+//! constraint may be deferred: rows may have the same values for a while. Columns that may be NULL have a byte more than in a
+//! primary key (see [`super::key`]).
+//!
+//! ```text
+//!   guard  keyspace ‖ storage id ‖ index id ‖ 03 ‖ the index's columns     beside the entries of an index that may be deferred: never has
+//!                                                                          a value, is locked by who looks how many rows have these
+//! ```
 
 use bytes::{BufMut, Bytes, BytesMut};
 use proto::{
@@ -30,6 +36,8 @@ use crate::{
 
 /// The format of an entry's value.
 const VERSION: u8 = 1;
+/// What a guard has before its columns, of which the first begins with another byte.
+const GUARD: u8 = 3;
 
 /// What the keys of an index consist of, up to where the row key may follow.
 #[derive(Clone, Debug)]
@@ -68,6 +76,13 @@ impl KeyForm {
     /// It is the table's own.
     pub fn is_primary(&self) -> bool {
         self.index == PRIMARY_INDEX
+    }
+    /// What follows in a key, or in a guard, from the first column's value on.
+    pub fn values_in<'a>(&self, key: &'a [u8]) -> &'a [u8] {
+        match key.get(PREFIX_LEN..).unwrap_or_default() {
+            [GUARD, values @ ..] if !self.is_primary() => values,
+            values => values,
+        }
     }
     /// All keys.
     pub fn range(&self) -> KeyRange {
@@ -122,12 +137,22 @@ impl IndexCodec {
             null |= row[*at].is_null();
             key::encode(&row[*at], *column, &mut key);
         }
-        let unique = self.descriptor.unique && !(null && self.descriptor.nulls_distinct);
+        let unique = self.descriptor.is_strict() && !(null && self.descriptor.nulls_distinct);
         let suffix = row_key.get(PREFIX_LEN..).unwrap_or_default();
         let mut value = BytesMut::with_capacity(1 + suffix.len());
         value.put_u8(VERSION);
         if unique { &mut value } else { &mut key }.put_slice(suffix);
         Ok(Entry { key: bounded(key)?, value: value.freeze(), unique })
+    }
+
+    /// The guard of the values that `key` ends with, as [`KeyForm::key_of`] writes them. 54000 when it is too long.
+    pub fn guard(&self, key: &[u8]) -> SqlResult<Bytes> {
+        let (prefix, values) = key.split_at(PREFIX_LEN.min(key.len()));
+        let mut guard = BytesMut::with_capacity(key.len() + 1);
+        guard.put_slice(prefix);
+        guard.put_u8(GUARD);
+        guard.put_slice(values);
+        bounded(guard)
     }
 
     /// The key of the row that an entry is of; XX001 for what is no entry.
@@ -168,7 +193,11 @@ fn corrupt(what: &str) -> SqlError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{catalog::ColumnDescriptor, codec::TableCodec, types::PgType};
+    use crate::{
+        catalog::{ColumnDescriptor, foreign_key::Deferral},
+        codec::TableCodec,
+        types::PgType,
+    };
 
     fn table(unique: bool) -> TableDescriptor {
         let index = IndexDescriptor {
@@ -181,6 +210,8 @@ mod tests {
             unique,
             nulls_distinct: true,
             constraint: false,
+            primary: false,
+            deferral: Deferral::Never,
             public: true,
         };
         let column = |id: u32, pg_type: PgType| ColumnDescriptor::new(id, format!("c{id}"), pg_type.plain());
@@ -215,6 +246,11 @@ mod tests {
                 assert_eq!(index.values(&entry.key).unwrap(), values);
                 assert!(index.form().range().contains(&entry.key) && !table.rows().contains(&entry.key));
                 assert!(entry.key.starts_with(&index.form().key_of(&values[..1]).unwrap()));
+                // The guard is no beginning of an entry, and lies in the index.
+                let all = index.form().key_of(&values).unwrap();
+                let guard = index.guard(&all).unwrap();
+                assert!(index.form().range().contains(&guard) && guard > entry.key && !entry.key.starts_with(&guard));
+                assert!(index.values(&guard).is_err() && guard.ends_with(&all[PREFIX_LEN..]));
             }
             assert!(index.row_key(b"", b"").is_err() && index.row_key(b"x", &[VERSION]).is_err());
         }

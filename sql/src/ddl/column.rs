@@ -6,7 +6,7 @@ use datafusion::sql::sqlparser::ast::{
 
 use super::{check::Said, default, foreign_key};
 use crate::{
-    catalog::{ColumnDescriptor, Identity, descriptor::ROW_ID_COLUMN},
+    catalog::{ColumnDescriptor, Identity, descriptor::ROW_ID_COLUMN, foreign_key::Deferral},
     error::{SqlError, SqlResult, SqlState},
     name::folded,
     query::bind::type_names,
@@ -18,8 +18,8 @@ use crate::{
 pub struct Definition {
     /// The column.
     pub column: ColumnDescriptor,
-    /// PRIMARY KEY, and the constraint's name if it has one.
-    pub key: Option<Option<String>>,
+    /// PRIMARY KEY.
+    pub key: Option<Key>,
     /// UNIQUE, each with its name if it has one.
     pub unique: Vec<Unique>,
     /// CHECK.
@@ -36,6 +36,16 @@ pub struct Unique {
     pub name: Option<String>,
     /// NULLS DISTINCT, which is the default.
     pub nulls_distinct: bool,
+    /// When it is checked.
+    pub deferral: Deferral,
+}
+
+/// PRIMARY KEY of one column.
+pub struct Key {
+    /// As said.
+    pub name: Option<String>,
+    /// When it is checked.
+    pub deferral: Deferral,
 }
 
 /// From which sequence a column's default is drawn.
@@ -77,13 +87,13 @@ impl Definition {
             ColumnOption::NotNull => self.column.nullable = false,
             ColumnOption::Default(expr) => self.default(expr)?,
             ColumnOption::PrimaryKey(primary) => {
-                foreign_key::must_be_immediate(primary.characteristics.as_ref(), "PRIMARY KEY")?;
-                self.key = Some(named);
+                let deferral = foreign_key::deferral(primary.characteristics.as_ref())?;
+                self.key = Some(Key { name: named, deferral });
             }
             ColumnOption::Unique(unique) => {
-                foreign_key::must_be_immediate(unique.characteristics.as_ref(), "UNIQUE")?;
+                let deferral = foreign_key::deferral(unique.characteristics.as_ref())?;
                 let nulls_distinct = unique.nulls_distinct != ast::NullsDistinctOption::NotDistinct;
-                self.unique.push(Unique { name: named, nulls_distinct });
+                self.unique.push(Unique { name: named, nulls_distinct, deferral });
             }
             ColumnOption::ForeignKey(key) => {
                 self.references.push(foreign_key::read(key, Some(&self.column.name), named)?);

@@ -17,6 +17,7 @@ use crate::{
     catalog::{
         CatalogSnapshot, ColumnDescriptor, Sequence, SequenceDescriptor, TableDescriptor,
         descriptor::{MAX_COLUMNS, MAX_KEY_COLUMNS, ROW_ID_COLUMN},
+        foreign_key::Deferral,
         sequence::Owner,
         store,
     },
@@ -206,7 +207,7 @@ fn describe(create: &CreateTable, schema: String, name: String) -> SqlResult<Des
         ));
     }
     let mut columns: Vec<ColumnDescriptor> = Vec::with_capacity(create.columns.len() + 1);
-    let mut key: Option<(Option<String>, Vec<usize>)> = None;
+    let mut key: Option<Key> = None;
     let (mut draws, mut uniques, mut checks) = (Vec::new(), Vec::new(), Vec::new());
     let mut references = Vec::new();
     for definition in &create.columns {
@@ -227,19 +228,18 @@ fn describe(create: &CreateTable, schema: String, name: String) -> SqlResult<Des
             name: unique.name,
             columns: vec![at],
             nulls_distinct: unique.nulls_distinct,
+            deferral: unique.deferral,
+            primary: false,
         };
         uniques.extend(unique.into_iter().map(of_column));
-        if let Some(constraint) = is_key {
-            set_key(&mut key, &name, (constraint, vec![at]))?;
+        if let Some(said) = is_key {
+            set_key(&mut key, &name, Key { name: said.name, columns: vec![at], deferral: said.deferral })?;
         }
     }
     for constraint in &create.constraints {
         match constraint {
             TableConstraint::PrimaryKey(primary) => {
-                foreign_key::must_be_immediate(primary.characteristics.as_ref(), "PRIMARY KEY")?;
-                let named = primary.name.as_ref().map(folded);
-                let positions = key_positions(primary, &columns)?;
-                set_key(&mut key, &name, (named, positions))?;
+                set_key(&mut key, &name, read_key(primary, &columns)?)?;
             }
             TableConstraint::Unique(unique) => uniques.push(index::read_unique(unique, &columns)?),
             TableConstraint::ForeignKey(key) => references.push(foreign_key::read(key, None, None)?),
@@ -249,7 +249,8 @@ fn describe(create: &CreateTable, schema: String, name: String) -> SqlResult<Des
             _ => return Err(SqlError::unsupported("this table constraint")),
         }
     }
-    let (primary_key, key) = keyed_by(key, &name, &mut columns);
+    let (primary_key, key, beside) = keyed_by(key, &name, &mut columns);
+    uniques.splice(0..0, beside);
     let next_column_id = columns.len() as u32 + 1;
     let table = TableDescriptor {
         id: 0,
@@ -269,30 +270,55 @@ fn describe(create: &CreateTable, schema: String, name: String) -> SqlResult<Des
     Ok(Design { table, draws, uniques, checks, references })
 }
 
-/// The primary key's name and columns, which get NOT NULL; or the hidden row id, which is added.
-fn keyed_by(
-    key: Option<(Option<String>, Vec<usize>)>,
-    table: &str,
-    columns: &mut Vec<ColumnDescriptor>,
-) -> (Option<String>, Vec<usize>) {
-    match key {
-        Some((constraint, key)) => {
-            key.iter().for_each(|at| columns[*at].nullable = false);
-            (Some(constraint.unwrap_or_else(|| format!("{table}_pkey"))), key)
-        }
-        None => {
-            let id = columns.len() as u32 + 1;
-            columns.push(row_id(id));
-            (None, vec![columns.len() - 1])
+/// A PRIMARY KEY as it was said.
+pub struct Key {
+    /// Its name, if it has one.
+    pub name: Option<String>,
+    /// Positions of its columns.
+    pub columns: Vec<usize>,
+    /// When it is checked.
+    pub deferral: Deferral,
+}
+
+impl Key {
+    /// One that may be deferred is no key that rows can be kept by: an index.
+    pub fn beside_rows(self) -> Result<Unique, Key> {
+        let Key { name, columns, deferral } = self;
+        match deferral {
+            Deferral::Never => Err(Key { name, columns, deferral }),
+            _ => Ok(Unique { name, columns, nulls_distinct: true, deferral, primary: true }),
         }
     }
 }
 
-fn set_key(
-    key: &mut Option<(Option<String>, Vec<usize>)>,
+/// Reads a table's PRIMARY KEY.
+pub fn read_key(primary: &PrimaryKeyConstraint, columns: &[ColumnDescriptor]) -> SqlResult<Key> {
+    Ok(Key {
+        name: primary.name.as_ref().map(folded),
+        columns: key_positions(primary, columns)?,
+        deferral: foreign_key::deferral(primary.characteristics.as_ref())?,
+    })
+}
+
+/// The primary key's name and columns, which get NOT NULL; or the hidden row id, which is added. Then maybe the primary key that is an
+/// index beside it.
+fn keyed_by(
+    key: Option<Key>,
     table: &str,
-    new: (Option<String>, Vec<usize>),
-) -> SqlResult<()> {
+    columns: &mut Vec<ColumnDescriptor>,
+) -> (Option<String>, Vec<usize>, Option<Unique>) {
+    key.iter().flat_map(|key| &key.columns).for_each(|at| columns[*at].nullable = false);
+    match key.map(Key::beside_rows) {
+        Some(Err(key)) => (Some(key.name.unwrap_or_else(|| format!("{table}_pkey"))), key.columns, None),
+        other => {
+            let id = columns.len() as u32 + 1;
+            columns.push(row_id(id));
+            (None, vec![columns.len() - 1], other.and_then(Result::ok))
+        }
+    }
+}
+
+fn set_key(key: &mut Option<Key>, table: &str, new: Key) -> SqlResult<()> {
     if key.is_some() {
         return Err(multiple_keys(table));
     }
@@ -315,7 +341,7 @@ pub fn row_id(id: u32) -> ColumnDescriptor {
 }
 
 /// Positions of a key's columns; 42703 for an unknown one, 42701 for one named twice, 54011 for too many.
-pub fn key_positions(primary: &PrimaryKeyConstraint, columns: &[ColumnDescriptor]) -> SqlResult<Vec<usize>> {
+fn key_positions(primary: &PrimaryKeyConstraint, columns: &[ColumnDescriptor]) -> SqlResult<Vec<usize>> {
     if primary.columns.len() > MAX_KEY_COLUMNS {
         return Err(SqlError::new(
             SqlState::TOO_MANY_COLUMNS,

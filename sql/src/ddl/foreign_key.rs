@@ -88,15 +88,6 @@ pub fn deferral(said: Option<&ConstraintCharacteristics>) -> SqlResult<Deferral>
     }
 }
 
-/// 0A000 for a constraint that is not checked at once.
-pub fn must_be_immediate(said: Option<&ConstraintCharacteristics>, kind: &str) -> SqlResult<()> {
-    match deferral(said)? {
-        Deferral::Never => Ok(()),
-        _ => Err(SqlError::unsupported(format!("a DEFERRABLE {kind} constraint"))
-            .with_hint("FOREIGN KEY constraints can be deferred.")),
-    }
-}
-
 /// The table a constraint of `child` references: itself, or one of the catalog. 42P01 when there is none.
 fn parent_of<'a>(
     catalog: &'a CatalogSnapshot,
@@ -122,6 +113,7 @@ pub fn described(
     let columns = positions(child, &said.columns)?;
     let (referenced, index) = match said.referenced.is_empty() {
         true if parent.primary_key.is_some() => (parent.key.clone(), PRIMARY_INDEX),
+        true if parent.has_primary_key() => return Err(never_sure(parent, "primary key")),
         true => {
             let message = format!("there is no primary key for referenced table \"{}\"", parent.name);
             return Err(SqlError::new(SqlState::UNDEFINED_OBJECT, message));
@@ -174,7 +166,13 @@ fn positions(table: &TableDescriptor, names: &[String]) -> SqlResult<Vec<usize>>
     names.iter().map(position).collect()
 }
 
-/// The index that makes these columns unique; 42830 when there is none.
+/// 55000: rows may have a key twice for a while, and which of them would be the parent?
+fn never_sure(parent: &TableDescriptor, kind: &str) -> SqlError {
+    let message = format!("cannot use a deferrable {kind} for referenced table \"{}\"", parent.name);
+    SqlError::new(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+}
+
+/// The index that makes these columns unique at any moment; 42830 when there is none, 55000 when it is deferrable.
 fn unique_index(parent: &TableDescriptor, columns: &[usize]) -> SqlResult<u32> {
     let wanted: BTreeSet<usize> = columns.iter().copied().collect();
     if parent.primary_key.is_some() && parent.key.iter().copied().collect::<BTreeSet<usize>>() == wanted {
@@ -183,11 +181,15 @@ fn unique_index(parent: &TableDescriptor, columns: &[usize]) -> SqlResult<u32> {
     let same = |index: &&crate::catalog::descriptor::IndexDescriptor| {
         index.unique && index.columns.iter().map(|column| column.at).collect::<BTreeSet<usize>>() == wanted
     };
-    parent.public_indexes().find(same).map(|index| index.id).ok_or_else(|| {
-        let message =
-            format!("there is no unique constraint matching given keys for referenced table \"{}\"", parent.name);
-        SqlError::new(SqlState::INVALID_FOREIGN_KEY, message)
-    })
+    let found: Vec<_> = parent.public_indexes().filter(same).collect();
+    if let Some(index) = found.iter().find(|index| index.is_strict()) {
+        return Ok(index.id);
+    }
+    if !found.is_empty() {
+        return Err(never_sure(parent, "unique constraint"));
+    }
+    let message = format!("there is no unique constraint matching given keys for referenced table \"{}\"", parent.name);
+    Err(SqlError::new(SqlState::INVALID_FOREIGN_KEY, message))
 }
 
 fn named(

@@ -27,12 +27,13 @@ use proto::KeyRange;
 use super::{
     Pending,
     constraint::{self, Alone},
-    foreign_key,
+    foreign_key, validate,
 };
 use crate::{
     catalog::{
         CatalogSnapshot, ColumnDescriptor, Table, TableDescriptor,
         descriptor::{IndexColumn, IndexDescriptor, MAX_KEY_COLUMNS},
+        foreign_key::Deferral,
         garbage, store,
     },
     codec::{Entry, IndexCodec},
@@ -61,6 +62,10 @@ pub struct Unique {
     pub columns: Vec<usize>,
     /// NULLS DISTINCT.
     pub nulls_distinct: bool,
+    /// When it is checked.
+    pub deferral: Deferral,
+    /// It is a PRIMARY KEY that may be deferred.
+    pub primary: bool,
 }
 
 /// Reads a table's UNIQUE constraint.
@@ -71,7 +76,7 @@ pub fn read_unique(unique: &UniqueConstraint, columns: &[ColumnDescriptor]) -> S
     if !matches!(unique.index_type_display, KeyOrIndexDisplay::None) {
         return Err(SqlError::syntax("syntax error in UNIQUE"));
     }
-    foreign_key::must_be_immediate(unique.characteristics.as_ref(), "UNIQUE")?;
+    let deferral = foreign_key::deferral(unique.characteristics.as_ref())?;
     let named = unique.columns.iter().map(|column| plain(column).map(|(name, _)| name));
     let names = named.collect::<SqlResult<Vec<String>>>()?;
     let positions = positions(&names, columns, "named in key")?;
@@ -79,6 +84,8 @@ pub fn read_unique(unique: &UniqueConstraint, columns: &[ColumnDescriptor]) -> S
         name: unique.name.as_ref().map(folded),
         columns: positions,
         nulls_distinct: unique.nulls_distinct != NullsDistinctOption::NotDistinct,
+        deferral,
+        primary: false,
     })
 }
 
@@ -131,7 +138,8 @@ pub fn unique_index(
     id: u32,
     taken: &[String],
 ) -> SqlResult<IndexDescriptor> {
-    let name = match unique.name {
+    let named = unique.name.or_else(|| unique.primary.then(|| format!("{}_pkey", table.name)));
+    let name = match named {
         Some(name) if catalog.has_relation(&table.schema, &name) || taken.contains(&name) => {
             return Err(store::duplicate_relation(&name));
         }
@@ -146,6 +154,8 @@ pub fn unique_index(
         unique: true,
         nulls_distinct: unique.nulls_distinct,
         constraint: true,
+        primary: unique.primary,
+        deferral: unique.deferral,
         public: true,
     })
 }
@@ -161,6 +171,19 @@ pub async fn add_unique(
     let unique = read_unique(constraint, &table.columns)?;
     let id = store::allocate_ids(gateway.client(), 1).await?;
     let index = unique_index(&pending.catalog, table, unique, id, &[])?;
+    build(gateway, pending, table, index, alone).await
+}
+
+/// ALTER TABLE … ADD PRIMARY KEY of one that may be deferred.
+pub async fn add_primary(
+    gateway: &Arc<Gateway>,
+    pending: &mut Pending,
+    table: &Table,
+    key: Unique,
+    alone: &Alone,
+) -> SqlResult<()> {
+    let id = store::allocate_ids(gateway.client(), 1).await?;
+    let index = unique_index(&pending.catalog, table, key, id, &[])?;
     build(gateway, pending, table, index, alone).await
 }
 
@@ -232,6 +255,8 @@ fn described(catalog: &CatalogSnapshot, table: &TableDescriptor, create: &Create
         unique: create.unique,
         nulls_distinct: create.nulls_distinct.unwrap_or(true),
         constraint: false,
+        primary: false,
+        deferral: Deferral::Never,
         public: true,
     })
 }
@@ -245,12 +270,19 @@ async fn build(
     alone: &Alone,
 ) -> SqlResult<()> {
     let mut new = (**table).clone();
+    if index.primary {
+        index.columns.iter().for_each(|column| new.columns[column.at].nullable = false);
+    }
     new.indexes.push(index.clone());
     new.version += 1;
     let new = Arc::new(new);
     if pending.unpublished.contains(&table.storage_id) {
         pending.fill(table.storage_id);
-        if let Err(error) = fill_unpublished(gateway, table, &index).await {
+        let filled = async {
+            fill_unpublished(gateway, table, &index).await?;
+            validate::unique(gateway, &new, &index).await
+        };
+        if let Err(error) = filled.await {
             // Behind a savepoint the table may stay.
             let entries = garbage::Garbage::Index(table.storage_id, index.id);
             garbage::note(gateway.client(), gateway.id(), entries).await?;
@@ -260,7 +292,11 @@ async fn build(
     } else {
         alone.unwritten(&[table], "an index")?;
         garbage::note(gateway.client(), gateway.id(), garbage::Garbage::Index(table.storage_id, index.id)).await?;
-        if let Err(error) = fill(gateway, &new, &index).await {
+        let filled = match fill(gateway, &new, &index).await {
+            Ok(()) => validate::unique(gateway, &new, &index).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = filled {
             gateway.collect_indexes(vec![(table.storage_id, index.id)]);
             return Err(error);
         }

@@ -8,14 +8,18 @@ use std::sync::Arc;
 use datafusion::sql::sqlparser::ast::PrimaryKeyConstraint;
 use kv::ScanOptions;
 
-use super::{Pending, constraint::Alone, create_table, foreign_key, index::not_created};
+use super::{
+    Pending,
+    constraint::Alone,
+    create_table,
+    index::{self, not_created},
+};
 use crate::{
     catalog::{Table, TableDescriptor, garbage, store},
     codec::TableCodec,
-    dml::{BulkWriter, Target},
-    error::{SqlError, SqlResult, SqlState},
+    dml::{BulkWriter, Target, target::contains_null},
+    error::SqlResult,
     gateway::Gateway,
-    name::folded,
     types::Datum,
 };
 
@@ -27,15 +31,17 @@ pub async fn add(
     primary: &PrimaryKeyConstraint,
     alone: &Alone,
 ) -> SqlResult<()> {
-    if table.primary_key.is_some() {
+    if table.has_primary_key() {
         return Err(create_table::multiple_keys(&table.name));
     }
-    let key = create_table::key_positions(primary, &table.columns)?;
-    let constraint = primary.name.as_ref().map_or_else(|| format!("{}_pkey", table.name), folded);
+    let key = match create_table::read_key(primary, &table.columns)?.beside_rows() {
+        Ok(unique) => return index::add_primary(gateway, pending, table, unique, alone).await,
+        Err(key) => key,
+    };
+    let constraint = key.name.unwrap_or_else(|| format!("{}_pkey", table.name));
     alone.unwritten(&[table], "ALTER TABLE ADD PRIMARY KEY")?;
-    foreign_key::must_be_immediate(primary.characteristics.as_ref(), "PRIMARY KEY")?;
     let storage_id = store::allocate_ids(gateway.client(), 1).await?;
-    let new = keyed(table, key, constraint, storage_id);
+    let new = keyed(table, key.columns, constraint, storage_id);
     match copy(gateway, table, &new).await {
         Ok(()) => {
             pending.replace_storage(table.storage_id, Arc::new(new));
@@ -85,14 +91,6 @@ async fn copy(gateway: &Gateway, old: &TableDescriptor, new: &TableDescriptor) -
 fn check_keys(table: &TableDescriptor, row: &[Datum]) -> SqlResult<()> {
     match table.key.iter().find(|at| row[**at].is_null()) {
         None => Ok(()),
-        Some(at) => {
-            let column = &table.columns[*at].name;
-            Err(SqlError::new(
-                SqlState::NOT_NULL_VIOLATION,
-                format!("column \"{column}\" of relation \"{}\" contains null values", table.name),
-            )
-            .with_table(&table.schema, &table.name)
-            .with_column(column))
-        }
+        Some(at) => Err(contains_null(table, *at)),
     }
 }

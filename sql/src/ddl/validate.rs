@@ -3,11 +3,15 @@
 use bytes::Bytes;
 use kv::{ScanOptions, Txn};
 
+use super::index::not_created;
 use crate::{
-    catalog::{ForeignKeyDescriptor, Table},
+    catalog::{ForeignKeyDescriptor, Table, descriptor::IndexDescriptor},
     codec::TableCodec,
     ddl::check::Check,
-    dml::foreign::{Parents, child_values, orphan, parent_values},
+    dml::{
+        foreign::{Parents, child_values, orphan, parent_values},
+        unique::all_distinct,
+    },
     error::{SqlError, SqlResult, SqlState},
     gateway::Gateway,
     types::Datum,
@@ -58,6 +62,16 @@ async fn all_there(
         Some(at) => Err(orphan(child, parent, key, &values[at])),
         None => Ok(()),
     }
+}
+
+/// 23505 for a value that several rows have, when entries do not say so by themselves; 23502 for a NULL in a primary key. The index is
+/// complete, and nobody writes.
+pub async fn unique(gateway: &Gateway, table: &Table, index: &IndexDescriptor) -> SqlResult<()> {
+    if !index.is_deferrable() {
+        return Ok(());
+    }
+    let txn = gateway.client().begin().await?;
+    all_distinct(&txn, table, index).await.map_err(not_created)
 }
 
 /// 23514 for a row of which a CHECK is false.

@@ -14,6 +14,7 @@ pub mod returning;
 pub mod select_for;
 mod streamed;
 pub mod target;
+pub mod unique;
 
 pub use bulk::BulkWriter;
 pub use foreign::{Integrity, Links, Pair};

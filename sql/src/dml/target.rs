@@ -243,6 +243,13 @@ pub fn not_null(table: &TableDescriptor, column: &str) -> SqlError {
     .with_column(column)
 }
 
+/// 23502 for rows that have a NULL in a column that is to have none.
+pub fn contains_null(table: &TableDescriptor, at: usize) -> SqlError {
+    let column = &table.columns[at].name;
+    let message = format!("column \"{column}\" of relation \"{}\" contains null values", table.name);
+    SqlError::new(SqlState::NOT_NULL_VIOLATION, message).with_table(&table.schema, &table.name).with_column(column)
+}
+
 /// A value as messages show it.
 pub(super) fn shown(datum: &Datum, column: &crate::catalog::ColumnDescriptor) -> String {
     if datum.is_null() {

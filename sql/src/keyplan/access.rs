@@ -163,7 +163,7 @@ fn by_index(
             bind(compiler, table, &key, conjunct, &mut bounds)?;
             filters.push(condition(compiler, conjunct)?);
         }
-        let Some((rank, access)) = index_access(bounds, index.unique) else { continue };
+        let Some((rank, access)) = index_access(bounds, index.is_strict()) else { continue };
         if best.as_ref().is_none_or(|(known, _)| *known < rank) {
             let filter = filters.into_iter().reduce(|a, b| Scalar::And(Box::new(a), Box::new(b)));
             best = Some((rank, Selection { index: Some(place), access, filter }));

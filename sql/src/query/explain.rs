@@ -14,10 +14,7 @@
 use std::{fmt, sync::Arc};
 
 use datafusion::physical_plan::{ExecutionPlan, displayable};
-use proto::{
-    KeyRange,
-    keyspace::{PREFIX_LEN, split_prefix},
-};
+use proto::{KeyRange, keyspace::split_prefix};
 
 use super::{
     bind::Change,
@@ -189,7 +186,7 @@ pub fn shown_key(table: &TableDescriptor, form: &KeyForm, key: &[u8]) -> String 
     if key == form.range().end {
         return "end".to_owned();
     }
-    let mut rest = key.get(PREFIX_LEN..).unwrap_or_default();
+    let mut rest = form.values_in(key);
     let mut parts = Vec::new();
     for (at, column) in form.columns() {
         if rest.is_empty() {

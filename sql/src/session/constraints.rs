@@ -12,7 +12,7 @@ use crate::{
 };
 
 impl Session {
-    /// What a statement needs to keep foreign keys.
+    /// What a statement needs to keep foreign keys and deferrable constraints.
     pub(super) fn links(&mut self, sql: &str) -> SqlResult<Links> {
         let locking = self.locking(sql)?;
         let catalog = self.snapshot();
@@ -76,6 +76,8 @@ fn deferrable(catalog: &CatalogSnapshot, name: &RelationName) -> SqlResult<Vec<u
         known = true;
         let key = table.foreign_keys.iter().find(|key| key.name == name.name);
         ids.extend(key.filter(|key| key.is_deferrable()).map(|key| key.id));
+        let index = table.indexes.iter().find(|index| index.constraint && index.name == name.name);
+        ids.extend(index.filter(|index| index.is_deferrable()).map(|index| index.id));
     }
     if !known {
         let message = format!("constraint \"{}\" does not exist", name.name);

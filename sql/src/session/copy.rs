@@ -40,7 +40,7 @@ pub(super) struct CopyIn {
     count: u64,
     single: bool,
     /// Rows whose parents may come behind them.
-    orphans: Later,
+    later: Later,
 }
 
 enum Sink {
@@ -175,9 +175,9 @@ impl Session {
             Ok((*at, Sequence::clone(sequence)))
         };
         let drawn = input.drawn().iter().map(sequence).collect::<SqlResult<Vec<_>>>()?;
-        let (rows, orphans) = (Vec::new(), Later::default());
+        let (rows, later) = (Vec::new(), Later::of(own));
         self.copy_in =
-            Some(Box::new(CopyIn { target, input, sink, drawn, rows, announced: false, count: 0, single, orphans }));
+            Some(Box::new(CopyIn { target, input, sink, drawn, rows, announced: false, count: 0, single, later }));
         let mut running = Running::with_tag(Tag::Fixed("COPY".to_owned()));
         running.source = Source::CopyIn;
         running.single = single;
@@ -248,22 +248,25 @@ impl Session {
             }
             Sink::Buffer => self.copy_buffer(&copy.target, &rows, copy.single).await?,
         }
-        if copy.target.table.foreign_keys.is_empty() {
-            return Ok(());
+        let bulk = matches!(copy.sink, Sink::Bulk(_));
+        let checked =
+            if bulk { !copy.target.table.foreign_keys.is_empty() } else { copy.target.table.checks_new_rows() };
+        match checked {
+            true => self.settle_copied(&copy.target.table, Some(&rows), &mut copy.later).await,
+            false => Ok(()),
         }
-        self.with_parents(&copy.target.table, Some(&rows), &mut copy.orphans).await
     }
 
-    /// 23503 for rows without a parent; with `None` all rows have come.
-    async fn with_parents(&mut self, table: &Table, rows: Option<&[Vec<Datum>]>, orphans: &mut Later) -> SqlResult<()> {
+    /// 23503 for rows without a parent, 23505 for those that share a deferrable value; with `None` all rows have come.
+    async fn settle_copied(&mut self, table: &Table, rows: Option<&[Vec<Datum>]>, later: &mut Later) -> SqlResult<()> {
         let links = self.links("COPY FROM STDIN")?;
         let now_us = self.open(false)?.now_us;
         let (reader, _) = self.reader().await?;
         let (settings, plant) = (self.settings.format.clone(), self.gateway.plant());
         let integrity = Integrity { reader: &reader, links: &links, now_us, settings: &settings, plant };
         match rows {
-            Some(rows) => super::run::guarded(self, integrity.settle_some(table, rows, orphans)).await,
-            None => super::run::guarded(self, integrity.settle_rest(std::mem::take(orphans))).await,
+            Some(rows) => super::run::guarded(self, integrity.settle_some(table, rows, later)).await,
+            None => super::run::guarded(self, integrity.settle_rest(table, std::mem::take(later))).await,
         }
     }
 
@@ -297,9 +300,9 @@ impl Session {
         if let Sink::Bulk(writer) = &mut copy.sink {
             writer.finish().await?;
         }
-        match copy.target.table.foreign_keys.is_empty() {
-            true => Ok(()),
-            false => self.with_parents(&copy.target.table, None, &mut copy.orphans).await,
+        match copy.target.table.checks_new_rows() {
+            true => self.settle_copied(&copy.target.table, None, &mut copy.later).await,
+            false => Ok(()),
         }
     }
 

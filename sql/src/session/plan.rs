@@ -80,18 +80,18 @@ pub struct StatementPlan {
     pub volatile: bool,
     /// It reads what was so then.
     pub as_of: Option<Arc<Moment>>,
-    /// What foreign keys want of it.
+    /// What foreign keys and deferrable constraints want of it.
     pub linked: Linked,
 }
 
-/// What foreign keys want of a statement.
+/// What foreign keys and deferrable constraints want of a statement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Linked {
     /// Nothing.
     No,
-    /// Its new rows have to have parents.
-    Parents,
-    /// It may change or remove keys: its rows are locked before it changes them.
+    /// Its new rows are looked at in the end: for their parents, for values that they must not share.
+    NewRows,
+    /// It may change or remove keys: its rows are locked before it changes them, and looked at in the end.
     Keys,
 }
 
@@ -103,11 +103,13 @@ impl Linked {
         let keys =
             table.key.iter().copied().chain(unique.flat_map(|index| index.columns.iter().map(|column| column.at)));
         // The key of a row is what a check that waits for COMMIT finds it by.
-        let linked = own || (table.is_linked() && keys.into_iter().any(|at| assigned.contains(&at)));
+        let shared = table.indexes.iter().filter(|index| index.is_deferrable());
+        let shared = shared.flat_map(|index| &index.columns).any(|column| assigned.contains(&column.at));
+        let linked = own || shared || (table.is_linked() && keys.into_iter().any(|at| assigned.contains(&at)));
         if linked { Linked::Keys } else { Linked::No }
     }
     fn inserting(table: &TableDescriptor) -> Self {
-        if table.foreign_keys.is_empty() { Linked::No } else { Linked::Parents }
+        if table.checks_new_rows() { Linked::NewRows } else { Linked::No }
     }
     fn deleting(table: &TableDescriptor) -> Self {
         if table.referrers.is_empty() { Linked::No } else { Linked::Keys }
@@ -143,7 +145,7 @@ impl Linked {
     fn reached(self, table: u32, mode: Mode, catalog: &CatalogSnapshot) -> Vec<(u32, Mode)> {
         match self {
             Linked::No => vec![(table, mode)],
-            Linked::Parents => catalog.reached_by_insert(table),
+            Linked::NewRows => catalog.reached_by_insert(table),
             Linked::Keys => catalog.reached_from(table),
         }
     }

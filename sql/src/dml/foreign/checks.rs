@@ -1,4 +1,4 @@
-//! Checks: a child has its parent, a key that is gone has no children.
+//! Checks: a child has its parent, a key that is gone has no children. Those of unique values come this way, too ([`crate::dml::unique`]).
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -8,14 +8,14 @@ use super::{Gone, Integrity, at, converted, name_of, types_of};
 use crate::{
     catalog::{ForeignKeyDescriptor, Table, TableDescriptor, foreign_key::names},
     codec::TableCodec,
-    dml::target::shown,
+    dml::{target::shown, unique::all_distinct},
     error::{SqlError, SqlResult, SqlState},
     types::Datum,
 };
 
 /// Something to be found out about a constraint.
 #[derive(Clone, Debug)]
-pub(super) struct Check {
+pub(in crate::dml) struct Check {
     /// The table with the constraint.
     pub child: u32,
     /// The constraint's id.
@@ -26,7 +26,7 @@ pub(super) struct Check {
 
 /// What a check is about.
 #[derive(Clone, Debug)]
-pub(super) enum Subject {
+pub(in crate::dml) enum Subject {
     /// A row of the child, if it still has these values, has its parent.
     Row {
         /// The row's key.
@@ -39,6 +39,13 @@ pub(super) enum Subject {
         /// Of the referenced columns.
         values: Vec<Datum>,
     },
+    /// Not more than one row has these values of a unique constraint's columns.
+    Value {
+        /// In the order of its index.
+        values: Vec<Datum>,
+    },
+    /// The same of all values that there are.
+    AllValues,
 }
 
 impl Check {
@@ -52,6 +59,8 @@ impl Check {
 struct Questions {
     rows: Vec<(Bytes, Vec<Datum>)>,
     parents: Vec<Vec<Datum>>,
+    values: Vec<Vec<Datum>>,
+    all_values: bool,
 }
 
 impl Integrity<'_> {
@@ -63,10 +72,19 @@ impl Integrity<'_> {
             match subject {
                 Subject::Row { row_key, values } => about.rows.push((row_key, values)),
                 Subject::Parent { values } => about.parents.push(values),
+                Subject::Value { values } => about.values.push(values),
+                Subject::AllValues => about.all_values = true,
             }
         }
-        for ((key, child), Questions { rows, parents }) in questions {
+        for ((key, child), Questions { rows, parents, values, all_values }) in questions {
             let Some(child) = self.links.catalog.by_id(child) else { continue };
+            if let Some(index) = child.indexes.iter().find(|index| index.id == key) {
+                match all_values {
+                    true => all_distinct(self.reader.txn(child.storage_id), child, index).await?,
+                    false => self.check_unique(child, index, &values).await?,
+                }
+                continue;
+            }
             let Some(key) = child.foreign_keys.iter().find(|known| known.id == key) else { continue };
             let Some(parent) = self.links.catalog.by_id(key.parent) else { continue };
             self.check_rows(child, parent, key, rows).await?;

@@ -7,7 +7,7 @@ use super::{
     checks::{Check, Subject},
 };
 use crate::{
-    catalog::{CatalogSnapshot, ForeignKeyDescriptor, foreign_key::Deferral},
+    catalog::{CatalogSnapshot, foreign_key::Deferral},
     ddl::restore::{self, Move},
     error::{SqlError, SqlResult, SqlState},
 };
@@ -30,9 +30,13 @@ struct Modes {
 }
 
 impl Modes {
-    fn puts_off(&self, key: &ForeignKeyDescriptor) -> bool {
-        let said = self.named.get(&key.id).copied().or(self.all);
-        key.is_deferrable() && said.unwrap_or(key.deferral == Deferral::Deferred)
+    /// What concerns a constraint that is gone is not put off, and forgotten.
+    fn puts_off(&self, check: &Check, catalog: &CatalogSnapshot) -> bool {
+        let said = self.named.get(&check.key).copied().or(self.all);
+        match deferral_of(catalog, check) {
+            None | Some(Deferral::Never) => false,
+            Some(deferral) => said.unwrap_or(deferral == Deferral::Deferred),
+        }
     }
 }
 
@@ -43,14 +47,17 @@ pub struct Place {
     modes: Modes,
 }
 
-fn key_of(catalog: &CatalogSnapshot, check: &Check) -> Option<ForeignKeyDescriptor> {
-    catalog.by_id(check.child)?.foreign_keys.iter().find(|key| key.id == check.key).cloned()
+/// Of a foreign key, or of an index.
+fn deferral_of(catalog: &CatalogSnapshot, check: &Check) -> Option<Deferral> {
+    let table = catalog.by_id(check.child)?;
+    let key = table.foreign_keys.iter().find(|key| key.id == check.key).map(|key| key.deferral);
+    key.or_else(|| table.indexes.iter().find(|index| index.id == check.key).map(|index| index.deferral))
 }
 
 impl Deferred {
     /// Keeps the checks that are put off; the others, which are due.
     pub(super) fn put_off(&mut self, checks: Vec<Check>, catalog: &CatalogSnapshot) -> SqlResult<Vec<Check>> {
-        let later = |check: &Check| key_of(catalog, check).is_some_and(|key| self.modes.puts_off(&key));
+        let later = |check: &Check| self.modes.puts_off(check, catalog);
         let (later, now): (Vec<Check>, Vec<Check>) = checks.into_iter().partition(later);
         if self.checks.len() + later.len() > MAX_CHECKS {
             let message = format!("a transaction puts off at most {MAX_CHECKS} checks of constraints");
@@ -107,8 +114,7 @@ impl Integrity<'_> {
     pub async fn check_due(&self) -> SqlResult<()> {
         let due = {
             let deferred = self.links.deferred.lock();
-            let due =
-                |check: &&Check| key_of(&self.links.catalog, check).is_some_and(|key| !deferred.modes.puts_off(&key));
+            let due = |check: &&Check| !deferred.modes.puts_off(check, &self.links.catalog);
             deferred.checks.iter().filter(due).cloned().collect()
         };
         self.check(due).await

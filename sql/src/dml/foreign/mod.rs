@@ -33,8 +33,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 
-use self::checks::{Check, Subject};
-use super::{RowLocking, target::Change};
+use super::{RowLocking, target::Change, unique};
 use crate::{
     catalog::{CatalogSnapshot, ForeignKeyDescriptor, Table, foreign_key::Action},
     codec::{TableCodec, key},
@@ -46,6 +45,7 @@ use crate::{
 };
 
 pub use checks::orphan;
+pub(super) use checks::{Check, Subject};
 pub use deferred::{Deferred, Place};
 pub use parents::Parents;
 
@@ -78,9 +78,20 @@ impl Pair {
 
 /// Checks that wait for a statement's last row.
 #[derive(Debug, Default)]
-pub struct Later(Vec<Check>);
+pub struct Later {
+    checks: Vec<Check>,
+    /// Rows are written in bulk, and cannot be read before all are.
+    bulk: bool,
+}
 
-/// What keeping foreign keys needs of a session.
+impl Later {
+    /// Of a statement that writes its rows in bulk, or as all others do.
+    pub fn of(bulk: bool) -> Self {
+        Later { checks: Vec::new(), bulk }
+    }
+}
+
+/// What keeping constraints needs of a session.
 pub struct Links {
     /// The tables and their constraints.
     pub catalog: Arc<CatalogSnapshot>,
@@ -90,7 +101,7 @@ pub struct Links {
     pub deferred: Arc<Mutex<Deferred>>,
 }
 
-/// Keeps foreign keys, for one statement or at COMMIT.
+/// Keeps foreign keys and deferrable unique constraints, for one statement or at COMMIT.
 pub struct Integrity<'a> {
     /// Reads tables.
     pub reader: &'a Reader,
@@ -123,6 +134,7 @@ impl Integrity<'_> {
                 return Err(SqlError::new(SqlState::PROGRAM_LIMIT_EXCEEDED, message));
             }
             new_children(&table, &pairs, &mut checks)?;
+            unique::new_values(&table, &pairs, &mut checks)?;
             for (child, key) in self.referring(&table) {
                 let gone = gone_keys(&table, &key, &pairs)?;
                 self.guard(&table, &gone)?;
@@ -151,12 +163,15 @@ impl Integrity<'_> {
     /// The same for new rows of which more are to come, in the same statement: `later` gets the checks whose parents may be among
     /// those.
     pub async fn settle_some(&self, table: &Table, rows: &[Vec<Datum>], later: &mut Later) -> SqlResult<()> {
-        let mut checks = Vec::new();
-        new_children(table, &Pair::inserted(rows), &mut checks)?;
+        let (mut checks, pairs) = (Vec::new(), Pair::inserted(rows));
+        new_children(table, &pairs, &mut checks)?;
+        if !later.bulk {
+            unique::new_values(table, &pairs, &mut checks)?;
+        }
         let own = |check: &Check| table.foreign_keys.iter().any(|key| key.id == check.key && key.parent == table.id);
         let (own, others): (Vec<Check>, Vec<Check>) = checks.into_iter().partition(own);
-        later.0.extend(own);
-        if later.0.len() > MAX_ROWS {
+        later.checks.extend(own);
+        if later.checks.len() > MAX_ROWS {
             let message = format!("a statement adds at most {MAX_ROWS} rows to a table that references itself");
             return Err(SqlError::new(SqlState::PROGRAM_LIMIT_EXCEEDED, message));
         }
@@ -164,8 +179,12 @@ impl Integrity<'_> {
     }
 
     /// All rows have come.
-    pub async fn settle_rest(&self, later: Later) -> SqlResult<()> {
-        self.check_or_put_off(later.0).await
+    pub async fn settle_rest(&self, table: &Table, later: Later) -> SqlResult<()> {
+        let mut checks = later.checks;
+        if later.bulk {
+            unique::all_values(table, &mut checks);
+        }
+        self.check_or_put_off(checks).await
     }
 
     /// Nobody may have taken such a row for the parent of a new child since it was locked.

@@ -61,7 +61,7 @@ pub fn bind(binder: &Binder<'_>, on: OnInsert, table: &Table, alias: Option<&Ide
     };
     let arbiters = match &conflict_target {
         Some(target) => arbiters_of(target, table)?,
-        None => all_arbiters(table),
+        None => all_arbiters(table)?,
     };
     match action {
         OnConflictAction::DoNothing => Ok(Conflict { arbiters, update: None }),
@@ -77,9 +77,21 @@ pub fn bind(binder: &Binder<'_>, on: OnInsert, table: &Table, alias: Option<&Ide
 }
 
 /// Without a target everything that is unique counts.
-fn all_arbiters(table: &TableDescriptor) -> Arbiters {
+fn all_arbiters(table: &TableDescriptor) -> SqlResult<Arbiters> {
     let unique = table.indexes.iter().filter(|index| index.unique);
-    Arbiters { key: table.primary_key.is_some(), indexes: unique.map(|index| index.id).collect() }
+    let indexes = unique.map(|index| arbiter(table, index)).collect::<SqlResult<Vec<u32>>>()?;
+    Ok(Arbiters { key: table.primary_key.is_some(), indexes })
+}
+
+/// 55000 for an index that several rows may meet by, for a while.
+fn arbiter(table: &TableDescriptor, index: &IndexDescriptor) -> SqlResult<u32> {
+    if index.is_strict() {
+        return Ok(index.id);
+    }
+    let message = "ON CONFLICT does not support deferrable unique constraints/exclusion constraints as arbiters";
+    Err(SqlError::new(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+        .with_table(&table.schema, &table.name)
+        .with_constraint(&index.name))
 }
 
 /// The constraints a target means. A unique index that is still being filled has been written since it was made and may miss older
@@ -97,7 +109,7 @@ fn arbiters_of(target: &ConflictTarget, table: &TableDescriptor) -> SqlResult<Ar
             let wanted = names.iter().map(position).collect::<SqlResult<BTreeSet<usize>>>()?;
             let same = |index: &&IndexDescriptor| index.columns.iter().map(|c| c.at).collect::<BTreeSet<_>>() == wanted;
             let key = table.primary_key.is_some() && table.key.iter().copied().collect::<BTreeSet<_>>() == wanted;
-            let indexes: Vec<u32> = unique.filter(same).map(|index| index.id).collect();
+            let indexes = unique.filter(same).map(|index| arbiter(table, index)).collect::<SqlResult<Vec<u32>>>()?;
             if key || !indexes.is_empty() { Ok(Arbiters { key, indexes }) } else { Err(no_constraint()) }
         }
         ConflictTarget::OnConstraint(name) => {
@@ -106,7 +118,7 @@ fn arbiters_of(target: &ConflictTarget, table: &TableDescriptor) -> SqlResult<Ar
                 return Ok(Arbiters { key: true, indexes: Vec::new() });
             }
             if let Some(index) = unique.filter(|index| index.constraint).find(|index| index.name == name) {
-                return Ok(Arbiters { key: false, indexes: vec![index.id] });
+                return Ok(Arbiters { key: false, indexes: vec![arbiter(table, index)?] });
             }
             let message = format!("constraint \"{name}\" for table \"{}\" does not exist", table.name);
             Err(SqlError::new(SqlState::UNDEFINED_OBJECT, message))

@@ -134,8 +134,13 @@ impl Names {
         });
         unique.map_or(Datum::Null, |(table, index)| {
             let columns = index.columns.iter().map(|column| quote_ident(&table.columns[column.at].name));
-            let nulls = if index.nulls_distinct { "" } else { " NULLS NOT DISTINCT" };
-            Datum::text(format!("UNIQUE{nulls} ({})", columns.collect::<Vec<_>>().join(", ")))
+            let kind = match (index.primary, index.nulls_distinct) {
+                (true, _) => "PRIMARY KEY",
+                (false, true) => "UNIQUE",
+                (false, false) => "UNIQUE NULLS NOT DISTINCT",
+            };
+            let columns = columns.collect::<Vec<_>>().join(", ");
+            Datum::text(format!("{kind} ({columns}){}", index.deferral.words()))
         })
     }
 

@@ -228,19 +228,23 @@ struct Constraint<'a> {
     name: &'a str,
     kind: &'static str,
     columns: Vec<usize>,
+    deferral: Deferral,
     foreign: Option<&'a ForeignKeyDescriptor>,
 }
 
 fn constraints(table: &Table) -> Vec<Constraint<'_>> {
-    let plain = |name, kind, columns| Constraint { name, kind, columns, foreign: None };
-    let key = table.primary_key.iter().map(|name| plain(name.as_str(), "PRIMARY KEY", table.key.clone()));
+    let plain = |name, kind, columns, deferral| Constraint { name, kind, columns, deferral, foreign: None };
+    let key = table.primary_key.iter();
+    let key = key.map(|name| plain(name.as_str(), "PRIMARY KEY", table.key.clone(), Deferral::Never));
     let unique = table.indexes.iter().filter(|index| index.constraint);
     let columns = |index: &IndexDescriptor| index.columns.iter().map(|column| column.at).collect();
-    let unique = unique.map(|index| plain(index.name.as_str(), "UNIQUE", columns(index)));
+    let kind = |index: &IndexDescriptor| if index.primary { "PRIMARY KEY" } else { "UNIQUE" };
+    let unique = unique.map(|index| plain(index.name.as_str(), kind(index), columns(index), index.deferral));
     let foreign = table.foreign_keys.iter().map(|key| Constraint {
         name: &key.name,
         kind: "FOREIGN KEY",
         columns: key.columns.clone(),
+        deferral: key.deferral,
         foreign: Some(key),
     });
     key.chain(unique).chain(foreign).collect()
@@ -311,7 +315,7 @@ fn constraint_column_usage(snapshot: &CatalogSnapshot) -> SystemTable {
 fn table_constraints(snapshot: &CatalogSnapshot) -> SystemTable {
     let mut rows = SystemTable::new(&TABLE_CONSTRAINTS);
     for table in snapshot.tables() {
-        for Constraint { name, kind, foreign, .. } in constraints(table) {
+        for Constraint { name, kind, deferral, .. } in constraints(table) {
             rows.push(&[
                 ("constraint_catalog", text(DATABASE)),
                 ("constraint_schema", text(&table.schema)),
@@ -320,8 +324,8 @@ fn table_constraints(snapshot: &CatalogSnapshot) -> SystemTable {
                 ("table_schema", text(&table.schema)),
                 ("table_name", text(&table.name)),
                 ("constraint_type", text(kind)),
-                ("is_deferrable", yes(foreign.is_some_and(ForeignKeyDescriptor::is_deferrable))),
-                ("initially_deferred", yes(foreign.is_some_and(|key| key.deferral == Deferral::Deferred))),
+                ("is_deferrable", yes(deferral != Deferral::Never)),
+                ("initially_deferred", yes(deferral == Deferral::Deferred)),
             ]);
         }
     }

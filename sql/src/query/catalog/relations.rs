@@ -179,7 +179,7 @@ fn pg_class(snapshot: &CatalogSnapshot) -> SystemTable {
         let columns = table.visible().count();
         let namespace = namespace_of(table);
         let indexed = table.primary_key.is_some() || !table.indexes.is_empty();
-        let checks = Checks { checks: table.checks.len(), linked: table.is_linked() };
+        let checks = Checks { checks: table.checks.len(), linked: table.is_linked() || table.checks_new_rows() };
         push(table.id, &table.name, namespace, "r", oids::HEAP, columns, indexed, checks);
         if let Some(key) = &table.primary_key {
             push(
@@ -217,6 +217,7 @@ struct IndexRow {
     primary: bool,
     unique: bool,
     nulls_distinct: bool,
+    immediate: bool,
     valid: bool,
     positions: Vec<usize>,
     options: Vec<u8>,
@@ -233,15 +234,17 @@ fn index_rows(table: &TableDescriptor) -> Vec<IndexRow> {
         primary: true,
         unique: true,
         nulls_distinct: true,
+        immediate: true,
         valid: true,
         positions: table.key.clone(),
         options: vec![0; table.key.len()],
     });
     let secondary = table.indexes.iter().map(|index| IndexRow {
         id: index.id,
-        primary: false,
+        primary: index.primary,
         unique: index.unique,
         nulls_distinct: index.nulls_distinct,
+        immediate: !index.is_deferrable(),
         valid: index.public,
         positions: index.columns.iter().map(|column| column.at).collect(),
         options: index.columns.iter().map(option_bits).collect(),
@@ -264,7 +267,7 @@ fn pg_index(snapshot: &CatalogSnapshot) -> SystemTable {
             ("indnullsnotdistinct", truth(!index.nulls_distinct)),
             ("indisprimary", truth(index.primary)),
             ("indisexclusion", truth(false)),
-            ("indimmediate", truth(true)),
+            ("indimmediate", truth(index.immediate)),
             ("indisclustered", truth(false)),
             ("indisvalid", truth(index.valid)),
             ("indcheckxmin", truth(false)),
@@ -281,14 +284,14 @@ fn pg_index(snapshot: &CatalogSnapshot) -> SystemTable {
 
 fn pg_constraint(snapshot: &CatalogSnapshot) -> SystemTable {
     let mut rows = SystemTable::new(&PG_CONSTRAINT);
-    let mut push = |table: &TableDescriptor, id: u32, name: &str, kind: &str, index: u32, columns: String| {
+    let mut push = |table: &TableDescriptor, id: u32, name: &str, (kind, deferral), index: u32, columns: String| {
         rows.push(&[
             ("oid", oid(id)),
             ("conname", text(name)),
             ("connamespace", oid(namespace_of(table))),
             ("contype", text(kind)),
-            ("condeferrable", truth(false)),
-            ("condeferred", truth(false)),
+            ("condeferrable", truth(deferral != Deferral::Never)),
+            ("condeferred", truth(deferral == Deferral::Deferred)),
             ("convalidated", truth(true)),
             ("conrelid", oid(table.id)),
             ("contypid", oid(0)),
@@ -307,14 +310,16 @@ fn pg_constraint(snapshot: &CatalogSnapshot) -> SystemTable {
     for table in snapshot.tables() {
         if let Some(name) = &table.primary_key {
             let columns = numbers(table, table.key.iter().copied());
-            push(table, oids::primary_constraint(table), name, "p", oids::primary_index(table), columns);
+            let how = ("p", Deferral::Never);
+            push(table, oids::primary_constraint(table), name, how, oids::primary_index(table), columns);
         }
         for index in table.indexes.iter().filter(|index| index.constraint) {
             let columns = numbers(table, index.columns.iter().map(|column| column.at));
-            push(table, oids::unique_constraint(index), &index.name, "u", index.id, columns);
+            let how = (if index.primary { "p" } else { "u" }, index.deferral);
+            push(table, oids::unique_constraint(index), &index.name, how, index.id, columns);
         }
         for check in &table.checks {
-            push(table, check.id, &check.name, "c", 0, String::new());
+            push(table, check.id, &check.name, ("c", Deferral::Never), 0, String::new());
         }
     }
     for table in snapshot.tables() {
@@ -386,7 +391,7 @@ fn pg_tables(snapshot: &CatalogSnapshot) -> SystemTable {
             ("tableowner", text("postgres")),
             ("hasindexes", truth(table.primary_key.is_some() || !table.indexes.is_empty())),
             ("hasrules", truth(false)),
-            ("hastriggers", truth(table.is_linked())),
+            ("hastriggers", truth(table.is_linked() || table.checks_new_rows())),
             ("rowsecurity", truth(false)),
         ]);
     }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   every column of the primary key fixed             points
-//!   every column of a unique index fixed              points of the index, then of the table
+//!   every column of a strictly unique index fixed     points of the index, then of the table
 //!   some column of the primary key bounded            ranges
 //!   first columns of an index fixed, or the next      ranges of the index, then points of the table
 //!   closed on both sides
@@ -37,7 +37,7 @@ impl Chosen {
 
     /// Every column of a key that only one row has is fixed.
     pub fn is_points(&self) -> bool {
-        let unique = self.index.as_ref().is_none_or(|index| index.descriptor.unique);
+        let unique = self.index.as_ref().is_none_or(|index| index.descriptor.is_strict());
         unique && self.bounds.fixed.len() == self.form.columns().len()
     }
 
