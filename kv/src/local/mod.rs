@@ -66,7 +66,7 @@ impl Local {
         Self::start_with(borders, scan, ClientConfig::default())
     }
 
-    /// The same with a client that behaves as `config` says.
+    /// The same with a client that behaves as `config` says, and a service with the bug that it names.
     pub fn start_with(borders: &[Bytes], scan: Option<Arc<dyn StoreScan>>, config: ClientConfig) -> Self {
         let regions: Arc<Vec<Arc<Region>>> = Arc::new(cut(borders));
         let clock = Arc::new(LocalClock::default());
@@ -78,7 +78,7 @@ impl Local {
             writing: Mutex::new(()),
             term: AtomicU64::new(TERM.0),
         });
-        let service = Service::new(store.clone(), pd.clone(), clock.clone(), spawn.clone(), scan);
+        let service = Service::new(store.clone(), pd.clone(), clock.clone(), spawn.clone(), scan).plant(config.plant);
         let rpc = Arc::new(LocalRpc { service: service.clone() });
         let client = Client::with_config(rpc, pd.clone(), clock.clone(), spawn.clone(), config);
         Local { client, pd, clock, spawn, service, store }

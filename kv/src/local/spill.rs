@@ -1,7 +1,10 @@
 //! Transactions that leave their writes with the stores while they go on.
 
+use proto::wire::kv_request::Body;
+use tokio::sync::{Notify, Semaphore};
+
 use super::*;
-use crate::{CommitOptions, Error, OnLocked, RowLock, RowLockMode, Savepoint, ScanOptions, Txn};
+use crate::{CommitOptions, Error, OnLocked, RowLock, RowLockMode, Savepoint, ScanOptions, Txn, planted::Plant};
 
 type Rows = BTreeMap<Bytes, Bytes>;
 
@@ -242,4 +245,63 @@ async fn many_row_locks_are_written_down() {
     let shared = local.client.begin().await.unwrap();
     let refused = shared.lock_rows(&rows, &lock(RowLockMode::Share, OnLocked::Wait)).await;
     assert!(matches!(refused, Err(Error::TooLarge(_))));
+}
+
+/// Holds every commit back until it is opened.
+struct Gate {
+    service: Service,
+    reached: Notify,
+    closed: Semaphore,
+}
+
+#[async_trait]
+impl Rpc for Gate {
+    async fn call(&self, _: StoreId, request: KvRequest) -> Result<Reply, RpcError> {
+        if matches!(request.body, Some(Body::Commit(_))) {
+            self.reached.notify_one();
+            // An error says that the gate is open.
+            let _ = self.closed.acquire().await;
+        }
+        Ok(self.service.call(request).await)
+    }
+
+    fn local_store(&self) -> Option<StoreId> {
+        None
+    }
+}
+
+/// A reader comes by when a spilled transaction has its commit timestamp and has not said so to its primary: what the reader sees
+/// then, and at the same snapshot when the transaction is committed.
+async fn seen_around_a_commit(plant: Plant) -> [Option<Bytes>; 2] {
+    let config = ClientConfig { spill_bytes: 0, spill_rows: 0, plant, ..ClientConfig::default() };
+    let local = Local::start_with(&[], None, config.clone());
+    let gate =
+        Arc::new(Gate { service: local.service.clone(), reached: Notify::new(), closed: Semaphore::const_new(0) });
+    let writer = Client::with_config(gate.clone(), local.pd.clone(), local.clock.clone(), local.spawn.clone(), config);
+    let txn = writer.begin().await.unwrap();
+    txn.put(key(1), value(1)).unwrap();
+    txn.make_room().await.unwrap();
+    let reading = async {
+        gate.reached.notified().await;
+        let reader = local.client.begin().await.unwrap();
+        let before = reader.get(&key(1)).await.unwrap();
+        gate.closed.close();
+        (reader, before)
+    };
+    let (committed, (reader, before)) = futures::future::join(txn.commit(CommitOptions::default()), reading).await;
+    committed.unwrap();
+    assert_eq!(local.client.get_latest(&key(1)).await.unwrap(), Some(value(1)));
+    [before, reader.get(&key(1)).await.unwrap()]
+}
+
+#[tokio::test]
+async fn who_passes_a_spilled_lock_does_not_see_its_transaction_later() {
+    assert_eq!(seen_around_a_commit(Plant::default()).await, [None, None]);
+}
+
+#[cfg(feature = "planted-bugs")]
+#[tokio::test]
+async fn passing_a_spilled_lock_unsaid_is_found() {
+    let plant = Plant::of(crate::planted::Planted::PassUnsaid);
+    assert_eq!(seen_around_a_commit(plant).await, [None, Some(value(1))]);
 }

@@ -1,6 +1,9 @@
 //! Each planted bug breaks one rule; the simulator must notice within a stated number of seeds.
 //!
 //! A bug that is not found means that a fault is missing, or that a judge is blind.
+//!
+//! Three show between two messages, for which seeds have to be lucky, and have tests of their own: `kv`'s `PassUnsaid` in `local::spill`,
+//! `raftstore`'s `ResolveMerging` and `ReadRestoring` in golden scripts.
 
 use kv::planted::Planted as Kv;
 use pd::Planted as Pd;
