@@ -9,7 +9,12 @@
 //!
 //! Reports of several stores are of different times, and a cycle made of them may never have been. But a deadlock stays:
 //! it is one when every wait in it was reported again after the last of them was first heard of. Within one report that is
-//! so at once. The graph is in memory only; a new PD hears it anew within one interval.
+//! so at once.
+//!
+//! A client may have two transactions, twins: what one of them holds stays while the other waits. Stores report this as a wait of the
+//! twin, without a row. It is part of a cycle, but nothing that could be ended: the victim is then who really waits.
+//!
+//! The graph is in memory only; a new PD hears it anew within one interval.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -102,8 +107,10 @@ fn cycle_of(graph: &BTreeMap<Timestamp, Vec<Edge<'_>>>, victim: Timestamp) -> Op
         let next = edge.0.holder;
         if next == victim {
             path.push(edge);
-            if is_real(&path) {
-                return Some(Deadlock { victim, cycle: path.iter().map(|(wait, _)| (*wait).clone()).collect() });
+            if is_real(&path)
+                && let Some(deadlock) = between_clients(path.iter().map(|(wait, _)| (*wait).clone()).collect())
+            {
+                return Some(deadlock);
             }
             path.pop();
         } else if next < victim
@@ -115,6 +122,20 @@ fn cycle_of(graph: &BTreeMap<Timestamp, Vec<Edge<'_>>>, victim: Timestamp) -> Op
         }
     }
     None
+}
+
+/// A cycle without the waits of twins. `None`: there were no others.
+fn between_clients(mut cycle: Vec<Wait>) -> Option<Deadlock> {
+    let first = cycle.iter().position(|wait| !wait.key.is_empty())?;
+    cycle.rotate_left(first);
+    let mut waits: Vec<Wait> = Vec::with_capacity(cycle.len());
+    for wait in cycle {
+        match waits.last_mut() {
+            Some(last) if wait.key.is_empty() => last.holder = wait.holder,
+            _ => waits.push(wait),
+        }
+    }
+    Some(Deadlock { victim: waits[0].waiter, cycle: waits })
 }
 
 /// All of its waits stood at one time.

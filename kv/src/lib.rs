@@ -69,7 +69,7 @@ pub mod txn;
 
 pub use client::{
     COMMIT_MEMORY, Client, ClientConfig, CommitOptions, DetachedRows, Floor, LockPlace, LockedRow, OnLocked, Page,
-    RegionRoute, RowLock, Savepoint, Scan, ScanOptions, Txn,
+    RegionRoute, RowLock, Savepoint, Scan, ScanOptions, Twin, Txn,
 };
 pub use driver::{Clock, GatewayDoor, Pd, PdError, Reply, Rpc, RpcError, ScanChunk, ScanSink, Spawn, StoreScan};
 pub use error::Error;

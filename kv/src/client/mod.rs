@@ -56,7 +56,7 @@ use region_map::RegionMap;
 pub use region_map::Route;
 pub use row_locks::{LockedRow, OnLocked, RowLock};
 pub use scan::{Page, Scan, ScanOptions};
-pub use txn::{CommitOptions, DetachedRows, Floor, LockPlace, Savepoint, Txn};
+pub use txn::{CommitOptions, DetachedRows, Floor, LockPlace, Savepoint, Twin, Txn};
 
 /// How long after its beginning a commit's outcome is looked for at most, whatever happened to the process meanwhile; what
 /// comes later is reported as unknown. So long the record of a commit has to stay at the primary. Above the default

@@ -101,6 +101,7 @@ impl Txn {
                 keys: vec![key.clone()],
                 transactions: others.iter().map(|other| other.0).collect(),
                 label: label.slice(..label.len().min(MAX_LABEL_BYTES)),
+                twin: self.twin().0,
                 ..RowLocksRequest::default()
             };
             let request = KvRequest { header: Some(header), body: Some(Body::RowLocks(request)) };
@@ -220,6 +221,7 @@ impl Txn {
             ttl_ms: self.client().inner.config.lock_ttl.as_millis() as u64,
             label: lock.label.slice(..lock.label.len().min(MAX_LABEL_BYTES)),
             spilled: self.has_spilled(),
+            twin: self.twin().0,
         }
     }
 

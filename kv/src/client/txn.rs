@@ -3,8 +3,8 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -57,6 +57,20 @@ pub struct Savepoint {
     pub(crate) locks: usize,
 }
 
+/// The name of a transaction that comes and goes; its clones are one.
+#[derive(Clone, Debug, Default)]
+pub struct Twin(Arc<AtomicU64>);
+
+impl Twin {
+    /// It is this one now; zero: none.
+    pub fn set(&self, start_ts: Timestamp) {
+        self.0.store(start_ts.0, Ordering::Relaxed);
+    }
+    fn get(&self) -> Timestamp {
+        Timestamp(self.0.load(Ordering::Relaxed))
+    }
+}
+
 /// A place in a transaction's row locks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LockPlace(usize);
@@ -90,6 +104,8 @@ pub(crate) struct Inner {
     pub(crate) state: Mutex<State>,
     /// One part is spilled at a time.
     pub(crate) spilling: tokio::sync::Mutex<()>,
+    /// Another transaction of the same caller.
+    twin: OnceLock<Twin>,
     /// What it may still read stays.
     _in_use: Use,
 }
@@ -168,9 +184,19 @@ impl Txn {
         let begun = client.inner.clock.now();
         let (renewed, state) = (AtomicBool::new(false), Mutex::default());
         let in_use = client.inner.in_use.begin(start_ts);
-        let spilling = tokio::sync::Mutex::default();
-        let inner =
-            Arc::new(Inner { client, start_ts, begun, read_only, from, renewed, state, spilling, _in_use: in_use });
+        let (spilling, twin) = (tokio::sync::Mutex::default(), OnceLock::new());
+        let inner = Arc::new(Inner {
+            client,
+            start_ts,
+            begun,
+            read_only,
+            from,
+            renewed,
+            state,
+            spilling,
+            twin,
+            _in_use: in_use,
+        });
         Txn { inner, snapshot: Snapshot::at(start_ts), view: None }
     }
 
@@ -184,6 +210,17 @@ impl Txn {
     /// What names the transaction; its first snapshot.
     pub fn start_ts(&self) -> Timestamp {
         self.inner.start_ts
+    }
+
+    /// While it waits for locks, the transaction that is named there then, one of the same caller, does not go on: so deadlocks over
+    /// locks of both are found. Said once.
+    pub fn pair_with(&self, twin: &Twin) {
+        let _ = self.inner.twin.set(twin.clone());
+    }
+
+    /// Zero: there is none.
+    pub(crate) fn twin(&self) -> Timestamp {
+        self.inner.twin.get().map(Twin::get).unwrap_or_default()
     }
 
     /// The client it belongs to.

@@ -24,13 +24,15 @@ impl super::Script for Script {
                 self.now = self.now + Duration::from_millis(next(args, "milliseconds")?);
                 Ok(String::new())
             }
-            // report STORE WAITER-HOLDER…
+            // report STORE WAITER-HOLDER… TWIN/WAITER…
             "report" => {
                 let store = next(args, "store")?;
                 let wait = |text: String| {
-                    let (waiter, holder) = text.split_once('-').ok_or("a wait is WAITER-HOLDER")?;
+                    let twin = text.split_once('/');
+                    let (waiter, holder) = twin.or(text.split_once('-')).ok_or("a wait is WAITER-HOLDER")?;
                     let number = |text: &str| text.parse().map(Timestamp).map_err(|_| "not a number");
-                    let (key, label) = (Bytes::from("row"), Bytes::new());
+                    let key = if twin.is_some() { Bytes::new() } else { Bytes::from("row") };
+                    let label = Bytes::new();
                     Ok::<_, &str>(Wait { waiter: number(waiter)?, holder: number(holder)?, key, label })
                 };
                 let waits = rest(args).into_iter().map(wait).collect::<Result<Vec<_>, _>>()?;

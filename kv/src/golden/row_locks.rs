@@ -8,7 +8,7 @@ use proto::{RegionId, Term, Timestamp, wire::RowLockMode};
 use raftstore::Instant;
 
 use super::{Outcome, key, next, rest};
-use crate::row_locks::{Claim, Claimed, Grant, Place, RowLocks};
+use crate::row_locks::{Claim, Claimed, Grant, Place, RowLocks, Waiter};
 
 /// Claims live for 10 ms; the region is 2 and the term 5 where a command does not say.
 #[derive(Default)]
@@ -45,20 +45,22 @@ impl super::Script for Script {
             self.now = self.now + Duration::from_millis(next(args, "milliseconds")?);
             return Ok(String::new());
         }
-        if name == "waits" {
+        let twin = Timestamp(key(args, "twin")?);
+        if name == "waits" || name == "reported" {
             let wait = |wait: crate::row_locks::Wait| {
                 format!("{} waits for {} at {}", wait.waiter.0, wait.holder.0, String::from_utf8_lossy(&wait.key))
             };
-            return Ok(self.locks.waits().into_iter().map(wait).collect::<Vec<_>>().join("\n"));
+            let waits = if name == "waits" { self.locks.waits() } else { self.locks.reported() };
+            return Ok(waits.into_iter().map(wait).collect::<Vec<_>>().join("\n"));
         }
         let owner = Timestamp(next(args, "transaction")?);
         let until = self.now + Duration::from_millis(10);
         let lines = match name {
-            // claim TRANSACTION MODE KEY [region=] [term=]
+            // claim TRANSACTION MODE KEY [region=] [term=] [twin=]
             "claim" => {
                 let mode = mode(args)?;
                 let key = Bytes::from(next::<String>(args, "key")?);
-                let claim = Claim { owner, mode, until, label: Bytes::new() };
+                let claim = Claim { owner, mode, until, label: Bytes::new(), twin };
                 let mut grants = Vec::new();
                 let claimed = self.locks.claim(&key, place, claim, self.now, &mut grants);
                 let what = match claimed {
@@ -79,7 +81,7 @@ impl super::Script for Script {
             "behind" => {
                 let key = Bytes::from(next::<String>(args, "key")?);
                 let others = rest(args).iter().map(|other| other.parse().map(Timestamp)).collect::<Result<_, _>>()?;
-                let holds = self.locks.wait_behind(owner, &key, others, Bytes::new());
+                let holds = self.locks.wait_behind(owner, &key, others, Waiter { label: Bytes::new(), twin });
                 vec![if holds { String::new() } else { "does not hold it".to_string() }]
             }
             // go_on TRANSACTION

@@ -57,6 +57,17 @@ pub struct Claim {
     pub until: Instant,
     /// For people who look at who waits for whom: the statement.
     pub label: Bytes,
+    /// Another transaction of the same client, which does not go on while this one waits; zero: none.
+    pub twin: Timestamp,
+}
+
+/// Of one that waits for others behind what it holds: as in [`Claim`].
+#[derive(Clone, Debug, Default)]
+pub struct Waiter {
+    /// The statement.
+    pub label: Bytes,
+    /// Another transaction of the same client.
+    pub twin: Timestamp,
 }
 
 /// What became of a claim.
@@ -99,10 +110,19 @@ struct Part {
 struct Owner {
     until: Instant,
     label: Bytes,
+    /// Waits while the owner waits.
+    twin: Timestamp,
     /// Held or waited for.
     keys: BTreeSet<Bytes>,
     /// Behind a row that it holds, whoever else has to end before it goes on.
     behind: Option<(Bytes, Vec<Timestamp>)>,
+}
+
+impl Owner {
+    /// Of no row yet.
+    fn until(until: Instant) -> Self {
+        Owner { until, label: Bytes::new(), twin: Timestamp::ZERO, keys: BTreeSet::new(), behind: None }
+    }
 }
 
 /// The row locks of one store.
@@ -134,16 +154,11 @@ impl RowLocks {
         if !known && self.rows.len() >= MAX_ROWS {
             return Claimed::Full;
         }
-        let Claim { owner, mode, until, label } = claim;
+        let Claim { owner, mode, until, label, twin } = claim;
         let claimed = self.rows.entry(key.clone()).or_default().claim(Part { owner, mode, place });
-        let entry = self.owners.entry(owner).or_insert_with(|| Owner {
-            until,
-            label: Bytes::new(),
-            keys: BTreeSet::new(),
-            behind: None,
-        });
+        let entry = self.owners.entry(owner).or_insert_with(|| Owner::until(until));
         entry.until = entry.until.max(until);
-        entry.label = label;
+        (entry.label, entry.twin) = (label, twin);
         entry.keys.insert(key.clone());
         claimed
     }
@@ -160,9 +175,7 @@ impl RowLocks {
         row.queue.retain(|waiting| waiting.owner != claimant);
         row.queue.insert(0, part);
         row.holders.push(Part { owner: holder, mode: RowLockMode::Update, place: part.place });
-        let label = Bytes::new();
-        let entry =
-            self.owners.entry(holder).or_insert_with(|| Owner { until, label, keys: BTreeSet::new(), behind: None });
+        let entry = self.owners.entry(holder).or_insert_with(|| Owner::until(until));
         entry.until = entry.until.max(until);
         entry.keys.insert(key.clone());
     }
@@ -197,14 +210,14 @@ impl RowLocks {
 
     /// The owner holds a row, and waits for other transactions all the same, of which nothing is known here. `false`: it does not
     /// hold it.
-    pub fn wait_behind(&mut self, owner: Timestamp, key: &Bytes, others: Vec<Timestamp>, label: Bytes) -> bool {
+    pub fn wait_behind(&mut self, owner: Timestamp, key: &Bytes, others: Vec<Timestamp>, who: Waiter) -> bool {
         let holds = |row: &Row| row.holders.iter().any(|part| part.owner == owner);
         if !self.rows.get(key).is_some_and(holds) {
             return false;
         }
         let Some(entry) = self.owners.get_mut(&owner) else { return false };
         entry.behind = Some((key.clone(), others));
-        entry.label = label;
+        (entry.label, entry.twin) = (who.label, who.twin);
         true
     }
 

@@ -1,5 +1,7 @@
 //! Who waits for whom, as the deadlock detector is told, and who has what, as people are. PURE.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use proto::{Timestamp, wire::RowLockStatus};
 
@@ -12,7 +14,7 @@ pub struct Wait {
     pub waiter: Timestamp,
     /// Is waited for: it holds the row, or wants it too and came first.
     pub holder: Timestamp,
-    /// The row.
+    /// The row; empty in what [`RowLocks::reported`] adds.
     pub key: Bytes,
     /// The waiter's statement.
     pub label: Bytes,
@@ -71,6 +73,19 @@ impl RowLocks {
                     let holders = row.holders.iter().filter(|other| other.owner != claim.owner);
                     holders.filter(|other| conflicts(other.mode, claim.mode)).for_each(|other| edge(other.owner));
                 }
+            }
+        }
+        waits
+    }
+
+    /// What those hear who look for deadlocks: all waits, and that the twin of one that waits waits for it.
+    pub fn reported(&self) -> Vec<Wait> {
+        let mut waits = self.waits();
+        let waiters: BTreeSet<Timestamp> = waits.iter().map(|wait| wait.waiter).collect();
+        for waiter in waiters {
+            let twin = self.owners.get(&waiter).map(|entry| entry.twin).filter(|twin| *twin != Timestamp::ZERO);
+            if let Some(twin) = twin {
+                waits.push(Wait { waiter: twin, holder: waiter, key: Bytes::new(), label: Bytes::new() });
             }
         }
         waits

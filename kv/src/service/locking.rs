@@ -28,7 +28,7 @@ use crate::{
     Reply,
     mvcc::{Fault, Lock, Reader, spilled::OwnWrite},
     planted::Planted,
-    row_locks::{Claim, MAX_ROWS, Place},
+    row_locks::{Claim, MAX_ROWS, Place, Waiter},
 };
 
 use super::{
@@ -117,6 +117,7 @@ impl Call<'_> {
             mode: request.mode(),
             until: clock.now() + Duration::from_millis(request.ttl_ms).min(MAX_TTL) + SLICE,
             label: request.label.clone(),
+            twin: Timestamp(request.twin),
         };
         let mut waiting = match rows.claim(key, place, claim) {
             Taken::Held => return Ok(Row::Held),
@@ -222,7 +223,8 @@ impl Call<'_> {
         let (rows, clock) = (&self.inner.rows, &self.inner.clock);
         let owner = Timestamp(request.start_ts);
         let others: Vec<Timestamp> = request.transactions.into_iter().take(MAX_AWAITED).map(Timestamp).collect();
-        let behind = request.keys.first().and_then(|key| rows.wait_behind(owner, key, (others, request.label)));
+        let who = Waiter { label: request.label, twin: Timestamp(request.twin) };
+        let behind = request.keys.first().and_then(|key| rows.wait_behind(owner, key, (others, who)));
         let slice = (self.deadline.since(clock.now()) / 2).min(SLICE);
         let deadlock = match behind {
             // Its place went with a leader; whoever waits so will ask again.

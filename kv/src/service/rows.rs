@@ -18,7 +18,7 @@ use raftstore::Instant;
 use crate::{
     Clock, Pd, Spawn,
     deadlock::REPORT_EVERY,
-    row_locks::{Claim, Claimed, Grant, Place, RowLocks, Wait},
+    row_locks::{Claim, Claimed, Grant, Place, RowLocks, Wait, Waiter},
 };
 
 /// How long a written lock is waited for in a row's queue before its primary is asked again.
@@ -133,12 +133,12 @@ impl Rows {
         self: &Arc<Self>,
         owner: Timestamp,
         key: &Bytes,
-        (others, label): (Vec<Timestamp>, Bytes),
+        (others, who): (Vec<Timestamp>, Waiter),
     ) -> Option<Behind> {
         let (sender, woken) = oneshot::channel();
         let name = (owner, key.clone());
         let id = self.change(|state, _| {
-            if !state.locks.wait_behind(owner, key, others, label) {
+            if !state.locks.wait_behind(owner, key, others, who) {
                 return None;
             }
             state.next += 1;
@@ -210,6 +210,14 @@ impl Rows {
         })
     }
 
+    fn reported(&self) -> Vec<Wait> {
+        let now = self.clock.now();
+        self.change(|state, _| {
+            state.locks.sweep(now);
+            state.locks.reported()
+        })
+    }
+
     /// While somebody waits, PD is told who for whom.
     fn report_waits(self: &Arc<Self>) {
         if self.reporting.swap(true, Ordering::SeqCst) {
@@ -219,7 +227,7 @@ impl Rows {
         let report = async move {
             loop {
                 rows.clock.sleep(REPORT_EVERY).await;
-                let waits = rows.waits();
+                let waits = rows.reported();
                 if waits.is_empty() {
                     rows.reporting.store(false, Ordering::SeqCst);
                     // Somebody may have come in between and left it to this task.

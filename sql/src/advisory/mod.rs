@@ -10,8 +10,10 @@
 //! waits for whom it finds. A holder counts as long as its session lives. That its node says; and when the node is silent, PD, for a session
 //! that holds one ends before its gateway's catalog lease does: it is ended, and told so, when the lease could not be renewed.
 //!
-//! Differences from PostgreSQL: a lock that was taken exclusively stays exclusive until all of it is unlocked; and a
-//! deadlock over advisory and other locks is not found, only one among either of them (`lock_timeout` ends it).
+//! A session stands in the queues with a transaction of its own, its owner, as locks may outlive the session's transaction. For deadlocks over
+//! advisory and other locks the two are twins: while one of them waits, the other does not go on (`kv::deadlock`).
+//!
+//! Difference from PostgreSQL: a lock that was taken exclusively stays exclusive until all of it is unlocked.
 //!
 //! | file | |
 //! | --- | --- |
@@ -28,7 +30,7 @@ use futures::{
     FutureExt,
     future::{BoxFuture, Shared},
 };
-use kv::{CommitOptions, Floor, OnLocked, RowLock, RowLockMode, Txn};
+use kv::{CommitOptions, Floor, OnLocked, RowLock, RowLockMode, Twin, Txn};
 use parking_lot::Mutex;
 
 use self::holders::{Held, Holder, MAX_HOLDERS, decode, encode};
@@ -55,7 +57,15 @@ pub struct Advisory {
     gateway: u64,
     pid: u32,
     plant: Plant,
+    twins: Twins,
     state: Mutex<State>,
+}
+
+/// The two transactions of a session, when they are there.
+#[derive(Default)]
+struct Twins {
+    owner: Twin,
+    transaction: Twin,
 }
 
 #[derive(Default)]
@@ -103,7 +113,7 @@ impl Advisory {
         pid: u32,
         plant: Plant,
     ) -> Arc<Self> {
-        Arc::new(Advisory { config, catalog, gateway, pid, plant, state: Mutex::default() })
+        Arc::new(Advisory { config, catalog, gateway, pid, plant, twins: Twins::default(), state: Mutex::default() })
     }
 
     /// 57P01 when the session's locks may be others' by now.
@@ -134,6 +144,17 @@ impl Advisory {
     /// The transaction that stands in the queues for the session.
     pub(crate) fn owner(&self) -> Option<proto::Timestamp> {
         self.state.lock().owner.as_ref().map(Txn::start_ts)
+    }
+
+    /// The session's transaction has begun: while one of both waits, the other does not go on.
+    pub(crate) fn begins(&self, txn: &Txn) {
+        txn.pair_with(&self.twins.owner);
+        self.twins.transaction.set(txn.start_ts());
+    }
+
+    /// The session's transaction has ended.
+    pub(crate) fn ends(&self) {
+        self.twins.transaction.set(proto::Timestamp::ZERO);
     }
 
     /// Takes a lock; `false`: somebody else has it, and nobody waits. 40P01, 55P03 as for row locks.
@@ -237,7 +258,10 @@ impl Advisory {
         };
         let mut state = self.state.lock();
         state.asking += 1;
-        Ok(state.owner.get_or_insert(begun).clone())
+        let owner = state.owner.get_or_insert(begun);
+        owner.pair_with(&self.twins.transaction);
+        self.twins.owner.set(owner.start_ts());
+        Ok(owner.clone())
     }
 
     fn me(&self, shared: bool) -> Holder {
@@ -341,6 +365,7 @@ impl Advisory {
             && state.asking == 0
             && let Some(owner) = state.owner.take()
         {
+            self.twins.owner.set(proto::Timestamp::ZERO);
             owner.rollback();
         }
     }

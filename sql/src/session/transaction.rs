@@ -207,6 +207,7 @@ impl Session {
         let open = self.open(false)?;
         let (isolation, started_us) = (open.isolation, open.now_us.unsigned_abs());
         self.backend.begins(txn.start_ts(), isolation, started_us);
+        self.backend.advisory.begins(&txn);
         Ok(txn)
     }
 
@@ -432,6 +433,7 @@ impl Session {
         }
         self.transaction.fence.end();
         self.backend.ends();
+        self.backend.advisory.ends();
         self.backend.advisory.end_since(0);
         self.backend.pending.lock().take();
     }
