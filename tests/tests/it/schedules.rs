@@ -225,7 +225,9 @@ impl<F: AsyncFn(usize) -> Client> Stage<'_, F> {
             return rows(blocked).await.iter().map(|row| row.get(0)).collect();
         }
         let open = rows("SELECT backend_xid FROM pg_stat_activity WHERE backend_xid IS NOT NULL").await;
-        let open: BTreeSet<String> = open.iter().map(|row| row.get(0)).collect();
+        // Advisory locks are held by a transaction of their own.
+        let known = rows("SELECT DISTINCT transaction FROM flaredb.locks WHERE pid IS NOT NULL").await;
+        let open: BTreeSet<String> = open.iter().chain(&known).map(|row| row.get(0)).collect();
         let wanted = rows("SELECT pid, waits_for FROM flaredb.locks WHERE NOT granted AND pid IS NOT NULL").await;
         let really = wanted.iter().filter(|row| {
             let holders: Option<&str> = row.get(1);

@@ -4,7 +4,7 @@ use std::{
     future::poll_fn,
     io::{Read, Write},
     net::TcpStream,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Result, ensure};
@@ -215,6 +215,62 @@ async fn advisory_locks_hold_between_nodes() {
     let deadlock = [first, second].into_iter().filter_map(Result::err).collect::<Vec<_>>();
     assert_eq!(deadlock.len(), 1, "{deadlock:?}");
     assert_eq!(deadlock[0].code(), Some(&SqlState::T_R_DEADLOCK_DETECTED));
+}
+
+/// Each session takes one lock of a pair and then asks for the other; how long after the last word one of them is told.
+async fn crosswise((a, b, viewer): (&Client, &Client, &Client), [first, second]: [&str; 2]) -> Duration {
+    a.batch_execute(&format!("BEGIN; {first}")).await.unwrap();
+    b.batch_execute(&format!("BEGIN; {second}")).await.unwrap();
+    let told = async |client: &Client, statement: &str| {
+        let result = client.batch_execute(statement).await;
+        let at = Instant::now();
+        client.batch_execute("ROLLBACK; SELECT pg_advisory_unlock_all()").await.unwrap();
+        (result, at)
+    };
+    let (earlier, (began, later)) = tokio::join!(told(a, second), async {
+        waiting(viewer, "a").await;
+        (Instant::now(), told(b, first).await)
+    });
+    let failed: Vec<_> = [earlier, later].into_iter().filter_map(|(result, at)| Some((result.err()?, at))).collect();
+    let [(error, at)] = &failed[..] else { panic!("{first}, {second}: {failed:?}") };
+    assert_eq!(error.code(), Some(&SqlState::T_R_DEADLOCK_DETECTED), "{first}, {second}: {error:?}");
+    let detail = error.as_db_error().and_then(|error| error.detail()).unwrap_or_default();
+    assert_eq!(detail.lines().count(), 4, "who waits for whom, and with which statements: {detail}");
+    let rows_or_names = [first, second].into_iter().filter(|sql| sql.starts_with("UPDATE") || sql.starts_with("SELECT"));
+    rows_or_names.for_each(|sql| assert!(detail.contains(sql), "{sql}: {detail}"));
+    at.duration_since(began)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn deadlocks_over_locks_of_any_kinds_are_found_soon() {
+    const ROW: &str = "UPDATE t SET v = 1 WHERE k = 1";
+    const ADVISORY: &str = "SELECT pg_advisory_xact_lock(1)";
+    let cluster = Cluster::start_ready(3).await;
+    let (a, b, viewer) =
+        (named(&cluster, 0, "a").await, named(&cluster, 1, "b").await, named(&cluster, 2, "viewer").await);
+    a.batch_execute("CREATE TABLE t (k int PRIMARY KEY, v int); CREATE TABLE u (k int); CREATE TABLE w (k int)")
+        .await
+        .unwrap();
+    a.batch_execute("INSERT INTO t VALUES (1, 0), (2, 0)").await.unwrap();
+    let pairs = [
+        [ROW, "UPDATE t SET v = 1 WHERE k = 2"],
+        [ADVISORY, ROW],
+        [ROW, ADVISORY],
+        ["SELECT pg_advisory_lock(2)", ROW],
+        [ADVISORY, "LOCK TABLE u"],
+        ["LOCK TABLE u", "LOCK TABLE w"],
+        ["DROP TABLE u", "TRUNCATE w"],
+    ];
+    for pair in pairs {
+        let mut times = Vec::new();
+        for _ in 0..5 {
+            times.push(crosswise((&a, &b, &viewer), pair).await);
+        }
+        times.sort_unstable();
+        println!("{pair:?}: {times:?}");
+        // The machine may be busy: the best of five.
+        assert!(times[0] <= Duration::from_millis(200), "{pair:?}: {times:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
