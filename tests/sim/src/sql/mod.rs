@@ -17,6 +17,7 @@ mod connection;
 mod family;
 mod registers;
 mod schema;
+mod seats;
 
 use std::{sync::Arc, time::Duration};
 
@@ -31,6 +32,7 @@ pub use advisory::AdvisoryLocks;
 pub use connection::{Answer, Connection, SqlClient};
 pub use family::Family;
 pub use schema::Schema;
+pub use seats::Seats;
 
 use crate::{
     cluster::nodes::{Floor, Tenant},
