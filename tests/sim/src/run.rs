@@ -12,7 +12,7 @@ use futures::future::BoxFuture;
 use history::Level;
 
 #[cfg(feature = "sql")]
-use crate::sql::{self, AdvisoryLocks, Family, Gateways, Indexed, Schema};
+use crate::sql::{self, AdvisoryLocks, Family, Gateways, Indexed, Schema, Seats};
 use crate::{
     changes::{self, Changes},
     cluster::{
@@ -87,6 +87,9 @@ pub enum Kind {
     /// Gateways, parents that go while children come.
     #[cfg(feature = "sql")]
     Family,
+    /// Gateways, unique values that are looked at late.
+    #[cfg(feature = "sql")]
+    Seats,
     /// Gateways, advisory locks of their sessions.
     #[cfg(feature = "sql")]
     Advisory,
@@ -119,6 +122,8 @@ pub const KINDS: &[Kind] = &[
     #[cfg(feature = "sql")]
     Kind::Family,
     #[cfg(feature = "sql")]
+    Kind::Seats,
+    #[cfg(feature = "sql")]
     Kind::Advisory,
     Kind::Past,
     Kind::Large,
@@ -136,7 +141,7 @@ impl Kind {
             Kind::Append | Kind::AppendSnapshot | Kind::AppendCommitted => (faults::USUAL.to_vec(), TORMENT),
             Kind::Moving => ([faults::USUAL, &[Fault::Exile]].concat(), TORMENT * 2),
             #[cfg(feature = "sql")]
-            Kind::SqlRegister | Kind::SqlBank | Kind::Schema | Kind::Family => {
+            Kind::SqlRegister | Kind::SqlBank | Kind::Schema | Kind::Family | Kind::Seats => {
                 ([faults::USUAL, &[Fault::Exile]].concat(), LONG_TORMENT)
             }
             #[cfg(feature = "sql")]
@@ -225,6 +230,8 @@ pub fn run(seed: u64, kind: Kind, settings: &Settings) -> Report {
         }
         #[cfg(feature = "sql")]
         Kind::Family => perform(kind, world.clone(), gateways(&world), Arc::new(Family::default())),
+        #[cfg(feature = "sql")]
+        Kind::Seats => perform(kind, world.clone(), gateways(&world), Arc::new(Seats::default())),
         #[cfg(feature = "sql")]
         Kind::Advisory => perform(kind, world.clone(), gateways(&world), Arc::new(AdvisoryLocks::default())),
         #[cfg(feature = "sql")]

@@ -236,7 +236,8 @@ async fn crosswise((a, b, viewer): (&Client, &Client, &Client), [first, second]:
     assert_eq!(error.code(), Some(&SqlState::T_R_DEADLOCK_DETECTED), "{first}, {second}: {error:?}");
     let detail = error.as_db_error().and_then(|error| error.detail()).unwrap_or_default();
     assert_eq!(detail.lines().count(), 4, "who waits for whom, and with which statements: {detail}");
-    let rows_or_names = [first, second].into_iter().filter(|sql| sql.starts_with("UPDATE") || sql.starts_with("SELECT"));
+    let rows_or_names =
+        [first, second].into_iter().filter(|sql| sql.starts_with("UPDATE") || sql.starts_with("SELECT"));
     rows_or_names.for_each(|sql| assert!(detail.contains(sql), "{sql}: {detail}"));
     at.duration_since(began)
 }

@@ -149,6 +149,8 @@ pub const BUGS: &[Bug] = &[
     #[cfg(all(feature = "planted-bugs", feature = "sql"))]
     Bug::Sql(sql::planted::Planted::SkipParentLock),
     #[cfg(all(feature = "planted-bugs", feature = "sql"))]
+    Bug::Sql(sql::planted::Planted::LookAlone),
+    #[cfg(all(feature = "planted-bugs", feature = "sql"))]
     Bug::Sql(sql::planted::Planted::UnguardedParent),
     #[cfg(all(feature = "planted-bugs", feature = "sql"))]
     Bug::Sql(sql::planted::Planted::TrustQueue),

@@ -18,6 +18,7 @@ mod family;
 mod indexed;
 mod registers;
 mod schema;
+mod seats;
 
 use std::{sync::Arc, time::Duration};
 
@@ -33,6 +34,7 @@ pub use connection::{Answer, Connection, SqlClient};
 pub use family::Family;
 pub use indexed::{Indexed, long_memory};
 pub use schema::Schema;
+pub use seats::Seats;
 
 use crate::{
     cluster::nodes::{Floor, Tenant},

@@ -248,6 +248,11 @@ mod gateways {
     }
 
     #[test]
+    fn looking_for_a_shared_value_without_a_lock_is_found() {
+        must_be_found(Kind::Seats, 10, Bug::Sql(Sql::LookAlone));
+    }
+
+    #[test]
     fn looking_for_a_parent_without_a_lock_is_found() {
         must_be_found(Kind::Family, 10, Bug::Sql(Sql::SkipParentLock));
     }

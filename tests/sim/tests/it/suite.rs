@@ -279,6 +279,27 @@ fn rows_are_found_by_indexes_whatever_schema_they_were_written_by() {
     suite_of(Kind::Indexed, seeds(), &wanted);
 }
 
+#[cfg(feature = "sql")]
+#[test]
+fn values_are_not_shared() {
+    suite(
+        Kind::Seats,
+        &[
+            "exiles",
+            "gateways started",
+            "seats added",
+            "seats removed",
+            "seats moved",
+            "seats added in transactions",
+            "seats that trade",
+            "seats made anew",
+            "seats seen",
+            "shared values refused",
+            "seats in conflict",
+        ],
+    );
+}
+
 #[test]
 fn the_past_is_the_same_on_every_replica() {
     suite(
