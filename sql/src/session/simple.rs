@@ -1,6 +1,6 @@
 //! The Query message: several statements, each with its own portal.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, future::poll_fn, sync::Arc, task::Poll};
 
 use super::{
     Active, Session, Step,
@@ -15,6 +15,9 @@ use crate::{
     types::Datum,
 };
 
+/// After so many statements of one message other tasks of the thread have their turn: each of them may end without waiting for anything.
+const STATEMENTS_AT_ONCE: usize = 64;
+
 /// What is left of a Query message.
 pub(super) struct Queue {
     /// Statements that have not started.
@@ -24,6 +27,8 @@ pub(super) struct Queue {
     running: Option<Portal>,
     /// The row description of `running` has been sent.
     described: bool,
+    /// Statements begun.
+    begun: usize,
 }
 
 /// One statement of a Query message.
@@ -40,12 +45,25 @@ impl Queue {
     pub(super) fn of(statements: impl IntoIterator<Item = Parsed>) -> Self {
         let rest: VecDeque<Parsed> = statements.into_iter().collect();
         let single = rest.len() == 1;
-        Queue { rest, single, running: None, described: false }
+        Queue { rest, single, running: None, described: false, begun: 0 }
     }
 
     pub(super) fn running_portal(&mut self) -> Option<&mut Portal> {
         self.running.as_mut()
     }
+}
+
+/// Completes when the other tasks that are ready have been polled.
+async fn others_first() {
+    let mut polled = false;
+    poll_fn(|context| match std::mem::replace(&mut polled, true) {
+        true => Poll::Ready(()),
+        false => {
+            context.waker().wake_by_ref();
+            Poll::Pending
+        }
+    })
+    .await;
 }
 
 impl Session {
@@ -54,7 +72,8 @@ impl Session {
         self.begin_statement(sql)?;
         self.portals.remove("");
         if let Some(portal) = self.known(sql)? {
-            let queue = Queue { rest: VecDeque::new(), single: true, running: Some(portal), described: false };
+            let queue =
+                Queue { rest: VecDeque::new(), single: true, running: Some(portal), described: false, begun: 0 };
             self.active = Active::Simple(Box::new(queue));
             return Ok(());
         }
@@ -101,10 +120,13 @@ impl Session {
     fn parsed(&mut self, sql: &str) -> SqlResult<Queue> {
         let texts = split(sql);
         let mut rest = VecDeque::with_capacity(texts.len());
+        let (mut at, mut characters) = (0, 0);
         for text in &texts {
             // The client counts from where its message began.
-            let before = sql[..text.as_ptr() as usize - sql.as_ptr() as usize].chars().count();
-            let before = u32::try_from(before).unwrap_or(0);
+            let begin = text.as_ptr() as usize - sql.as_ptr() as usize;
+            characters += sql[at..begin].chars().count();
+            at = begin;
+            let before = u32::try_from(characters).unwrap_or(0);
             let command = parse_one(text).map_err(|error| error.shifted(before))?;
             rest.push_back(Parsed { sql: (*text).to_owned(), command, before });
         }
@@ -162,6 +184,10 @@ impl Session {
             }
             return Ok(false);
         };
+        queue.begun += 1;
+        if queue.begun.is_multiple_of(STATEMENTS_AT_ONCE) {
+            others_first().await;
+        }
         let planned = self.prepare_command(sql, command, Vec::new());
         let prepared = match planned {
             Ok(prepared) => Arc::new(Prepared { simple: true, ..prepared }),
