@@ -129,7 +129,9 @@ impl Fence {
     /// 40001 when a table that the transaction uses has changed, or may have.
     pub(crate) fn check(&self) -> SqlResult<()> {
         if self.doomed.load(Ordering::Acquire) {
-            return Err(SqlError::serialization("A table that the transaction uses was changed by another session."));
+            return Err(SqlError::serialization(
+                "A table that the transaction uses was changed by another session, or may have been: this node's catalog lease ran out.",
+            ));
         }
         Ok(())
     }

@@ -177,6 +177,9 @@ impl LeasedCatalog {
         let mut lapsed = self.lapsed.lock();
         if lapsed.end != lease.end {
             *lapsed = Lapsed { count: lapsed.count + 1, end: lease.end };
+            if lease.end != Timestamp::ZERO {
+                tracing::warn!(gateway = self.gateway, "the catalog lease ran out: open transactions are ended");
+            }
             if !(self.plant.has(Planted::KeepDoomed) || self.plant.has(Planted::CommitPastLease)) {
                 self.all_fences().iter().for_each(|fence| fence.doom_all());
             }
