@@ -209,13 +209,6 @@ fn values_are_not_shared_in_the_end() {
 
 #[cfg(feature = "planted-bugs")]
 #[test]
-fn looking_alone_is_found() {
-    let plant = sql::planted::Plant::of(sql::planted::Planted::LookAlone);
-    searched(plant, late_statement()).expect_err("it is found");
-}
-
-#[cfg(feature = "planted-bugs")]
-#[test]
 fn a_forgotten_entry_is_found() {
     let plant = sql::planted::Plant::of(sql::planted::Planted::ForgetEntry);
     searched(plant, statement()).expect_err("it is found");
