@@ -441,6 +441,7 @@ mod tests {
             leader: Some(peer),
             serves: true,
             merging: false,
+            merged_away: false,
             lease_until: None,
             split_off: Arc::default(),
             asleep: false,

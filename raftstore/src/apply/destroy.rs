@@ -1,20 +1,25 @@
 //! What is left of a replica that is no peer any more.
 
-use proto::{Cf, Region};
+use proto::{Cf, Region, RegionId};
 
 use crate::{
     engine::WriteOp,
     keys::{self, Tombstone},
 };
 
+/// Records go, a tombstone stays; the data does, too.
+pub(crate) fn burial(region: RegionId, tombstone: Tombstone) -> [WriteOp; 4] {
+    [
+        WriteOp::Put(Cf::Meta, keys::tombstone_key(region), keys::encode_tombstone(tombstone)),
+        WriteOp::Delete(Cf::Meta, keys::region_key(region)),
+        WriteOp::Delete(Cf::Meta, keys::apply_key(region)),
+        WriteOp::Delete(Cf::Meta, keys::merges_key(region)),
+    ]
+}
+
 /// Data and records go, a tombstone stays; all in one batch. Doing it twice does no harm.
 pub(crate) fn destruction(region: &Region, tombstone: Tombstone) -> Vec<WriteOp> {
-    let mut ops = vec![
-        WriteOp::Put(Cf::Meta, keys::tombstone_key(region.id), keys::encode_tombstone(tombstone)),
-        WriteOp::Delete(Cf::Meta, keys::region_key(region.id)),
-        WriteOp::Delete(Cf::Meta, keys::apply_key(region.id)),
-        WriteOp::Delete(Cf::Meta, keys::merges_key(region.id)),
-    ];
+    let mut ops = burial(region.id, tombstone).to_vec();
     if !region.range.is_empty() {
         ops.extend(clearing(region));
     }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use proto::{Cf, LogIndex, Region, Term, wire, wire::RegionError};
 use tracing::info;
 
-use super::{Round, corrupt, region_change::Changed};
+use super::{Round, burial, corrupt, region_change::Changed};
 use crate::{
     effect::{MergeStep, RegionChange},
     engine::{EngineError, WriteOp},
@@ -80,9 +80,7 @@ impl Round<'_> {
         let peer = source.peer_on(self.store).ok_or_else(|| corrupt(region, position, "the source was never here"))?;
         let merged = Some((now.id, now.epoch.version));
         let tombstone = Tombstone { peer: peer.id, epoch: source.epoch, merged };
-        let gone = [keys::region_key, keys::apply_key, keys::merges_key];
-        self.ops.extend(gone.map(|key| WriteOp::Delete(Cf::Meta, key(source.id))));
-        self.ops.push(WriteOp::Put(Cf::Meta, keys::tombstone_key(source.id), keys::encode_tombstone(tombstone)));
+        self.ops.extend(burial(source.id, tombstone));
         self.ahead.remove(&source.id);
         self.absorbed.insert(source.id);
         let record = self.merges(region)?;

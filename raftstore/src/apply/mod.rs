@@ -39,7 +39,7 @@ use crate::{
     verify::Marked,
 };
 
-pub(crate) use destroy::destruction;
+pub(crate) use destroy::{burial, destruction};
 
 /// Regions that the core does not know yet as they are, by what was applied. Few: the core catches up within a turn or two.
 type Ahead = BTreeMap<RegionId, Arc<Region>>;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use proto::{LogIndex, PeerId, wire};
+use proto::{LogIndex, PeerId, RegionId, wire};
 use raft::{
     SnapshotStatus, StateRole,
     eraftpb::{Message, MessageType},
@@ -13,13 +13,13 @@ use super::{
     Replica, membership,
     message::{self, Refused},
     outbox::Outbox,
-    snapshot,
+    snapshot::{self, EndingReplica},
     truncate::{CATCHING_UP_TIMES, Truncation},
 };
 use crate::{
     clock::Instant,
     effect::{ArrivedSnapshot, SnapshotId},
-    snapshot::{Content, Outcome, TakeTask},
+    snapshot::{Content, MergedAway, Outcome, TakeTask},
 };
 
 /// Whether a replica that knows its region as `here` and has applied so much gets on by a snapshot; the reason if not.
@@ -81,10 +81,12 @@ impl Replica {
         self.node.report_snapshot(peer.0, status);
     }
 
-    /// The files of a snapshot are here: its message is stepped now.
-    pub(crate) fn snapshot_arrived(&mut self, now: Instant, arrived: ArrivedSnapshot, out: &mut Outbox) {
+    /// The files of a snapshot are here: its message is stepped now. Whether it is accepted.
+    pub(crate) fn snapshot_arrived(&mut self, now: Instant, arrived: ArrivedSnapshot, out: &mut Outbox) -> bool {
         self.wake();
-        match self.accept_snapshot(&arrived.message) {
+        let content = self.accept_snapshot(&arrived.message);
+        let is_accepted = content.is_ok();
+        match content {
             Ok(content) => self.snapshots.accepted(content, arrived.folder),
             Err(reason) => {
                 info!(region = self.region.id.0, peer = self.peer.id.0, reason, "a snapshot is not taken");
@@ -92,6 +94,7 @@ impl Replica {
             }
         }
         self.notice_changes(now, out);
+        is_accepted
     }
 
     fn accept_snapshot(&mut self, envelope: &wire::RaftMessage) -> Result<Content, String> {
@@ -108,7 +111,7 @@ impl Replica {
         if self.is_silenced() && content.region.epoch.version == self.region.epoch.version {
             return Err("this replica waits for its end by a merge".into());
         }
-        if self.merge_first(content.merges.absorbed) {
+        if self.gate().is_some() || self.merge_first(content.merges.absorbed) {
             return Err("this replica has a merge to apply first".into());
         }
         if self.leads() && message.term <= self.node.raft.term {
@@ -127,18 +130,38 @@ impl Replica {
     pub(super) fn waits_for_snapshot(&mut self, out: &mut Outbox) -> bool {
         let still = self.applied.index == self.writes.applying && self.writes.held <= self.writes.persisted;
         let (raft, own) = (self.node.raft.hard_state(), &self.region);
-        let task = |content: Content, folder| TakeTask {
-            hard_state: snapshot::hard_state(&raft, content.position),
-            cleared: vec![own.range.clone(), content.region.range.clone()],
-            content,
-            folder,
+        let task = |content: Content, folder, ending: &[EndingReplica]| {
+            let away = |e: &EndingReplica| MergedAway { region: e.region.id, tombstone: e.tombstone };
+            let ranges = [&own.range, &content.region.range].into_iter().chain(ending.iter().map(|e| &e.region.range));
+            TakeTask {
+                hard_state: snapshot::hard_state(&raft, content.position),
+                cleared: ranges.cloned().collect(),
+                merged_away: ending.iter().map(away).collect(),
+                content,
+                folder,
+            }
         };
         self.snapshots.blocks(still, task, &mut out.snapshots)
     }
 
-    /// The state is the snapshot's.
-    pub(crate) fn snapshot_taken(&mut self) {
-        self.snapshots.taken();
+    /// The state is the snapshot's; which replicas have ended with it.
+    pub(crate) fn snapshot_taken(&mut self) -> Vec<RegionId> {
+        self.snapshots.taken()
+    }
+
+    /// Replicas beside it end with the snapshot that it has accepted.
+    pub(crate) fn end_with_snapshot(&mut self, ending: Vec<EndingReplica>) {
+        self.snapshots.end_with(ending);
+    }
+
+    /// Those that wait for their end with a snapshot that will not come: this replica goes.
+    pub(crate) fn abandon_ending(&mut self) -> Vec<EndingReplica> {
+        self.snapshots.abandon_ending()
+    }
+
+    /// Whether nobody changes its state: all that was handed to the applier is applied, and no snapshot is coming.
+    pub(crate) fn is_still(&self) -> bool {
+        self.applied.index == self.writes.applying && !self.snapshots.incoming()
     }
 
     /// raft-rs's ready is about the snapshot that is the state now: the log begins behind it.

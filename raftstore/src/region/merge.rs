@@ -15,11 +15,12 @@
 //!
 //! The target asks nobody for the source's log: all the source's peers have acknowledged all of it before CommitMerge is
 //! proposed, on the very stores of the target. A replica of the target holds back CommitMerge, and what follows, until the
-//! source's replica beside it has applied that far; that all of it is committed the entry itself proves. So that no peer of
-//! the target jumps over CommitMerge with a snapshot, the target's log is kept from there on until all its voters have it,
-//! and whoever has it in its log is told that it is committed, and applies it before any snapshot.
+//! source's replica beside it has applied that far; that all of it is committed the entry itself proves. Who has CommitMerge
+//! in its log is told that it is committed, and applies it before any snapshot.
 //!
-//! A source's replica that missed the end is told by the tombstones of the others.
+//! A source's replica that missed the end is told by the tombstones of the others. It ends at once, unless the target's
+//! replica beside it has not come to CommitMerge yet: then it ends with that entry, or with the snapshot of the target that
+//! takes the entry's place.
 
 use prost::Message as _;
 use proto::{Epoch, KeyRange, LogIndex, PD_REGION, Peer, PeerRole, Region, RegionId, Term, wire};
@@ -100,6 +101,8 @@ pub(super) struct Merging {
     /// In which term a rollback was proposed.
     rollback: Option<Term>,
     held: Option<Held>,
+    /// It is known that the region is no more: which one has taken it over, and that one's version since.
+    merged_away: Option<(RegionId, u64)>,
 }
 
 /// Committed entries that wait until the source's replica here is as far as it must be. The first takes it over.
@@ -123,7 +126,8 @@ pub(crate) enum Gate {
 impl Merging {
     /// Something else begins.
     pub(super) fn becomes(&mut self, record: Merges) {
-        *self = Merging { record, held: self.held.take(), ..Merging::default() };
+        let (held, merged_away) = (self.held.take(), self.merged_away);
+        *self = Merging { record, held, merged_away, ..Merging::default() };
     }
 
     /// Leadership came or went.
@@ -405,6 +409,22 @@ impl Replica {
         self.changes.merging.never |= self.is_silenced() && self.region.epoch == source_epoch;
     }
 
+    /// The region was taken over by another one, whose replica here does not know it yet.
+    pub(crate) fn is_merged_away(&mut self, into: RegionId, version: u64) {
+        self.changes.merging.merged_away = Some((into, version));
+    }
+
+    /// Into which region it is known to have been merged, and that one's version since.
+    pub(crate) fn merged_away(&self) -> Option<(RegionId, u64)> {
+        self.changes.merging.merged_away
+    }
+
+    /// Whether a snapshot of a region that covers some of its keys is its end.
+    pub(crate) fn ends_with(&self, target: &Region) -> bool {
+        let into_it = |(into, version)| into == target.id && version <= target.epoch.version;
+        self.merged_away().is_some_and(into_it)
+    }
+
     /// Keeps back a CommitMerge among committed entries, and all that follows.
     pub(super) fn hold_back(&mut self, mut committed: Vec<Entry>, out: &mut Outbox) -> Vec<Entry> {
         if let Some(held) = &mut self.changes.merging.held {
@@ -482,16 +502,9 @@ impl Replica {
         ahead && has_entry(&self.node.raft.raft_log, absorbed)
     }
 
-    /// Whether some voter's log may end before the last CommitMerge, or one is under way: nothing is cut that a peer lacks.
+    /// Whether a merge is, or may be, under way: nothing is cut that a peer lacks.
     pub(super) fn keeps_log_for_merge(&self) -> bool {
-        let raft = &self.node.raft;
-        let absorbed = self.changes.merging.record.absorbed.index.0;
-        let lacks =
-            |p: &&Peer| p.role != PeerRole::Learner && raft.prs().get(p.id.0).is_some_and(|q| q.matched < absorbed);
-        self.is_silenced()
-            || self.changes.absorbs()
-            || !raft.apply_to_current_term()
-            || self.region.peers.iter().any(|p| lacks(&p))
+        self.is_silenced() || self.changes.absorbs() || !self.node.raft.apply_to_current_term()
     }
 
     /// The target has taken this region over, which ends with it.

@@ -666,6 +666,7 @@ impl Replica {
             leader: self.leader(),
             serves,
             merging: self.refuses_reads(),
+            merged_away: self.merged_away().is_some(),
             lease_until: until,
             asleep: self.is_asleep(),
             restorations: self.snapshots.restorations(),

@@ -5,16 +5,19 @@
 //! incoming   (nothing) ─raft-rs accepts─► waits for what is under way ─► taking ─► ready taken ─► persisted
 //! ```
 //!
+//! With the one that is taken those replicas of the store end whose regions were merged into this one since.
+//!
 //! A kept snapshot lingers after its last transfer: another peer may need it, and until the peer that took it has asked
 //! for what follows, the log must not be cut behind it.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
-use proto::{LogIndex, PeerId, RegionId, StoreId, wire};
+use proto::{LogIndex, PeerId, Region, RegionId, StoreId, wire};
 use raft::eraftpb::HardState;
 
 use crate::{
     effect::{SendTask, SnapshotId, SnapshotTask},
+    keys::Tombstone,
     log::Position,
     snapshot::{Content, KEPT_AT_MOST, TakeTask},
 };
@@ -70,13 +73,20 @@ struct Kept {
 /// One that this replica takes.
 enum Incoming {
     /// raft-rs has accepted it; what is being written and applied comes first.
-    Accepted(Content, String),
+    Accepted(Content, String, Vec<EndingReplica>),
     /// The driver has it.
-    Taking(Content),
+    Taking(Content, Vec<RegionId>),
     /// It is the state now; raft-rs's ready about it comes next.
     Taken(Content),
     /// That ready waits for its log write.
     Persisting(u64, Position),
+}
+
+/// A replica beside this one, silent already, whose state ends with this one's snapshot.
+#[derive(Clone, Debug)]
+pub(crate) struct EndingReplica {
+    pub(crate) region: Arc<Region>,
+    pub(crate) tombstone: Tombstone,
 }
 
 /// Both directions.
@@ -197,9 +207,9 @@ impl Snapshots {
     }
 
     /// What the region will be when the snapshot that comes is its state.
-    pub(super) fn arriving(&self) -> Option<&proto::Region> {
+    pub(super) fn arriving(&self) -> Option<&Region> {
         match &self.incoming {
-            Some(Incoming::Accepted(content, _) | Incoming::Taking(content) | Incoming::Taken(content)) => {
+            Some(Incoming::Accepted(content, ..) | Incoming::Taking(content, _) | Incoming::Taken(content)) => {
                 Some(&content.region)
             }
             Some(Incoming::Persisting(..)) | None => None,
@@ -209,7 +219,23 @@ impl Snapshots {
     /// raft-rs has accepted a snapshot whose parts are in a folder.
     pub(super) fn accepted(&mut self, content: Content, folder: String) {
         debug_assert!(self.incoming.is_none());
-        self.incoming = Some(Incoming::Accepted(content, folder));
+        self.incoming = Some(Incoming::Accepted(content, folder, Vec::new()));
+    }
+
+    /// These end with it.
+    pub(super) fn end_with(&mut self, replicas: Vec<EndingReplica>) {
+        match &mut self.incoming {
+            Some(Incoming::Accepted(.., ending)) => *ending = replicas,
+            _ => debug_assert!(replicas.is_empty(), "a snapshot that is begun takes no more along"),
+        }
+    }
+
+    /// Those that were to end with a snapshot which is accepted and not begun: it will not come, they end by themselves.
+    pub(super) fn abandon_ending(&mut self) -> Vec<EndingReplica> {
+        match &mut self.incoming {
+            Some(Incoming::Accepted(.., ending)) => std::mem::take(ending),
+            _ => Vec::new(),
+        }
     }
 
     /// Whether readies must not be taken now. When the replica is `still` (nothing written, nothing applied is under
@@ -217,25 +243,27 @@ impl Snapshots {
     pub(super) fn blocks(
         &mut self,
         still: bool,
-        task: impl FnOnce(Content, String) -> TakeTask,
+        task: impl FnOnce(Content, String, &[EndingReplica]) -> TakeTask,
         orders: &mut SnapshotOrders,
     ) -> bool {
         match self.incoming.take() {
-            Some(Incoming::Accepted(content, folder)) if still => {
-                orders.tasks.push(SnapshotTask::Take(Box::new(task(content.clone(), folder))));
-                self.incoming = Some(Incoming::Taking(content));
+            Some(Incoming::Accepted(content, folder, ending)) if still => {
+                orders.tasks.push(SnapshotTask::Take(Box::new(task(content.clone(), folder, &ending))));
+                self.incoming = Some(Incoming::Taking(content, ending.iter().map(|e| e.region.id).collect()));
             }
             other => self.incoming = other,
         }
-        matches!(self.incoming, Some(Incoming::Accepted(..) | Incoming::Taking(_)))
+        matches!(self.incoming, Some(Incoming::Accepted(..) | Incoming::Taking(..)))
     }
 
-    /// The driver is done.
-    pub(super) fn taken(&mut self) {
-        self.incoming = match self.incoming.take() {
-            Some(Incoming::Taking(content)) => Some(Incoming::Taken(content)),
-            other => other,
+    /// The driver is done; which replicas have ended with it.
+    pub(super) fn taken(&mut self) -> Vec<RegionId> {
+        let (incoming, ended) = match self.incoming.take() {
+            Some(Incoming::Taking(content, ended)) => (Some(Incoming::Taken(content)), ended),
+            other => (other, Vec::new()),
         };
+        self.incoming = incoming;
+        ended
     }
 
     /// raft-rs's ready of this number is about the snapshot; what it is.
@@ -264,14 +292,14 @@ impl Snapshots {
         if let Some(kept) = self.kept.take() {
             orders.discard(kept.id);
         }
-        if let Some(Incoming::Accepted(_, folder)) = self.incoming.take() {
+        if let Some(Incoming::Accepted(_, folder, _)) = self.incoming.take() {
             orders.refuse(folder);
         }
     }
 
     /// Whether the driver is changing the replica's state.
     pub(super) fn busy(&self) -> bool {
-        matches!(self.incoming, Some(Incoming::Taking(_)))
+        matches!(self.incoming, Some(Incoming::Taking(..)))
     }
 }
 

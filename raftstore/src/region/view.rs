@@ -61,6 +61,8 @@ pub struct ReplicaView {
     pub serves: bool,
     /// Its neighbour is about to take it over: nobody reads or writes it until it has, or will not.
     pub merging: bool,
+    /// The region was merged into another one, whose replica here does not know it yet: this one waits for its end.
+    pub merged_away: bool,
     /// Until then this store alone serves reads of the region.
     pub lease_until: Option<Instant>,
     /// Nobody uses the region: the replica neither ticks nor speaks.

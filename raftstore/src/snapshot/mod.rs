@@ -30,7 +30,7 @@ pub use driver::SnapshotDriver;
 pub(crate) use incoming::RECEIVING_AT_MOST;
 pub use incoming::Receiving;
 pub use outgoing::{Outcome, Outgoing};
-pub use taking::{TakeError, TakeTask, Taking};
+pub use taking::{MergedAway, TakeError, TakeTask, Taking};
 
 /// Snapshots that a store makes, sends or keeps at once, one a region: each takes disk, and sending it bandwidth. A
 /// region that wants one more waits for its leader's next heartbeat.

@@ -8,6 +8,9 @@
 //!  purge     the folder goes
 //! ```
 //!
+//! Replicas whose regions were merged into this one, by entries that the snapshot holds, end in `settle`: sooner, the old
+//! state would lack what its log tells it to take over; later, two replicas would hold the same keys.
+//!
 //! The marker comes before the log is cut, because state older than the log's beginning can't be brought up by it; the
 //! log is cut before the apply state says so, because what is applied must not be ahead of the log.
 
@@ -15,15 +18,16 @@ use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message as _;
-use proto::{Cf, KeyRange, LogIndex, Region, RegionId, Term, wire};
+use proto::{Cf, Epoch, KeyRange, LogIndex, PeerId, Region, RegionId, Term, wire};
 use protobuf::Message as _;
 use raft::eraftpb::HardState;
 use tracing::{info, warn};
 
 use super::content::{Content, from_wire, to_wire};
 use crate::{
+    apply::burial,
     engine::{Engine, EngineError, PART_FAMILIES, WriteBatch, WriteOp, check_parts},
-    keys::{self, ApplyState},
+    keys::{self, ApplyState, Tombstone},
     log::{LogBatch, LogEngine, LogError, Position, RegionLog},
     region::merge::Merges,
     store::BootError,
@@ -40,6 +44,17 @@ pub struct TakeTask {
     pub folder: String,
     /// Whose records go first.
     pub cleared: Vec<KeyRange>,
+    /// The replicas that end with it.
+    pub merged_away: Vec<MergedAway>,
+}
+
+/// A replica whose region was merged into another one by an entry that a snapshot holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MergedAway {
+    /// The source.
+    pub region: RegionId,
+    /// What stays of it; says into what it was merged.
+    pub tombstone: Tombstone,
 }
 
 /// It could not be taken; the store stops.
@@ -71,11 +86,29 @@ fn encode_marker(task: &TakeTask) -> Bytes {
         hard_state: task.hard_state.write_to_bytes().expect("three numbers").into(),
         folder: task.folder.clone(),
         cleared: task.cleared.iter().map(Into::into).collect(),
+        merged_away: task.merged_away.iter().map(encode_merged_away).collect(),
     };
     let mut value = BytesMut::with_capacity(1 + marker.encoded_len());
     value.put_u8(keys::VERSION);
     marker.encode(&mut value).expect("a buffer grows");
     value.freeze()
+}
+
+fn encode_merged_away(away: &MergedAway) -> wire::MergedAway {
+    let (target, version) = away.tombstone.merged.unwrap_or_default();
+    wire::MergedAway {
+        region_id: away.region.0,
+        peer_id: away.tombstone.peer.0,
+        epoch: Some(away.tombstone.epoch.into()),
+        target_id: target.0,
+        target_version: version,
+    }
+}
+
+fn decode_merged_away(away: wire::MergedAway) -> MergedAway {
+    let epoch = away.epoch.map(Epoch::from).unwrap_or_default();
+    let merged = Some((RegionId(away.target_id), away.target_version));
+    MergedAway { region: RegionId(away.region_id), tombstone: Tombstone { peer: PeerId(away.peer_id), epoch, merged } }
 }
 
 fn decode_marker(value: &[u8]) -> Result<TakeTask, EngineError> {
@@ -92,6 +125,7 @@ fn decode_marker(value: &[u8]) -> Result<TakeTask, EngineError> {
         hard_state,
         folder: marker.folder,
         cleared: marker.cleared.into_iter().map(Into::into).collect(),
+        merged_away: marker.merged_away.into_iter().map(decode_merged_away).collect(),
     })
 }
 
@@ -179,12 +213,16 @@ impl Taking {
             true => WriteOp::Delete(Cf::Meta, keys::merges_key(region.id)),
             false => WriteOp::Put(Cf::Meta, keys::merges_key(region.id), keys::encode_merges(merges)),
         };
-        self.write(vec![
+        let mut ops = vec![
             merges,
             WriteOp::Put(Cf::Meta, keys::region_key(region.id), keys::encode_region(region)),
             WriteOp::Put(Cf::Meta, keys::apply_key(region.id), keys::encode_apply(apply)),
             WriteOp::Delete(Cf::Meta, keys::snapshot_key(region.id)),
-        ])?;
+        ];
+        for away in &self.task.merged_away {
+            ops.extend(burial(away.region, away.tombstone));
+        }
+        self.write(ops)?;
         self.engine.sync()
     }
 }

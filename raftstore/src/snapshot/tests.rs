@@ -6,7 +6,7 @@ use bytes::Bytes;
 use proto::{Epoch, KeyRange, LogIndex, Peer, PeerId, PeerRole, Region, RegionId, StoreId, Term, wire};
 use raft::eraftpb::{Entry, HardState};
 
-use super::{Content, RECEIVING_AT_MOST, TakeTask, Taking, taking::recover};
+use super::{Content, MergedAway, RECEIVING_AT_MOST, TakeTask, Taking, taking::recover};
 use crate::{
     Event, Instant, MonotonicClock, StoreConfig, StoreCore, StoreHandle,
     engine::{
@@ -15,12 +15,18 @@ use crate::{
         part_name,
         rocks::{RocksEngine, RocksOptions},
     },
-    keys,
+    keys::{self, Tombstone},
     log::{FileLog, LogBatch, LogEngine, MemoryLog, Position, RegionLog},
     store::bootstrap,
 };
 
 const REGION: RegionId = RegionId(1);
+
+/// What stays of a neighbour, `z..`, that was merged into the region by an entry that the snapshot holds.
+const MERGED_AWAY: MergedAway = MergedAway {
+    region: RegionId(2),
+    tombstone: Tombstone { peer: PeerId(1), epoch: Epoch { conf_ver: 1, version: 1 }, merged: Some((REGION, 2)) },
+};
 
 fn region(start: &'static str, end: &'static str, version: u64) -> Region {
     Region {
@@ -59,12 +65,14 @@ fn records(engine: &dyn Engine) -> Vec<String> {
 
 /// An old replica of `b..z` on `disk`, and a snapshot made by `maker` of its left part, arrived and synced.
 fn prepare((engine, log): &Disk, maker: &dyn Engine) -> TakeTask {
-    bootstrap(&**engine, &**log, StoreId(1), &[region("b", "z", 1)]).unwrap();
+    let source = Region { id: MERGED_AWAY.region, ..region("z", "", 1) };
+    bootstrap(&**engine, &**log, StoreId(1), &[region("b", "z", 1), source.clone()]).unwrap();
     let entries = (6..=30).map(|index| Entry { index, term: 6, ..Entry::default() }).collect();
     let hard_state = HardState { term: 6, vote: 3, commit: 8, ..HardState::default() };
     let change = RegionLog { entries, hard_state: Some(hard_state.clone()), ..RegionLog::default() };
     log.write(LogBatch { regions: vec![(REGION, change)] }, true).unwrap();
-    let old = [put(Cf::Data, "b", "old"), put(Cf::Data, "c", "old"), put(Cf::Lock, "q", "old")];
+    let old =
+        [put(Cf::Data, "zz", "old"), put(Cf::Data, "b", "old"), put(Cf::Data, "c", "old"), put(Cf::Lock, "q", "old")];
     write(&**engine, [&old[..], &[put(Cf::Data, "a", "other")]].concat());
     engine.sync().unwrap();
 
@@ -79,28 +87,34 @@ fn prepare((engine, log): &Disk, maker: &dyn Engine) -> TakeTask {
     }
     engine.files().sync("received").unwrap();
     let position = Position { index: LogIndex(20), term: Term(7) };
-    let cleared = vec![KeyRange::new("b", "z"), region.range.clone()];
+    let cleared = vec![KeyRange::new("b", "z"), region.range.clone(), source.range];
     let hard_state = HardState { term: 8, vote: 0, commit: 8, ..HardState::default() };
     TakeTask {
         content: Content { position, region, merges: Default::default(), parts },
         hard_state,
         folder: "received".into(),
         cleared,
+        merged_away: vec![MERGED_AWAY],
     }
 }
 
-const OLD: [&str; 4] = ["data:a=other", "data:b=old", "data:c=old", "lock:q=old"];
+const OLD: [&str; 5] = ["data:a=other", "data:b=old", "data:c=old", "data:zz=old", "lock:q=old"];
 const NEW: [&str; 4] = ["data:a=other", "data:b=new", "data:d=new", "lock:d=new"];
 
 /// The disk holds one state or the other, whole, and nothing else.
 fn check((engine, log): &Disk, new: bool) {
-    assert_eq!(records(&**engine), if new { NEW } else { OLD });
+    assert_eq!(records(&**engine), if new { &NEW[..] } else { &OLD[..] });
     let snapshot = engine.snapshot();
     let get = |key: Bytes| snapshot.get(Cf::Meta, &key).unwrap();
     assert_eq!(get(keys::snapshot_key(REGION)), None);
     let applied = keys::decode_apply(&get(keys::apply_key(REGION)).unwrap()).unwrap();
     let known = keys::decode_region(&get(keys::region_key(REGION)).unwrap()).unwrap();
     let state = log.load(REGION).unwrap().unwrap();
+    let source = MERGED_AWAY.region;
+    assert_eq!(get(keys::region_key(source)).is_none(), new);
+    assert_eq!(get(keys::apply_key(source)).is_none(), new);
+    let tombstone = get(keys::tombstone_key(source)).map(|bytes| keys::decode_tombstone(&bytes).unwrap());
+    assert_eq!(tombstone, new.then_some(MERGED_AWAY.tombstone));
     if new {
         assert_eq!((applied.applied.index, applied.commit), (LogIndex(20), LogIndex(20)));
         assert_eq!(known.epoch.version, 2);

@@ -7,7 +7,7 @@
 //!          that is not here            covers the range, or the split that makes room for it is still to be applied
 //!   go     removed by an entry, told   the replica ends at once; after what is being applied the state goes, the
 //!          so, or replaced             tombstone is synced, and then the log goes
-//!          merged into another         its data stays where it is: see `merges`
+//!          merged into another         its data stays where it is, or goes with a snapshot's coming: see `merges`
 //! ```
 //!
 //! Of the regions that a split makes only that of the parent's leader stands for election at once: on other stores the
@@ -30,6 +30,7 @@ use crate::{
         log_storage::{LogStorage, cache_share},
         membership, message,
         outbox::{Outbox, Removal},
+        snapshot::EndingReplica,
     },
 };
 
@@ -42,7 +43,7 @@ pub(super) struct Absent {
     /// Of replicas that were destroyed; a few dozen bytes each, kept as long as the store lives.
     pub(super) tombstones: BTreeMap<RegionId, Tombstone>,
     /// Of replicas that have ended and whose state is being removed: their ranges are not free yet.
-    dying: BTreeMap<RegionId, Arc<Region>>,
+    pub(super) dying: BTreeMap<RegionId, Arc<Region>>,
     /// Regions that others have taken over since the state was last synced, and before: their logs are still here.
     pub(super) absorbed: Vec<RegionId>,
     /// Those of them that a sync under way makes so durably.
@@ -144,7 +145,7 @@ impl StoreCore {
             }
             MessageType::MsgAppend | MessageType::MsgHeartbeat => {
                 let Some(range) = envelope.range.clone() else { return };
-                if let Some(other) = self.covered_by(&range.into(), None) {
+                if let Some(other) = self.covered_by(&range.into(), &[]) {
                     return debug!(region = region.0, covered_by = other.0, "a new replica has to wait for room");
                 }
                 info!(store = self.config.store.0, region = region.0, peer = to.id.0, "a replica without data begins");
@@ -157,12 +158,12 @@ impl StoreCore {
         }
     }
 
-    /// A replica here, one that takes a snapshot, or one that is being removed, whose range is not free; not the one of
-    /// region `but`. Two snapshots may come at once: of a region before a split, and of what was split off.
-    pub(super) fn covered_by(&self, range: &proto::KeyRange, but: Option<RegionId>) -> Option<RegionId> {
+    /// A replica here, one that takes a snapshot, or one that is being removed, whose range is not free; none of the
+    /// regions `but`. Two snapshots may come at once: of a region before a split, and of what was split off.
+    pub(super) fn covered_by(&self, range: &proto::KeyRange, but: &[RegionId]) -> Option<RegionId> {
         let held = self.replicas.values().map(|replica| &**replica.region());
         let arriving = self.replicas.values().filter_map(Replica::arriving);
-        let alive = held.chain(arriving).filter(|region| Some(region.id) != but);
+        let alive = held.chain(arriving).filter(|region| !but.contains(&region.id));
         let overlaps = |region: &&Region| !region.range.is_empty() && region.range.intersect(range).is_some();
         alive.chain(self.absent.dying.values().map(|region| &**region)).find(overlaps).map(|region| region.id)
     }
@@ -230,6 +231,9 @@ impl StoreCore {
             let Some(mut replica) = self.replicas.remove(&region) else { continue };
             let peer = replica.peer();
             info!(store = self.config.store.0, region = region.0, peer = peer.id.0, reason, "a replica is destroyed");
+            for EndingReplica { region, tombstone } in replica.abandon_ending() {
+                out.apply.push(ApplyTask { region, work: ApplyWork::Destroy(tombstone) });
+            }
             replica.end(out);
             let tombstone = Tombstone { peer: peer.id, epoch: epoch.max(replica.region().epoch), merged };
             // What it still has to say or write concerns nobody; what is being applied ends first.

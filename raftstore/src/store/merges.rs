@@ -5,8 +5,9 @@
 //!                   ◄─MergeVerdict─                              what became of the source
 //!   target's replica at a CommitMerge ──► waits for the source's replica here, tells it what is committed
 //!                                     ──► applied: the source's replica ends; synced: its log goes
-//!   source's replica that missed it   ──asks for votes──► a tombstone ──MergeVerdict──► it ends, unless the target's
-//!                                                         replica here will still need it
+//!   source's replica that missed it   ──asks for votes──► a tombstone ──MergeVerdict──► it ends; if the target's replica
+//!                                                         here has still to take it over, with that entry, or with the
+//!                                                         target's snapshot (`snapshots`)
 //! ```
 
 use std::sync::Arc;
@@ -22,9 +23,11 @@ use crate::{
     keys::Tombstone,
     log::RegionLog,
     region::{
+        Replica,
         merge::{Gate, moved_on},
         message,
         outbox::{Outbox, Removal},
+        snapshot::EndingReplica,
     },
 };
 
@@ -66,23 +69,31 @@ impl StoreCore {
     /// A target has taken over a source, whose replica is no more. Its log stays until that is durable: a crash may take the
     /// state back to before.
     pub(super) fn absorb(&mut self, target: &Arc<Region>, source: RegionId, out: &mut Outbox) {
-        let Some(mut replica) = self.replicas.remove(&source) else { return };
-        let peer = replica.peer();
-        info!(store = self.config.store.0, region = source.0, peer = peer.id.0, into = target.id.0, "merged away");
-        replica.absorbed_by(target, out);
-        replica.end(out);
-        let merged = Some((target.id, target.epoch.version));
-        let tombstone = Tombstone { peer: peer.id, epoch: replica.region().epoch, merged };
-        self.writes.forget(source);
-        self.absent.tombstones.insert(source, tombstone);
-        self.dirty.remove(&source);
-        out.gone.push(source);
-        out.merged.push((source, target.id));
+        if self.silence(source, target, out).is_none() {
+            return;
+        }
         if self.config.has(Planted::MergePurgesUnsynced) {
             out.begin_log(source, RegionLog { removed: true, ..RegionLog::default() });
         } else {
             self.absent.absorbed.push(source);
         }
+    }
+
+    /// A source's replica is one no more; its state is, until the target's takes its place.
+    pub(super) fn silence(&mut self, source: RegionId, target: &Region, out: &mut Outbox) -> Option<EndingReplica> {
+        let mut replica = self.replicas.remove(&source)?;
+        let peer = replica.peer();
+        info!(store = self.config.store.0, region = source.0, peer = peer.id.0, into = target.id.0, "merged away");
+        replica.absorbed_by(target, out);
+        replica.end(out);
+        let merged = replica.merged_away().unwrap_or((target.id, target.epoch.version));
+        let tombstone = Tombstone { peer: peer.id, epoch: replica.region().epoch, merged: Some(merged) };
+        self.writes.forget(source);
+        self.absent.tombstones.insert(source, tombstone);
+        self.dirty.remove(&source);
+        out.gone.push(source);
+        out.merged.push((source, target.id));
+        Some(EndingReplica { region: replica.region().clone(), tombstone })
     }
 
     /// What had been taken over when the state engine was synced is so durably: the logs of the sources may go.
@@ -150,15 +161,14 @@ impl StoreCore {
         }
         // One that knows its region was a peer already when the source was taken over, or came after.
         let target = RegionId(verdict.target_id);
-        let will_need_it = self
-            .replicas
-            .get(&target)
-            .is_some_and(|target| target.is_initialised() && target.region().epoch.version < verdict.target_version);
-        if !will_need_it {
-            let reason = "its region was merged into another one";
-            let merged = Some((target, verdict.target_version));
-            out.removed.push(Removal { region: source, epoch, reason, merged });
+        let merged = (target, verdict.target_version);
+        let lacks_it = |target: &Replica| target.is_initialised() && target.region().epoch.version < merged.1;
+        if self.replicas.get(&target).is_some_and(lacks_it) {
+            self.replicas.entry(source).and_modify(|replica| replica.is_merged_away(merged.0, merged.1));
+            return;
         }
+        let reason = "its region was merged into another one";
+        out.removed.push(Removal { region: source, epoch, reason, merged: Some(merged) });
     }
 
     /// A replica whose region is no more asks for votes, or whether it is still a peer.

@@ -1,6 +1,6 @@
 //! The store's share in snapshots: how many it keeps, and when the log is free for one that is taken.
 
-use proto::RegionId;
+use proto::{Region, RegionId};
 use tracing::info;
 
 use super::StoreCore;
@@ -8,7 +8,7 @@ use crate::{
     clock::Instant,
     effect::{ArrivedSnapshot, SnapshotTask},
     region::{
-        message,
+        Replica, message,
         outbox::{Outbox, Removal},
         snapshot::SnapshotOrders,
     },
@@ -51,33 +51,47 @@ impl Snapshots {
 
 impl StoreCore {
     /// The files of a snapshot are here. It may not cover keys of another region's replica: that one has not heard yet
-    /// of a split or a merge, and what it does then would go wrong.
+    /// of a split or a merge, and what it does then would go wrong. One that is known to have been merged away ends with it.
     pub(super) fn snapshot_arrived(&mut self, now: Instant, arrived: ArrivedSnapshot, out: &mut Outbox) {
-        let refused = match message::decode_snapshot(&arrived.message) {
-            Err(refused) => Some(refused.to_string()),
-            Ok((_, content)) => self.overlap(&content.region),
-        };
-        let region = RegionId(arrived.message.region_id);
-        match (refused, self.replica(region)) {
-            (None, Some(replica)) => replica.snapshot_arrived(now, arrived, out),
-            (refused, _) => {
-                let reason = refused.unwrap_or_else(|| "its region is not here".into());
-                info!(region = region.0, reason, "a snapshot is not taken");
-                out.snapshots.refuse(arrived.folder);
+        let id = RegionId(arrived.message.region_id);
+        let content = message::decode_snapshot(&arrived.message).map_err(|refused| refused.to_string());
+        let fits = content.and_then(|(_, content)| Ok((self.make_room(&content.region)?, content.region)));
+        let (sources, region) = match (fits, self.replicas.get(&id)) {
+            (Ok(fits), Some(_)) => fits,
+            (fits, _) => {
+                let reason = fits.err().unwrap_or_else(|| "its region is not here".into());
+                info!(region = id.0, reason, "a snapshot is not taken");
+                return out.snapshots.refuse(arrived.folder);
             }
+        };
+        if self.replica(id).is_some_and(|replica| replica.snapshot_arrived(now, arrived, out)) {
+            let ending: Vec<_> = sources.into_iter().filter_map(|s| self.silence(s, &region, out)).collect();
+            self.absent.dying.extend(ending.iter().map(|source| (source.region.id, source.region.clone())));
+            self.replicas.entry(id).and_modify(|replica| replica.end_with_snapshot(ending));
         }
     }
 
     /// A snapshot is a region's state now.
     pub(super) fn snapshot_taken(&mut self, region: RegionId, out: &mut Outbox) {
         out.removed.extend(self.snapshots.deferred.extract_if(.., |removal| removal.region == region));
-        if let Some(replica) = self.replica(region) {
-            replica.snapshot_taken();
+        let ended = self.replica(region).map(Replica::snapshot_taken).unwrap_or_default();
+        for source in ended {
+            self.destroyed(source, out);
         }
     }
 
-    fn overlap(&self, region: &proto::Region) -> Option<String> {
-        let other = self.covered_by(&region.range, Some(region.id))?;
-        Some(format!("{other} of this store covers some of its keys"))
+    /// The replicas that end with a snapshot of this region; the reason, if another one is in its way. What was merged into
+    /// one of them ends before: with the entry by which that one is prepared, it knows that the earlier merge is committed.
+    fn make_room(&self, region: &Region) -> Result<Vec<RegionId>, String> {
+        let ends = |other: &&Replica| {
+            let overlaps = other.id() != region.id && other.region().range.intersect(&region.range).is_some();
+            overlaps && other.ends_with(region) && other.is_still()
+        };
+        let ending: Vec<_> = self.replicas.values().filter(ends).map(Replica::id).collect();
+        let ids: Vec<_> = ending.iter().copied().chain([region.id]).collect();
+        match self.covered_by(&region.range, &ids) {
+            Some(other) => Err(format!("{other} of this store covers some of its keys")),
+            None => Ok(ending),
+        }
     }
 }
