@@ -79,6 +79,10 @@ impl RegionError {
             format!("message of cluster {:x}, this node belongs to {:x}", actual.0, expected.0),
         )
     }
+    /// Whether nobody is known to lead the region where it was asked for.
+    pub fn is_unled(&self) -> bool {
+        matches!(self.kind, Some(Kind::NotLeader(_))) && self.leader_hint().is_none()
+    }
     /// The leader a `NotLeader` names.
     pub fn leader_hint(&self) -> Option<Peer> {
         match &self.kind {

@@ -156,6 +156,11 @@ impl StoreHandle {
         Ok(RegionSnapshot { engine, region: view.region.clone(), term, applied })
     }
 
+    /// Waits until the replica here knows who leads the region, or there is none any more.
+    pub async fn led(&self, region: RegionId) {
+        self.shared.replicas.led(region).await;
+    }
+
     /// A view of a replica that need not lead, in which all is that can ever be visible at `at`; `None` when this replica is
     /// not that far, or is not known to be. Not for anything later than `at`.
     pub fn past_snapshot(&self, target: &Target, at: Timestamp) -> Option<RegionSnapshot> {

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    pin::pin,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -11,7 +12,7 @@ use std::{
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use proto::{LogIndex, PD_REGION, Peer, Region, RegionId, Term, Timestamp};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
 
 use super::inbox::{Inbox, NotTaken};
 use crate::{
@@ -57,6 +58,8 @@ pub(crate) struct ReplicaShared {
     pub(crate) view: ArcSwap<ReplicaView>,
     /// Set when somebody watches; survives the replica.
     leadership: OnceLock<watch::Sender<Leadership>>,
+    /// Whoever waits for another view, or for the replica's end.
+    changed: Notify,
     applied: AtomicU64,
     committed: AtomicU64,
     progress: Mutex<Vec<PeerProgress>>,
@@ -68,6 +71,7 @@ impl ReplicaShared {
         ReplicaShared {
             view: ArcSwap::from_pointee(seen.view),
             leadership: OnceLock::new(),
+            changed: Notify::new(),
             applied: AtomicU64::new(seen.applied.0),
             committed: AtomicU64::new(seen.committed.0),
             progress: Mutex::new(seen.progress),
@@ -114,6 +118,7 @@ impl ReplicaShared {
         }
         let view = Arc::new(view);
         self.view.store(view.clone());
+        self.changed.notify_waiters();
         if let Some(watched) = self.leadership.get() {
             self.tell(watched);
         }
@@ -255,11 +260,26 @@ impl Replicas {
         None
     }
 
+    /// Waits until the replica here knows who leads the region, or there is none any more.
+    pub(crate) async fn led(&self, region: RegionId) {
+        while let Some(replica) = self.get(region) {
+            let mut changed = pin!(replica.changed.notified());
+            changed.as_mut().enable();
+            let here = self.get(region).is_some_and(|now| Arc::ptr_eq(&now, &replica));
+            if !here || replica.view.load().leader.is_some() {
+                return;
+            }
+            changed.await;
+        }
+    }
+
     /// Forgets a replica.
     pub(crate) fn remove(&self, region: RegionId) {
         self.led_awake.lock().remove(&region);
         let watched = self.watched.lock();
+        let gone = self.get(region);
         self.change(region, |shard| shard.remove(&region));
+        gone.iter().for_each(|replica| replica.changed.notify_waiters());
         if let Some(sender) = watched.get(&region) {
             tell(sender, || Leadership::NONE);
         }

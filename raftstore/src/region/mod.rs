@@ -386,6 +386,17 @@ impl Replica {
         }
     }
 
+    /// Split off from a region that is led here, it is to be led here, too. Nobody has led it, so there is no need to ask
+    /// first whether there is a leader: as after a hand-over.
+    pub(crate) fn stand_at_birth(&mut self, now: Instant, out: &mut Outbox) {
+        let own = self.peer.id.0;
+        let mut message = raft::eraftpb::Message { to: own, from: own, ..Default::default() };
+        message.set_msg_type(MessageType::MsgTimeoutNow);
+        // Fails only while a membership change is not applied.
+        let _ = self.node.step(message);
+        self.notice_changes(now, out);
+    }
+
     /// Messages to a store were lost: go back to probing what its peer has.
     pub(crate) fn unreachable(&mut self, store: StoreId) -> bool {
         match self.region.peer_on(store) {

@@ -215,7 +215,7 @@ impl StoreCore {
             replica.receive(now, &envelope, out);
         }
         if stands {
-            replica.campaign(now, out);
+            replica.stand_at_birth(now, out);
         }
         self.replicas.insert(id, replica);
         self.dirty.insert(id);
