@@ -13,7 +13,7 @@
 //! without data has no epoch: who does not know it may not have applied yet what made it a peer.
 //!
 //! A replica that hears of no leader for long asks the peers it knows of; those that know better answer. So one that was
-//! away while it was removed finds out, and pre-vote keeps it from disturbing anybody before.
+//! away while it was removed finds out, and pre-vote keeps it from disturbing anybody before. Those that sleep wake.
 
 use std::collections::VecDeque;
 
@@ -80,7 +80,7 @@ impl Replica {
     }
 
     /// Tells a sender that is no peer any more, when it stands for election or asks. True: that was all to do.
-    pub(crate) fn answer_stranger(&self, envelope: &wire::RaftMessage, out: &mut Outbox) -> bool {
+    pub(crate) fn answer_stranger(&mut self, envelope: &wire::RaftMessage, out: &mut Outbox) -> bool {
         let Ok((from, epoch)) = sender_of(envelope) else { return envelope.asks };
         let behind = match epoch.conf_ver {
             0 => self.knows_all_before(),
@@ -103,6 +103,10 @@ impl Replica {
             };
             out.messages.push((from.store, answer));
             return true;
+        }
+        if envelope.asks && self.region.peer(from.id).is_some() {
+            // It may be a learner, which stands for nothing: whoever sleeps finds out whether there is a leader.
+            self.wake();
         }
         envelope.asks
     }

@@ -507,6 +507,22 @@ impl Replica {
         }
     }
 
+    /// Whoever is elected while its demotion is under way leads as a learner afterwards. Were it to lose its quorum it could
+    /// not stand again, so it gives its office to a voter.
+    pub(super) fn resign_as_learner(&mut self, now: Instant) {
+        let is_learner = self.leads() && self.peer.role == PeerRole::Learner;
+        if !is_learner || self.node.raft.lead_transferee.is_some() || self.changes.under_way.is_some() {
+            return;
+        }
+        let last = self.node.raft.raft_log.last_index();
+        let votes = |p: &PeerProgress| self.region.peer(p.peer).is_some_and(|peer| peer.role == PeerRole::Voter);
+        let able = |p: &PeerProgress| votes(p) && p.active && last - p.matched.0 <= LAG_ENTRIES;
+        if let Some(heir) = self.progress(now).into_iter().filter(able).max_by_key(|p| p.matched) {
+            info!(region = self.region.id.0, peer = self.peer.id.0, to = heir.peer.0, "a learner that leads resigns");
+            self.node.transfer_leader(heir.peer.0);
+        }
+    }
+
     /// How far every peer is, as this leader knows.
     pub(super) fn progress(&self, now: Instant) -> Vec<PeerProgress> {
         let cut = self.node.store().truncated().index.0;

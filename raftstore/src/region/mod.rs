@@ -99,6 +99,8 @@ struct Writes {
     held: u64,
     /// Number of the last one known written.
     persisted: u64,
+    /// Number of the last ready with another term or vote.
+    voted: u64,
     /// Entries up to here were handed to the applier.
     applying: LogIndex,
 }
@@ -241,6 +243,7 @@ impl Replica {
         let timed_out = RegionError::not_leader(self.region.id, None, self.term());
         self.reads.tick(&timed_out, &mut out.replies);
         self.tick_handover(out);
+        self.resign_as_learner(now);
         self.ask_who_leads(out);
         self.tick_idle(now);
         active || self.is_asleep() || self.node.has_ready()
@@ -553,6 +556,10 @@ impl Replica {
         // Readable before advance_append_async, although not written yet.
         storage.append(&entries);
         if let Some(hard_state) = ready.hs() {
+            let known = storage.hard_state();
+            if (hard_state.term, hard_state.vote) != (known.term, known.vote) {
+                self.writes.voted = number;
+            }
             storage.set_hard_state(hard_state.clone());
         }
         if ready.must_sync() {
@@ -565,9 +572,13 @@ impl Replica {
         }
         let (snapshots, messages) =
             ready.take_messages().into_iter().partition(|m| m.get_msg_type() == MessageType::MsgSnapshot);
-        let messages = self.envelopes(messages, now);
-        out.messages.extend(messages);
         let mut promises = ready.take_persisted_messages();
+        // A leader replicates while it writes, but not before its term is written: a sole voter elects itself at once, and
+        // after a crash would lead in the same term again, with other entries.
+        match self.writes.voted > self.writes.persisted {
+            true => promises.splice(..0, messages).for_each(drop),
+            false => out.messages.extend(self.envelopes(messages, now)),
+        }
         if self.config.has(Planted::AckBeforeSync) {
             let early = |m: &raft::eraftpb::Message| {
                 matches!(m.get_msg_type(), MessageType::MsgAppendResponse | MessageType::MsgRequestVoteResponse)

@@ -12,7 +12,7 @@ use futures::future::BoxFuture;
 use history::Level;
 
 #[cfg(feature = "sql")]
-use crate::sql::{self, AdvisoryLocks, Family, Gateways, Indexed, Schema, Seats};
+use crate::sql::{self, AdvisoryLocks, Family, Gateways, Indexed, Schema, Seats, Sessions};
 use crate::{
     changes::{self, Changes},
     cluster::{
@@ -229,16 +229,18 @@ pub fn run(seed: u64, kind: Kind, settings: &Settings) -> Report {
             perform(kind, world.clone(), gateways, Arc::new(Schema::default()))
         }
         #[cfg(feature = "sql")]
-        Kind::Family => perform(kind, world.clone(), gateways(&world), Arc::new(Family::default())),
+        Kind::Family => perform(kind, world.clone(), gateways(&world), Arc::new(Sessions::<Family>::default())),
         #[cfg(feature = "sql")]
-        Kind::Seats => perform(kind, world.clone(), gateways(&world), Arc::new(Seats::default())),
+        Kind::Seats => perform(kind, world.clone(), gateways(&world), Arc::new(Sessions::<Seats>::default())),
         #[cfg(feature = "sql")]
-        Kind::Advisory => perform(kind, world.clone(), gateways(&world), Arc::new(AdvisoryLocks::default())),
+        Kind::Advisory => {
+            perform(kind, world.clone(), gateways(&world), Arc::new(Sessions::<AdvisoryLocks>::default()))
+        }
         #[cfg(feature = "sql")]
         Kind::Indexed => {
             let gateways =
                 Nodes::cluster_with(world.clone(), NODES, settings.clone(), Gateways::Patient, sql::long_memory());
-            perform(kind, world.clone(), gateways, Arc::new(Indexed::default()))
+            perform(kind, world.clone(), gateways, Arc::new(Sessions::<Indexed>::default()))
         }
     }
 }

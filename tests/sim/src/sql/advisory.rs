@@ -4,15 +4,11 @@
 //! The rows that SQL has for them go through DataFusion and stay out (see the module's essay); what the functions call is called.
 
 use std::{
-    sync::{
-        Arc, Weak,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Weak},
     time::Duration,
 };
 
 use bytes::Bytes;
-use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use proto::keyspace;
 use rand::Rng;
@@ -22,10 +18,10 @@ use sql::{
     advisory::{Advisory, Ask, Name, Scope},
 };
 
-use super::{Connection, SqlClient};
+use super::{Connection, Deeds, SqlClient};
 use crate::{
     runtime::{Owner, World},
-    workload::{Seat, Workload},
+    workload::Seat,
 };
 
 /// Few, so that they are contended.
@@ -37,10 +33,9 @@ const HELD_LONG: Duration = Duration::from_secs(20);
 /// How long somebody waits for a lock before it does something else.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The workload.
+/// The workload's.
 #[derive(Default)]
 pub struct AdvisoryLocks {
-    stopped: AtomicBool,
     inside: Mutex<Vec<Inside>>,
 }
 
@@ -105,69 +100,51 @@ impl AdvisoryLocks {
     }
 }
 
-impl Workload<SqlClient> for AdvisoryLocks {
-    fn prepare(self: Arc<Self>, mut client: SqlClient) -> BoxFuture<'static, Result<(), String>> {
-        Box::pin(async move { client.connection().map(|_| ()).map_err(|error| error.to_string()) })
+impl Deeds for AdvisoryLocks {
+    // Whoever is refused at once comes back a little later.
+    const PAUSE_MAX: Duration = Duration::from_millis(100);
+
+    async fn prepare(&self, client: &mut SqlClient) -> Result<(), SqlError> {
+        client.connection().map(|_| ())
     }
 
-    fn session(self: Arc<Self>, mut client: SqlClient, mut seat: Seat) -> BoxFuture<'static, ()> {
-        Box::pin(async move {
-            while !self.stopped.load(Ordering::Relaxed) {
-                let done = match client.connection() {
-                    Ok(connection) => self.hold(connection, &mut seat).await,
-                    Err(error) => Err(error),
-                };
-                let what = match done {
-                    Ok(what) => what,
-                    Err(error) if error.sqlstate == SqlState::LOCK_NOT_AVAILABLE => {
-                        "advisory locks not waited for longer"
-                    }
-                    Err(error) if error.sqlstate == SqlState::ADMIN_SHUTDOWN => {
-                        client.hang_up();
-                        "advisory locks lost with a lease"
-                    }
-                    Err(_) => {
-                        client.hang_up();
-                        "advisory locks not to be had"
-                    }
-                };
-                seat.world.count(what, 1);
-                // Whoever is refused at once comes back a little later.
-                let pause = seat.rng.random_range(Duration::ZERO..Duration::from_millis(100));
-                seat.world.sleep(seat.owner, pause).await;
-            }
-        })
+    async fn perform(&self, client: &mut SqlClient, seat: &mut Seat) -> Result<&'static str, SqlError> {
+        let done = match client.connection() {
+            Ok(connection) => self.hold(connection, seat).await,
+            Err(error) => Err(error),
+        };
+        if done.as_ref().is_err_and(|error| error.sqlstate != SqlState::LOCK_NOT_AVAILABLE) {
+            client.hang_up();
+        }
+        done
     }
 
-    fn border(&self, rng: &mut ChaCha8Rng) -> Option<Bytes> {
+    fn refusal(error: &SqlError) -> &'static str {
+        match error.sqlstate {
+            SqlState::LOCK_NOT_AVAILABLE => "advisory locks not waited for longer",
+            SqlState::ADMIN_SHUTDOWN => "advisory locks lost with a lease",
+            _ => "advisory locks not to be had",
+        }
+    }
+
+    fn border(rng: &mut ChaCha8Rng) -> Bytes {
         let name = Name::One(rng.random_range(0..NAMES));
-        Some(if rng.random() { name.queue() } else { name.holders() })
+        if rng.random() { name.queue() } else { name.holders() }
     }
 
-    fn stop(&self) {
-        self.stopped.store(true, Ordering::Relaxed);
-    }
-
-    fn judge(
-        self: Arc<Self>,
-        mut client: SqlClient,
-        world: World,
-    ) -> BoxFuture<'static, Result<Result<(), String>, String>> {
-        Box::pin(async move {
-            // Nobody takes any more; the last ones give up what they have.
-            world.sleep(Owner::Harness, PATIENCE + HELD_LONG).await;
-            let connection = client.connection().map_err(|error| error.to_string())?;
-            let locks = Arc::clone(connection.session().backend().advisory());
-            // Whatever became of its holders, every lock can be had again.
-            for name in 0..NAMES {
-                let (name, scope) = (Name::One(name), Scope::Session);
-                let ask = Ask { name, shared: false, scope, wait: true, label: Bytes::new() };
-                locks.take(ask).await.map_err(|error| error.to_string())?;
-            }
-            locks.unlock_all().await;
-            let records = keyspace::index_range(keyspace::SQL_KEYSPACE, sql::advisory::name::TABLE, 0);
-            let left = connection.left_in(records).await.map_err(|error| error.to_string())?;
-            Ok(if left == 0 { Ok(()) } else { Err(format!("{left} records of advisory locks are left")) })
-        })
+    async fn judge(&self, client: &mut SqlClient, world: &World) -> Result<Result<(), String>, SqlError> {
+        // The last ones give up what they have.
+        world.sleep(Owner::Harness, PATIENCE + HELD_LONG).await;
+        let connection = client.connection()?;
+        let locks = Arc::clone(connection.session().backend().advisory());
+        // Whatever became of its holders, every lock can be had again.
+        for name in 0..NAMES {
+            let (name, scope) = (Name::One(name), Scope::Session);
+            locks.take(Ask { name, shared: false, scope, wait: true, label: Bytes::new() }).await?;
+        }
+        locks.unlock_all().await;
+        let records = keyspace::index_range(keyspace::SQL_KEYSPACE, sql::advisory::name::TABLE, 0);
+        let left = connection.left_in(records).await?;
+        Ok(if left == 0 { Ok(()) } else { Err(format!("{left} records of advisory locks are left")) })
     }
 }

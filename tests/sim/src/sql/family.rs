@@ -5,34 +5,19 @@
 //!                  ◄── heir (id, parent)      ON DELETE CASCADE, by an index
 //!                  ◄── late (id, parent)      checked at COMMIT
 //! ```
-//!
-//! What is refused, or of unknown outcome, does not matter: the judge looks at what is there.
 
-use std::{
-    collections::BTreeSet,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::BTreeSet, time::Duration};
 
-use futures::future::BoxFuture;
 use rand::Rng;
 use sql::{SqlError, SqlState};
 
-use super::{Connection, SqlClient, connection::is_unknown};
-use crate::{
-    runtime::World,
-    workload::{Seat, Workload},
-};
+use super::{Connection, Deeds, SqlClient, connection::is_unknown};
+use crate::{runtime::World, workload::Seat};
 
 /// Few, so that they are contended.
 const PARENTS: i64 = 6;
 /// Children of each table.
 const CHILDREN: i64 = 16;
-/// Between two operations of a session.
-const PAUSE_MAX: Duration = Duration::from_millis(120);
 /// How long a transaction thinks before it commits: long enough for a leader to go in between.
 const THOUGHT_MAX: Duration = Duration::from_millis(1500);
 
@@ -74,11 +59,9 @@ macro_rules! statements {
 const CHILD: [Statements; 3] = statements!("kid", "heir", "late");
 const LATE: usize = 2;
 
-/// The workload.
+/// The workload's.
 #[derive(Default)]
-pub struct Family {
-    stopped: AtomicBool,
-}
+pub struct Family;
 
 /// What a session does next.
 #[derive(Clone, Copy)]
@@ -207,66 +190,32 @@ async fn perform(client: &mut SqlClient, seat: &mut Seat, deed: Deed) -> Result<
     }
 }
 
-fn refusal(error: &SqlError) -> &'static str {
-    match error.sqlstate {
-        SqlState::FOREIGN_KEY_VIOLATION if error.message.starts_with("insert") => "orphans refused",
-        SqlState::FOREIGN_KEY_VIOLATION => "parents kept by their children",
-        SqlState::DEADLOCK_DETECTED => "deadlocks",
-        _ if is_unknown(error) => "commits of unknown outcome",
-        _ if error.is_retryable() => "family transactions in conflict",
-        _ => "family transactions refused",
-    }
-}
+impl Deeds for Family {
+    const PAUSE_MAX: Duration = Duration::from_millis(120);
 
-impl Workload<SqlClient> for Family {
-    fn prepare(self: Arc<Self>, mut client: SqlClient) -> BoxFuture<'static, Result<(), String>> {
-        Box::pin(async move {
-            let made = match client.connection() {
-                Ok(connection) => connection.make_family().await,
-                Err(error) => Err(error),
-            };
-            made.map_err(|error| error.to_string())
-        })
+    async fn prepare(&self, client: &mut SqlClient) -> Result<(), SqlError> {
+        client.connection()?.make_family().await
     }
 
-    fn session(self: Arc<Self>, mut client: SqlClient, mut seat: Seat) -> BoxFuture<'static, ()> {
-        Box::pin(async move {
-            while !self.stopped.load(Ordering::Relaxed) {
-                let deed = next(&mut seat.rng);
-                let what = match perform(&mut client, &mut seat, deed).await {
-                    Ok(what) => what,
-                    Err(error) => {
-                        tracing::debug!(%error, "refused");
-                        refusal(&error)
-                    }
-                };
-                seat.world.count(what, 1);
-                let pause = seat.rng.random_range(Duration::ZERO..PAUSE_MAX);
-                seat.world.sleep(seat.owner, pause).await;
-            }
-        })
+    async fn perform(&self, client: &mut SqlClient, seat: &mut Seat) -> Result<&'static str, SqlError> {
+        let deed = next(&mut seat.rng);
+        perform(client, seat, deed).await
     }
 
-    fn border(&self, rng: &mut rand_chacha::ChaCha8Rng) -> Option<bytes::Bytes> {
-        Some(super::border(rng))
+    fn refusal(error: &SqlError) -> &'static str {
+        match error.sqlstate {
+            SqlState::FOREIGN_KEY_VIOLATION if error.message.starts_with("insert") => "orphans refused",
+            SqlState::FOREIGN_KEY_VIOLATION => "parents kept by their children",
+            SqlState::DEADLOCK_DETECTED => "deadlocks",
+            _ if is_unknown(error) => "commits of unknown outcome",
+            _ if error.is_retryable() => "family transactions in conflict",
+            _ => "family transactions refused",
+        }
     }
 
-    fn stop(&self) {
-        self.stopped.store(true, Ordering::Relaxed);
-    }
-
-    fn judge(
-        self: Arc<Self>,
-        mut client: SqlClient,
-        world: World,
-    ) -> BoxFuture<'static, Result<Result<(), String>, String>> {
-        Box::pin(async move {
-            let judged = async {
-                look(&mut client, &world).await?;
-                // Whatever became of their owners, all rows can be locked again.
-                client.connection()?.lock_parents().await
-            };
-            judged.await.map(Ok).map_err(|error: SqlError| error.to_string())
-        })
+    async fn judge(&self, client: &mut SqlClient, world: &World) -> Result<Result<(), String>, SqlError> {
+        look(client, world).await?;
+        // Whatever became of their owners, all rows can be locked again.
+        client.connection()?.lock_parents().await.map(Ok)
     }
 }

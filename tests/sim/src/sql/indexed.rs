@@ -9,36 +9,27 @@
 //! A builder waits for whoever uses the table, and not for a gateway that was silent past its lease: what such a gateway's transactions
 //! have written they wrote by the old schema, and it must not be committed. So some transactions are open for longer than a
 //! lease, and nodes are away for as long. Under CONCURRENTLY writers go on, and those that were there before the index are refused.
-//!
-//! What is refused, or of unknown outcome, does not matter: it is judged by what is there.
 
 use std::{
     collections::BTreeSet,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicI64, Ordering},
-    },
+    sync::atomic::{AtomicI64, Ordering},
     time::Duration,
 };
 
-use bytes::Bytes;
-use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use sql::{SqlError, SqlState};
 
-use super::{Connection, SqlClient, connection::is_unknown};
+use super::{Connection, Deeds, SqlClient, connection::is_unknown};
 use crate::{
     cluster::nodes::HASTY_GC,
     runtime::{Owner, World},
-    workload::{Seat, Workload},
+    workload::Seat,
 };
 
 /// Enough that writers seldom meet.
 const ITEMS: i64 = 40;
-/// Between two operations of a session.
-const PAUSE_MAX: Duration = Duration::from_millis(150);
 /// How long programs think in a transaction.
 const THOUGHT_MAX: Duration = Duration::from_millis(1_200);
 /// How long people do: longer than a catalog lease, and than a node is away.
@@ -93,10 +84,9 @@ type Write = (&'static str, [i64; 2], usize);
 /// Rows as (id, v).
 type Items = BTreeSet<Vec<i64>>;
 
-/// The workload.
+/// The workload's.
 #[derive(Default)]
 pub struct Indexed {
-    stopped: AtomicBool,
     last_value: AtomicI64,
     /// When somebody builds next: mostly one at a time, since all others wait for it.
     next_build: Mutex<Duration>,
@@ -196,6 +186,18 @@ impl Indexed {
         }
         is_time
     }
+}
+
+impl Deeds for Indexed {
+    const PAUSE_MAX: Duration = Duration::from_millis(150);
+
+    async fn prepare(&self, client: &mut SqlClient) -> Result<(), SqlError> {
+        let world = client.world().clone();
+        for statement in CREATE {
+            client.connection()?.query(statement).await?;
+        }
+        look(client, &world).await
+    }
 
     async fn perform(&self, client: &mut SqlClient, seat: &mut Seat) -> Result<&'static str, SqlError> {
         if self.is_time_to_build(seat.world.now()) {
@@ -230,69 +232,20 @@ impl Indexed {
             }
         }
     }
-}
 
-fn refusal(error: &SqlError) -> &'static str {
-    match error.sqlstate {
-        SqlState::DEADLOCK_DETECTED => "deadlocks",
-        SqlState::UNIQUE_VIOLATION => "items that were there",
-        _ if is_unknown(error) => "commits of unknown outcome",
-        _ if error.is_retryable() => "refused for a change of the schema",
-        _ => "refused",
-    }
-}
-
-impl Workload<SqlClient> for Indexed {
-    fn prepare(self: Arc<Self>, mut client: SqlClient) -> BoxFuture<'static, Result<(), String>> {
-        Box::pin(async move {
-            let made = async {
-                let world = client.world().clone();
-                for statement in CREATE {
-                    client.connection()?.query(statement).await?;
-                }
-                look(&mut client, &world).await
-            };
-            made.await.map_err(|error: SqlError| error.to_string())
-        })
+    fn refusal(error: &SqlError) -> &'static str {
+        match error.sqlstate {
+            SqlState::DEADLOCK_DETECTED => "deadlocks",
+            SqlState::UNIQUE_VIOLATION => "items that were there",
+            _ if is_unknown(error) => "commits of unknown outcome",
+            _ if error.is_retryable() => "refused for a change of the schema",
+            _ => "refused",
+        }
     }
 
-    fn session(self: Arc<Self>, mut client: SqlClient, mut seat: Seat) -> BoxFuture<'static, ()> {
-        Box::pin(async move {
-            while !self.stopped.load(Ordering::Relaxed) {
-                let what = match self.perform(&mut client, &mut seat).await {
-                    Ok(what) => {
-                        tracing::debug!(now = ?seat.world.now(), owner = ?seat.owner, what, "done");
-                        what
-                    }
-                    Err(error) => {
-                        tracing::debug!(now = ?seat.world.now(), owner = ?seat.owner, %error, detail = error.detail, "refused");
-                        refusal(&error)
-                    }
-                };
-                seat.world.count(what, 1);
-                let pause = seat.rng.random_range(Duration::ZERO..PAUSE_MAX);
-                seat.world.sleep(seat.owner, pause).await;
-            }
-        })
-    }
-
-    fn border(&self, rng: &mut ChaCha8Rng) -> Option<Bytes> {
-        Some(super::border(rng))
-    }
-
-    fn stop(&self) {
-        self.stopped.store(true, Ordering::Relaxed);
-    }
-
-    fn judge(
-        self: Arc<Self>,
-        mut client: SqlClient,
-        world: World,
-    ) -> BoxFuture<'static, Result<Result<(), String>, String>> {
-        Box::pin(async move {
-            // Nobody begins any more; the last ones end.
-            world.sleep(Owner::Harness, LONG_THOUGHT.end).await;
-            look(&mut client, &world).await.map(Ok).map_err(|error| error.to_string())
-        })
+    async fn judge(&self, client: &mut SqlClient, world: &World) -> Result<Result<(), String>, SqlError> {
+        // The last ones end.
+        world.sleep(Owner::Harness, LONG_THOUGHT.end).await;
+        look(client, world).await.map(Ok)
     }
 }

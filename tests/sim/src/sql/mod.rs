@@ -19,6 +19,7 @@ mod indexed;
 mod registers;
 mod schema;
 mod seats;
+mod sessions;
 
 use std::{sync::Arc, time::Duration};
 
@@ -35,6 +36,7 @@ pub use family::Family;
 pub use indexed::{Indexed, long_memory};
 pub use schema::Schema;
 pub use seats::Seats;
+pub use sessions::{Deeds, Sessions};
 
 use crate::{
     cluster::nodes::{Floor, Tenant},

@@ -4,33 +4,18 @@
 //!   seat (id, v, w)     v UNIQUE DEFERRABLE                         checked when a statement ends, or put off by SET CONSTRAINTS
 //!                       w UNIQUE DEFERRABLE INITIALLY DEFERRED      checked at COMMIT
 //! ```
-//!
-//! What is refused, or of unknown outcome, does not matter: the judge looks at what is there.
 
-use std::{
-    collections::BTreeSet,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::BTreeSet, time::Duration};
 
-use futures::future::BoxFuture;
 use rand::Rng;
 use sql::SqlError;
 
-use super::{Connection, SqlClient, connection::is_unknown};
-use crate::{
-    runtime::World,
-    workload::{Seat, Workload},
-};
+use super::{Connection, Deeds, SqlClient, connection::is_unknown};
+use crate::{runtime::World, workload::Seat};
 
 /// Rows, and more values than they have: many are free, and each is wanted often.
 const ROWS: i64 = 10;
 const VALUES: i64 = 14;
-/// Between two operations of a session.
-const PAUSE_MAX: Duration = Duration::from_millis(120);
 /// How long a transaction thinks before it commits: long enough for a leader to go in between.
 const THOUGHT_MAX: Duration = Duration::from_millis(1500);
 
@@ -42,11 +27,9 @@ const MOVE: [&str; 2] = ["UPDATE seat SET v = $2 WHERE id = $1", "UPDATE seat SE
 const SEEN: &str = "SELECT id, v, w FROM seat WHERE id >= $1 AND id < $2";
 const LOCK: &str = "SELECT v FROM seat WHERE id = $1 FOR UPDATE";
 
-/// The workload.
+/// The workload's.
 #[derive(Default)]
-pub struct Seats {
-    stopped: AtomicBool,
-}
+pub struct Seats;
 
 /// A statement with its parameters.
 type Step = (&'static str, Vec<i64>);
@@ -142,69 +125,35 @@ async fn perform(client: &mut SqlClient, seat: &mut Seat, deed: Deed) -> Result<
     }
 }
 
-fn refusal(error: &SqlError) -> &'static str {
-    let shared = error.object.constraint.as_deref().is_some_and(|name| name != "seat_pkey");
-    match error.sqlstate {
-        sql::SqlState::UNIQUE_VIOLATION if shared => "shared values refused",
-        sql::SqlState::DEADLOCK_DETECTED => "deadlocks",
-        _ if is_unknown(error) => "commits of unknown outcome",
-        _ if error.is_retryable() => "seats in conflict",
-        _ => "seats refused",
-    }
-}
+impl Deeds for Seats {
+    const PAUSE_MAX: Duration = Duration::from_millis(120);
 
-impl Workload<SqlClient> for Seats {
-    fn prepare(self: Arc<Self>, mut client: SqlClient) -> BoxFuture<'static, Result<(), String>> {
-        Box::pin(async move {
-            let made = match client.connection() {
-                Ok(connection) => connection.query(CREATE).await.map(|_| ()),
-                Err(error) => Err(error),
-            };
-            made.map_err(|error| error.to_string())
-        })
+    async fn prepare(&self, client: &mut SqlClient) -> Result<(), SqlError> {
+        client.connection()?.query(CREATE).await.map(|_| ())
     }
 
-    fn session(self: Arc<Self>, mut client: SqlClient, mut seat: Seat) -> BoxFuture<'static, ()> {
-        Box::pin(async move {
-            while !self.stopped.load(Ordering::Relaxed) {
-                let deed = next(&mut seat.rng);
-                let what = match perform(&mut client, &mut seat, deed).await {
-                    Ok(what) => what,
-                    Err(error) => {
-                        tracing::debug!(%error, "refused");
-                        refusal(&error)
-                    }
-                };
-                seat.world.count(what, 1);
-                let pause = seat.rng.random_range(Duration::ZERO..PAUSE_MAX);
-                seat.world.sleep(seat.owner, pause).await;
-            }
-        })
+    async fn perform(&self, client: &mut SqlClient, seat: &mut Seat) -> Result<&'static str, SqlError> {
+        let deed = next(&mut seat.rng);
+        perform(client, seat, deed).await
     }
 
-    fn border(&self, rng: &mut rand_chacha::ChaCha8Rng) -> Option<bytes::Bytes> {
-        Some(super::border(rng))
+    fn refusal(error: &SqlError) -> &'static str {
+        let shared = error.object.constraint.as_deref().is_some_and(|name| name != "seat_pkey");
+        match error.sqlstate {
+            sql::SqlState::UNIQUE_VIOLATION if shared => "shared values refused",
+            sql::SqlState::DEADLOCK_DETECTED => "deadlocks",
+            _ if is_unknown(error) => "commits of unknown outcome",
+            _ if error.is_retryable() => "seats in conflict",
+            _ => "seats refused",
+        }
     }
 
-    fn stop(&self) {
-        self.stopped.store(true, Ordering::Relaxed);
-    }
-
-    fn judge(
-        self: Arc<Self>,
-        mut client: SqlClient,
-        world: World,
-    ) -> BoxFuture<'static, Result<Result<(), String>, String>> {
-        Box::pin(async move {
-            let judged = async {
-                look(&mut client, &world).await?;
-                // Whatever became of their owners, all rows can be locked again.
-                for id in 0..ROWS {
-                    client.connection()?.run(LOCK, &[id]).await?;
-                }
-                Ok(())
-            };
-            judged.await.map(Ok).map_err(|error: SqlError| error.to_string())
-        })
+    async fn judge(&self, client: &mut SqlClient, world: &World) -> Result<Result<(), String>, SqlError> {
+        look(client, world).await?;
+        // Whatever became of their owners, all rows can be locked again.
+        for id in 0..ROWS {
+            client.connection()?.run(LOCK, &[id]).await?;
+        }
+        Ok(Ok(()))
     }
 }
