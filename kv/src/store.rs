@@ -14,8 +14,8 @@ pub trait RegionStore: Send + Sync + 'static {
     fn try_snapshot(&self, target: &Target) -> Option<Result<RegionSnapshot, RegionError>>;
     /// A current view; under the lease at once, otherwise by ReadIndex.
     async fn snapshot(&self, target: &Target) -> Result<RegionSnapshot, RegionError>;
-    /// Waits until the replica here knows who leads the region, or there is none any more.
-    async fn led(&self, region: RegionId);
+    /// Waits until the replica here knows who leads the region and no merge of it is under way, or it is not here any more.
+    async fn settled(&self, region: RegionId);
     /// A view of a replica that need not lead, in which all is that can ever be visible at `at`; `None` when this store has
     /// none that is known to be that far.
     fn past_snapshot(&self, target: &Target, at: Timestamp) -> Option<RegionSnapshot>;
@@ -45,8 +45,8 @@ impl RegionStore for StoreHandle {
     async fn snapshot(&self, target: &Target) -> Result<RegionSnapshot, RegionError> {
         StoreHandle::snapshot(self, target).await
     }
-    async fn led(&self, region: RegionId) {
-        StoreHandle::led(self, region).await;
+    async fn settled(&self, region: RegionId) {
+        StoreHandle::settled(self, region).await;
     }
     fn past_snapshot(&self, target: &Target, at: Timestamp) -> Option<RegionSnapshot> {
         StoreHandle::past_snapshot(self, target, at)

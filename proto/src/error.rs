@@ -50,9 +50,10 @@ impl RegionError {
         Self::of(Kind::ServerBusy(wire::ServerBusy { backoff_ms }), format!("{what} is full"))
     }
     /// Another region is about to take this one over: it will be found there, or serve again.
-    pub fn merging(region: RegionId, backoff_ms: u64) -> Self {
+    pub fn merging(region: RegionId) -> Self {
+        // Where it is asked for again that is waited for.
         Self::of(
-            Kind::ServerBusy(wire::ServerBusy { backoff_ms }),
+            Kind::ServerBusy(wire::ServerBusy { backoff_ms: 1 }),
             format!("region {} is being merged into its neighbour", region.0),
         )
     }
@@ -79,9 +80,13 @@ impl RegionError {
             format!("message of cluster {:x}, this node belongs to {:x}", actual.0, expected.0),
         )
     }
-    /// Whether nobody is known to lead the region where it was asked for.
-    pub fn is_unled(&self) -> bool {
-        matches!(self.kind, Some(Kind::NotLeader(_))) && self.leader_hint().is_none()
+    /// Whether it may be over in a moment: nobody is known to lead yet, or a merge is under way.
+    pub fn is_passing(&self) -> bool {
+        match &self.kind {
+            Some(Kind::NotLeader(_)) => self.leader_hint().is_none(),
+            Some(Kind::ServerBusy(_)) => true,
+            _ => false,
+        }
     }
     /// The leader a `NotLeader` names.
     pub fn leader_hint(&self) -> Option<Peer> {

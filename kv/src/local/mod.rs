@@ -162,7 +162,7 @@ impl RegionStore for LocalStore {
         self.try_snapshot(target).expect("a snapshot needs no waiting here")
     }
 
-    async fn led(&self, _region: RegionId) {}
+    async fn settled(&self, _region: RegionId) {}
 
     // There are no others.
     fn past_snapshot(&self, _target: &Target, _at: Timestamp) -> Option<RegionSnapshot> {

@@ -69,8 +69,8 @@ use turns::Turns;
 const MAX_IN_FLIGHT: usize = 10_000;
 /// Before a client that found the store full should come back.
 const BUSY_BACKOFF_MS: u64 = 20;
-/// How long a request waits here while nobody is known to lead: no longer than a client that seeks the leader would.
-const ELECTION_PATIENCE: Duration = Duration::from_millis(100);
+/// How long a request waits here for a leader or for a merge's end: no longer than a client that seeks the leader would.
+const SETTLING_PATIENCE: Duration = Duration::from_millis(100);
 /// When the caller names no deadline.
 const DEFAULT_DEADLINE: Duration = Duration::from_secs(10);
 /// However long the caller says it waits.
@@ -263,13 +263,13 @@ impl Call<'_> {
         Ok(Reply { response: KvResponse { body, ..KvResponse::default() }, chunk: None })
     }
 
-    /// A current view of the region. While its replicas elect a leader the end of that is waited for here: whoever is sent
-    /// away comes back after pauses, and a region that was just split off has its leader within a few milliseconds.
+    /// A current view of the region. While its replicas elect a leader, or it is being merged, the end of that is waited for
+    /// here: whoever is sent away comes back after pauses, and both are mostly a matter of a few milliseconds.
     async fn snapshot(&self) -> Result<RegionSnapshot, RegionError> {
         match self.view().await {
-            Err(error) if error.is_unled() => {
-                let patience = self.deadline.since(self.inner.clock.now()).min(ELECTION_PATIENCE);
-                select(self.inner.store.led(self.target.region), self.inner.clock.sleep(patience)).await;
+            Err(error) if error.is_passing() => {
+                let patience = self.deadline.since(self.inner.clock.now()).min(SETTLING_PATIENCE);
+                select(self.inner.store.settled(self.target.region), self.inner.clock.sleep(patience)).await;
                 self.view().await
             }
             view => view,

@@ -156,9 +156,9 @@ impl StoreHandle {
         Ok(RegionSnapshot { engine, region: view.region.clone(), term, applied })
     }
 
-    /// Waits until the replica here knows who leads the region, or there is none any more.
-    pub async fn led(&self, region: RegionId) {
-        self.shared.replicas.led(region).await;
+    /// Waits until the replica here knows who leads the region and no merge of it is under way, or it is not here any more.
+    pub async fn settled(&self, region: RegionId) {
+        self.shared.replicas.settled(region).await;
     }
 
     /// A view of a replica that need not lead, in which all is that can ever be visible at `at`; `None` when this replica is
@@ -497,7 +497,7 @@ fn check(config: &StoreConfig, view: &ReplicaView, target: &Target) -> Result<()
         return Err(view.epoch_mismatch());
     }
     if view.merging {
-        return Err(RegionError::merging(view.region.id, BUSY_BACKOFF_MS));
+        return Err(RegionError::merging(view.region.id));
     }
     Ok(())
 }

@@ -260,13 +260,17 @@ impl Replicas {
         None
     }
 
-    /// Waits until the replica here knows who leads the region, or there is none any more.
-    pub(crate) async fn led(&self, region: RegionId) {
+    /// Waits until the replica here knows who leads the region and no merge of it is under way, or it is not here any more.
+    pub(crate) async fn settled(&self, region: RegionId) {
         while let Some(replica) = self.get(region) {
             let mut changed = pin!(replica.changed.notified());
             changed.as_mut().enable();
             let here = self.get(region).is_some_and(|now| Arc::ptr_eq(&now, &replica));
-            if !here || replica.view.load().leader.is_some() {
+            let settled = {
+                let view = replica.view.load();
+                view.leader.is_some() && !view.merging
+            };
+            if settled || !here {
                 return;
             }
             changed.await;

@@ -410,7 +410,7 @@ impl Replica {
     }
 
     /// The region was taken over by another one, whose replica here does not know it yet.
-    pub(crate) fn is_merged_away(&mut self, into: RegionId, version: u64) {
+    pub(crate) fn told_of_its_end(&mut self, into: RegionId, version: u64) {
         self.changes.merging.merged_away = Some((into, version));
     }
 

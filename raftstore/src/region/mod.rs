@@ -337,7 +337,7 @@ impl Replica {
             return Err(self.not_leader());
         }
         if self.is_silenced() {
-            return Err(RegionError::merging(self.region.id, BUSY_BACKOFF_MS));
+            return Err(RegionError::merging(self.region.id));
         }
         if request.bytes > PROPOSAL_BYTES_AT_MOST {
             let message =
@@ -361,7 +361,7 @@ impl Replica {
             return Err(self.epoch_mismatch());
         }
         if self.refuses_reads() {
-            return Err(RegionError::merging(self.region.id, BUSY_BACKOFF_MS));
+            return Err(RegionError::merging(self.region.id));
         }
         Ok(())
     }

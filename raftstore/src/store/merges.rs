@@ -164,7 +164,7 @@ impl StoreCore {
         let merged = (target, verdict.target_version);
         let lacks_it = |target: &Replica| target.is_initialised() && target.region().epoch.version < merged.1;
         if self.replicas.get(&target).is_some_and(lacks_it) {
-            self.replicas.entry(source).and_modify(|replica| replica.is_merged_away(merged.0, merged.1));
+            self.replicas.entry(source).and_modify(|replica| replica.told_of_its_end(merged.0, merged.1));
             return;
         }
         let reason = "its region was merged into another one";

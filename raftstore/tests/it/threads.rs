@@ -212,15 +212,15 @@ async fn who_waits_for_a_leader_hears_of_the_election_and_of_the_end() {
     let directories = directories();
     let mut cluster = start(&directories, &[region(1, "", "")]);
     let handle = cluster.handles[0].clone();
-    tokio::time::timeout(Duration::from_secs(30), handle.led(RegionId(1))).await.expect("an election");
+    tokio::time::timeout(Duration::from_secs(30), handle.settled(RegionId(1))).await.expect("an election");
     assert!(handle.status(RegionId(1)).unwrap().view.leader.is_some());
-    handle.led(RegionId(2)).await;
+    handle.settled(RegionId(2)).await;
     // One that hears of nobody waits.
     let lonely = cluster.handles[2].store();
     (1..=3).map(StoreId).filter(|store| *store != lonely).for_each(|store| cluster.stop(store));
     let handle = cluster.handles[0].clone();
     wait_for(&handle, |replica| replica.view.leader.is_none()).await;
-    assert!(futures::poll!(std::pin::pin!(handle.led(RegionId(1)))).is_pending());
+    assert!(futures::poll!(std::pin::pin!(handle.settled(RegionId(1)))).is_pending());
 }
 
 /// Writes one key after the other, through whoever leads, until told to stop; gives back how many there are.
