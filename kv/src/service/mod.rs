@@ -69,8 +69,9 @@ use turns::Turns;
 const MAX_IN_FLIGHT: usize = 10_000;
 /// Before a client that found the store full should come back.
 const BUSY_BACKOFF_MS: u64 = 20;
-/// How long a request waits here for a leader or for a merge's end: no longer than a client that seeks the leader would.
-const SETTLING_PATIENCE: Duration = Duration::from_millis(100);
+/// How long a request waits here for a leader or for a merge's end: several times what either takes when all is well. A
+/// replica may also have lost touch with its group, and then others know better.
+const SETTLING_PATIENCE: Duration = Duration::from_millis(20);
 /// When the caller names no deadline.
 const DEFAULT_DEADLINE: Duration = Duration::from_secs(10);
 /// However long the caller says it waits.
@@ -269,7 +270,10 @@ impl Call<'_> {
         match self.view().await {
             Err(error) if error.is_passing() => {
                 let patience = self.deadline.since(self.inner.clock.now()).min(SETTLING_PATIENCE);
-                select(self.inner.store.settled(self.target.region), self.inner.clock.sleep(patience)).await;
+                let settled = self.inner.store.settled(self.target.region);
+                if let Either::Right(_) = select(settled, self.inner.clock.sleep(patience)).await {
+                    tracing::debug!(region = self.target.region.0, %error, "it does not settle");
+                }
                 self.view().await
             }
             view => view,

@@ -24,7 +24,7 @@ use crate::{
     effect::{AdminChange, AdminRequest, Answer, Effects, Event, ProposeRequest, Seen},
     engine::{Engine, EngineError, Snapshot},
     metrics::{Counted, Metrics, SnapshotCounts},
-    region::{ReplicaView, Role, message},
+    region::{ReplicaView, Role, merge::moved_on, message},
     snapshot::{RECEIVING_AT_MOST, Receiving},
     verify::Verified,
 };
@@ -490,6 +490,10 @@ fn not_taken(reason: NotTaken, region: RegionId) -> RegionError {
 /// Whether this replica leads the region that the caller means.
 fn check(config: &StoreConfig, view: &ReplicaView, target: &Target) -> Result<(), RegionError> {
     if view.role != Role::Leader || target.term.is_some_and(|term| term != view.term) {
+        // Whoever has an older picture may not know the leader's store: with this one it does.
+        if moved_on(view.region.epoch, target.epoch) && !config.has(Planted::StaleEpoch) {
+            return Err(view.epoch_mismatch());
+        }
         let leader = view.leader.filter(|leader| leader.id != view.peer.id);
         return Err(RegionError::not_leader(view.region.id, leader, view.term));
     }

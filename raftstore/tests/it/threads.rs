@@ -11,10 +11,10 @@ use std::{
 
 use proto::{
     Batch, Cf, Epoch, KeyRange, Peer, PeerId, PeerRole, Region, RegionId, StoreId,
-    wire::{RaftFrame, RaftMessage},
+    wire::{RaftFrame, RaftMessage, region_error::Kind},
 };
 use raftstore::{
-    Instant, LogBounds, MonotonicClock, StoreConfig, StoreCore, StoreHandle, Target, Transport, bootstrap,
+    Instant, LogBounds, MonotonicClock, NewRegion, StoreConfig, StoreCore, StoreHandle, Target, Transport, bootstrap,
     driver::{Drivers, RunningStore},
     engine::{
         Engine, WriteBatch, WriteOp,
@@ -205,6 +205,21 @@ async fn leadership_is_handed_over() {
     cluster.hand_over(&regions[0], new).await;
     new.propose(&target(&regions[0]), put("a", "2")).await.unwrap();
     assert!(old.propose(&target(&regions[0]), put("a", "3")).await.is_err());
+}
+
+#[tokio::test]
+async fn a_follower_tells_whoever_has_an_older_picture_of_the_region() {
+    let directories = directories();
+    let regions = [region(2, "", "")];
+    let cluster = start(&directories, &regions);
+    let leader = cluster.leader(RegionId(2)).await;
+    let new = NewRegion { start: "m".into(), id: RegionId(3), peers: vec![PeerId(31), PeerId(32), PeerId(33)] };
+    leader.split(&target(&regions[0]), vec![new]).await.unwrap();
+    let follower = cluster.handles.iter().find(|h| h.store() != leader.store()).unwrap();
+    wait_for(follower, |replica| replica.view.region.id == RegionId(2) && replica.view.region.epoch.version == 2).await;
+    let refused = follower.snapshot(&target(&regions[0])).await.err().unwrap();
+    let Some(Kind::EpochMismatch(now)) = refused.kind else { panic!("{refused}") };
+    assert_eq!(now.regions.len(), 2);
 }
 
 #[tokio::test]
