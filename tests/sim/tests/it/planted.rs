@@ -229,7 +229,7 @@ mod gateways {
 
     #[test]
     fn removing_a_parent_under_a_lock_that_went_is_found() {
-        must_be_found(Kind::Family, 30, Bug::Sql(Sql::UnguardedParent));
+        must_be_found(Kind::Family, 100, Bug::Sql(Sql::UnguardedParent));
     }
 
     #[test]
