@@ -80,7 +80,7 @@ impl RegionError {
             format!("message of cluster {:x}, this node belongs to {:x}", actual.0, expected.0),
         )
     }
-    /// Whether it may be over in a moment: nobody is known to lead yet, or a merge is under way.
+    /// Whether it may be over in a moment: nobody is known to lead yet, a merge is under way, or a queue was full.
     pub fn is_passing(&self) -> bool {
         match &self.kind {
             Some(Kind::NotLeader(_)) => self.leader_hint().is_none(),

@@ -7,7 +7,7 @@
 //!          that is not here            covers the range, or the split that makes room for it is still to be applied
 //!   go     removed by an entry, told   the replica ends at once; after what is being applied the state goes, the
 //!          so, or replaced             tombstone is synced, and then the log goes
-//!          merged into another         its data stays where it is, or goes with a snapshot's coming: see `merges`
+//!          merged into another         its data stays where it is (`merges`), or is the target's snapshot's (`snapshots`)
 //! ```
 //!
 //! Of the regions that a split makes only that of the parent's leader stands for election at once: on other stores the

@@ -13,7 +13,7 @@ const USAGE: &str = "usage: flaredb-sim --seed N | --seeds A..B   [--kind NAME] 
   --seeds A..B   seeds A up to, but not including, B, each twice
   --repeat N     only each Nth seed twice, to see that its trace repeats
   --kind NAME    one of stores, register, bank, moving, space, guard, append, appendsnapshot, appendcommitted, past,
-                 large; with SQL in the build (feature sql) sqlregister, sqlbank, schema, family, advisory, indexed";
+                 large; with SQL in the build (feature sql) sqlregister, sqlbank, schema, family, advisory, indexed, seats";
 
 struct Arguments {
     seeds: std::ops::Range<u64>,
