@@ -3,18 +3,14 @@
 
 mod support;
 
-use proptest::{
-    prelude::*,
-    test_runner::{RngAlgorithm, TestRng, TestRunner},
+use proptest::prelude::*;
+use support::{
+    connect, gateway, local,
+    random::{SESSIONS, Said, play, run, search},
 };
-use sql::{Session, SqlResult, Step};
-use support::{connect, gateway, local};
 
 /// Runs of random statements.
 const RUNS: u32 = 8;
-/// Statements of one run.
-const STATEMENTS: usize = 120;
-const SESSIONS: usize = 3;
 
 const TABLES: [&str; 7] = [
     "CREATE TABLE p (id int PRIMARY KEY, u int UNIQUE, v int)",
@@ -37,21 +33,8 @@ const ORPHANS: [&str; 6] = [
     "SELECT count(*) FROM grand c LEFT JOIN grand g ON g.id = c.up WHERE c.up IS NOT NULL AND g.id IS NULL",
 ];
 
-/// Runs a statement; the number in its first row, if it gives one.
-async fn run(session: &mut Session, sql: &str) -> SqlResult<Option<i64>> {
-    session.simple(sql).await?;
-    let mut found = None;
-    while let Some(step) = session.next().await? {
-        if let Step::Rows(batch) = step
-            && !batch.is_empty()
-        {
-            found = batch.datum(0, 0)?.as_i64();
-        }
-    }
-    Ok(found)
-}
-
-fn statement() -> impl Strategy<Value = (usize, String)> {
+/// A statement of one of the sessions.
+fn statement() -> impl Strategy<Value = Said> {
     let child = prop::sample::select(CHILDREN.to_vec());
     let text = (0u8..13, child, 0i32..14, 0i32..8, 0i32..8).prop_map(|(kind, child, id, a, b)| {
         let p = if a == 0 { "NULL".to_owned() } else { a.to_string() };
@@ -94,31 +77,16 @@ fn statement() -> impl Strategy<Value = (usize, String)> {
 }
 
 /// What is wrong after these statements.
-async fn orphans_after(statements: &[(usize, String)]) -> Option<String> {
+async fn orphans_after(statements: Vec<Said>) -> Option<String> {
     let local = local();
     let gateway = gateway(&local).await;
-    let mut sessions: Vec<Session> = (0..SESSIONS).map(|_| connect(&gateway)).collect();
-    for sql in TABLES {
-        run(&mut sessions[0], sql).await.expect(sql);
+    let before = TABLES.into_iter().chain(["INSERT INTO p VALUES (0, 0, 0), (1, 1, 0), (2, 2, 0), (3, 3, 0)"]);
+    if let Some(fault) = play(&gateway, before, &statements).await {
+        return Some(fault);
     }
-    run(&mut sessions[0], "INSERT INTO p VALUES (0, 0, 0), (1, 1, 0), (2, 2, 0), (3, 3, 0)").await.expect("parents");
-    for session in &mut sessions {
-        // They take turns here: who waits for another one waits for nothing.
-        run(session, "SET lock_timeout = '1ms'").await.expect("a setting");
-    }
-    for (session, sql) in statements {
-        // Refusals are part of it: violations, conflicts, statements in failed transactions; but no faults of ours.
-        if let Err(error) = run(&mut sessions[*session], sql).await
-            && error.sqlstate.0.starts_with("XX")
-        {
-            return Some(format!("{sql}: {error}"));
-        }
-    }
-    for session in &mut sessions {
-        let _ = run(session, "COMMIT").await;
-    }
+    let mut session = connect(&gateway);
     for sql in ORPHANS {
-        let count = run(&mut sessions[0], sql).await.expect(sql);
+        let count = run(&mut session, sql).await.expect(sql);
         if count != Some(0) {
             return Some(format!("{sql}: {count:?}"));
         }
@@ -179,13 +147,5 @@ async fn a_constraint_comes_under_writers() {
 
 #[test]
 fn children_have_parents() {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let statements = prop::collection::vec(statement(), STATEMENTS);
-    let config = ProptestConfig { cases: RUNS, max_shrink_iters: 40, failure_persistence: None, ..Default::default() };
-    let mut runner = TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha));
-    let found = runner.run(&statements, |statements| match runtime.block_on(orphans_after(&statements)) {
-        None => Ok(()),
-        Some(wrong) => Err(TestCaseError::fail(wrong)),
-    });
-    found.expect("they have");
+    search(RUNS, statement(), orphans_after).expect("they have");
 }

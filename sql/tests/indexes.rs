@@ -7,22 +7,18 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use kv::ScanOptions;
-use proptest::{
-    prelude::*,
-    test_runner::{RngAlgorithm, TestRng, TestRunner},
-};
+use proptest::prelude::*;
 use sql::{
-    Session, SqlResult,
     catalog::store,
     codec::{IndexCodec, TableCodec},
 };
-use support::{connect, gateway, local};
+use support::{
+    connect, gateway, local,
+    random::{SESSIONS, Said, play, run, search},
+};
 
 /// Runs of random statements.
 const RUNS: u32 = 10;
-/// Statements of one run.
-const STATEMENTS: usize = 120;
-const SESSIONS: usize = 3;
 
 const TABLE: &str = "CREATE TABLE r (k int PRIMARY KEY, a int UNIQUE, b int, c text)";
 /// Where rows may share values until a statement or a transaction ends.
@@ -30,12 +26,6 @@ const LATE: &str = "CREATE TABLE s (k int PRIMARY KEY DEFERRABLE, a int UNIQUE D
     UNIQUE NULLS NOT DISTINCT (b, a) DEFERRABLE)";
 const INDEXES: [&str; 2] =
     ["CREATE INDEX r_b ON r (b DESC, c)", "CREATE UNIQUE INDEX r_c ON r (c, a) NULLS NOT DISTINCT"];
-
-async fn run(session: &mut Session, sql: &str) -> SqlResult<()> {
-    session.simple(sql).await?;
-    while session.next().await?.is_some() {}
-    Ok(())
-}
 
 async fn pairs(txn: &kv::Txn, range: proto::KeyRange) -> BTreeMap<Bytes, Bytes> {
     let mut scan = txn.scan(ScanOptions { range, ..Default::default() });
@@ -88,7 +78,7 @@ fn shared(index: &IndexCodec, entries: &BTreeMap<Bytes, Bytes>) -> Option<String
 }
 
 /// A statement of one of the sessions, on the table whose constraints may be deferred.
-fn late_statement() -> impl Strategy<Value = (usize, String)> {
+fn late_statement() -> impl Strategy<Value = Said> {
     let text = (0u8..12, 0i32..12, 0i32..12, 0i32..5).prop_map(|(kind, k, a, b)| {
         let a = if a == 0 { "NULL".to_owned() } else { a.to_string() };
         match kind {
@@ -125,7 +115,7 @@ fn late_statement() -> impl Strategy<Value = (usize, String)> {
 }
 
 /// A statement of one of the sessions.
-fn statement() -> impl Strategy<Value = (usize, String)> {
+fn statement() -> impl Strategy<Value = Said> {
     let text = (0u8..9, 0i32..12, 0i32..12, 0i32..6, 0u8..5).prop_map(|(kind, k, a, b, c)| {
         let c = if c == 0 { "NULL".to_owned() } else { format!("'{}'", "x".repeat(c.into())) };
         let a = if a == 0 { "NULL".to_owned() } else { a.to_string() };
@@ -156,45 +146,18 @@ fn statement() -> impl Strategy<Value = (usize, String)> {
     (0..SESSIONS, any)
 }
 
-async fn agrees_after(statements: &[(usize, String)], plant: sql::planted::Plant) -> Option<String> {
+async fn agrees_after(statements: &[Said], plant: sql::planted::Plant) -> Option<String> {
     let local = local();
     let gateway = support::planted_gateway(&local, plant).await;
-    let mut sessions: Vec<Session> = (0..SESSIONS).map(|_| connect(&gateway)).collect();
-    for sql in [TABLE, LATE].into_iter().chain(INDEXES) {
-        run(&mut sessions[0], sql).await.expect(sql);
+    match play(&gateway, [TABLE, LATE].into_iter().chain(INDEXES), statements).await {
+        None => disagreement(&local).await,
+        fault => fault,
     }
-    for session in &mut sessions {
-        // They take turns here: who waits for another one waits for nothing.
-        run(session, "SET lock_timeout = '1ms'").await.expect("a setting");
-    }
-    for (session, sql) in statements {
-        // Refusals are part of it: conflicts, duplicates, statements in failed transactions; but no faults of ours.
-        if let Err(error) = run(&mut sessions[*session], sql).await
-            && error.sqlstate.0.starts_with("XX")
-        {
-            return Some(format!("{sql}: {error}"));
-        }
-    }
-    for session in &mut sessions {
-        let _ = run(session, "COMMIT").await;
-    }
-    disagreement(&local).await
-}
-
-fn runner() -> TestRunner {
-    let config = ProptestConfig { cases: RUNS, max_shrink_iters: 60, failure_persistence: None, ..Default::default() };
-    TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha))
 }
 
 /// What random statements find: nothing, or what is wrong.
-fn searched(plant: sql::planted::Plant, statement: impl Strategy<Value = (usize, String)>) -> Result<(), String> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let statements = prop::collection::vec(statement, STATEMENTS);
-    let found = runner().run(&statements, |statements| match runtime.block_on(agrees_after(&statements, plant)) {
-        None => Ok(()),
-        Some(wrong) => Err(TestCaseError::fail(wrong)),
-    });
-    found.map_err(|error| error.to_string())
+fn searched(plant: sql::planted::Plant, statement: impl Strategy<Value = Said>) -> Result<(), String> {
+    search(RUNS, statement, async |statements| agrees_after(&statements, plant).await)
 }
 
 #[test]

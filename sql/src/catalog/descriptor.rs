@@ -152,6 +152,25 @@ pub struct IndexColumn {
 }
 
 impl TableDescriptor {
+    /// Version 1 of a table in `public` that is stored under its id: these columns, of which those at the positions `key` are its
+    /// key, without constraints and indexes.
+    pub fn new(id: u32, name: impl Into<String>, columns: Vec<ColumnDescriptor>, key: Vec<usize>) -> TableDescriptor {
+        TableDescriptor {
+            id,
+            storage_id: id,
+            schema: PUBLIC_SCHEMA.into(),
+            name: name.into(),
+            version: 1,
+            next_column_id: columns.len() as u32 + 1,
+            columns,
+            key,
+            primary_key: None,
+            indexes: Vec::new(),
+            checks: Vec::new(),
+            foreign_keys: Vec::new(),
+            referrers: Vec::new(),
+        }
+    }
     /// The keys of its rows.
     pub fn rows(&self) -> KeyRange {
         proto::keyspace::index_range(proto::keyspace::SQL_KEYSPACE, self.storage_id, PRIMARY_INDEX)

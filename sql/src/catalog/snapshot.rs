@@ -258,20 +258,10 @@ mod tests {
     fn a_table_is_the_same_since_this_gateway_heard_of_its_form() {
         let table = |id: u32, version: u64| {
             Arc::new(TableDescriptor {
-                id,
                 // Another one each time: a change of the rows.
                 storage_id: 10 * id + version as u32,
-                schema: PUBLIC_SCHEMA.into(),
-                name: format!("t{id}"),
                 version,
-                columns: Vec::new(),
-                key: Vec::new(),
-                primary_key: None,
-                next_column_id: 1,
-                indexes: Vec::new(),
-                checks: Vec::new(),
-                foreign_keys: Vec::new(),
-                referrers: Vec::new(),
+                ..TableDescriptor::new(id, format!("t{id}"), Vec::new(), Vec::new())
             })
         };
         let follow = |version, older: &CatalogSnapshot, tables: Vec<Table>, at: u64| {

@@ -215,21 +215,8 @@ mod tests {
             public: true,
         };
         let column = |id: u32, pg_type: PgType| ColumnDescriptor::new(id, format!("c{id}"), pg_type.plain());
-        TableDescriptor {
-            id: 100,
-            storage_id: 101,
-            schema: "public".into(),
-            name: "t".into(),
-            version: 1,
-            columns: vec![column(1, PgType::Int8), column(2, PgType::Int4), column(3, PgType::Text)],
-            key: vec![0],
-            primary_key: Some("t_pkey".into()),
-            next_column_id: 4,
-            indexes: vec![index],
-            checks: Vec::new(),
-            foreign_keys: Vec::new(),
-            referrers: Vec::new(),
-        }
+        let columns = vec![column(1, PgType::Int8), column(2, PgType::Int4), column(3, PgType::Text)];
+        TableDescriptor { storage_id: 101, indexes: vec![index], ..TableDescriptor::new(100, "t", columns, vec![0]) }
     }
 
     #[test]

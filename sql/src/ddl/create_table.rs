@@ -251,22 +251,7 @@ fn describe(create: &CreateTable, schema: String, name: String) -> SqlResult<Des
     }
     let (primary_key, key, beside) = keyed_by(key, &name, &mut columns);
     uniques.splice(0..0, beside);
-    let next_column_id = columns.len() as u32 + 1;
-    let table = TableDescriptor {
-        id: 0,
-        storage_id: 0,
-        schema,
-        name,
-        version: 1,
-        columns,
-        key,
-        primary_key,
-        next_column_id,
-        indexes: Vec::new(),
-        checks: Vec::new(),
-        foreign_keys: Vec::new(),
-        referrers: Vec::new(),
-    };
+    let table = TableDescriptor { schema, primary_key, ..TableDescriptor::new(0, name, columns, key) };
     Ok(Design { table, draws, uniques, checks, references })
 }
 

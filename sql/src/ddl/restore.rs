@@ -155,22 +155,8 @@ mod tests {
     fn pending(storage_ids: &[u32]) -> Pending {
         let mut pending = Pending::new(&CatalogSnapshot::new(1, []));
         for id in storage_ids {
-            let table = TableDescriptor {
-                id: 10 * id,
-                storage_id: *id,
-                schema: "public".into(),
-                name: format!("t{id}"),
-                version: 1,
-                columns: Vec::new(),
-                key: Vec::new(),
-                primary_key: None,
-                next_column_id: 1,
-                indexes: Vec::new(),
-                checks: Vec::new(),
-                foreign_keys: Vec::new(),
-                referrers: Vec::new(),
-            };
-            pending.create(Arc::new(table));
+            let table = TableDescriptor::new(10 * id, format!("t{id}"), Vec::new(), Vec::new());
+            pending.create(Arc::new(TableDescriptor { storage_id: *id, ..table }));
         }
         pending
     }

@@ -132,21 +132,7 @@ impl Harness {
 
     fn create(&mut self, create: &CreateTable) -> SqlResult<()> {
         let name = create.name.0.last().and_then(|part| part.as_ident()).map(folded).unwrap_or_default();
-        let mut table = TableDescriptor {
-            id: self.next_table,
-            storage_id: self.next_table,
-            schema: "public".into(),
-            name: name.clone(),
-            version: 1,
-            columns: Vec::new(),
-            key: Vec::new(),
-            primary_key: None,
-            next_column_id: 1,
-            indexes: Vec::new(),
-            checks: Vec::new(),
-            foreign_keys: Vec::new(),
-            referrers: Vec::new(),
-        };
+        let mut table = TableDescriptor::new(self.next_table, name.clone(), Vec::new(), Vec::new());
         for column in &create.columns {
             let option = |wanted: fn(&ColumnOption) -> bool| column.options.iter().any(|o| wanted(&o.option));
             let default = column.options.iter().find_map(|o| match &o.option {

@@ -1,5 +1,8 @@
 //! A gateway over a local kv layer.
 
+#[allow(dead_code)] // Not every test has a use for it.
+pub mod random;
+
 use std::sync::Arc;
 
 use bytes::Bytes;

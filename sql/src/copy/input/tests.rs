@@ -20,28 +20,15 @@ fn column(id: u32, name: &str, column_type: ColumnType, nullable: bool, default:
 
 fn target(columns: Vec<ColumnDescriptor>, hidden: bool) -> Target {
     let mut columns = columns;
-    let id = columns.len() as u32 + 1;
     if hidden {
+        let id = columns.len() as u32 + 1;
         let mut row_id = column(id, "flaredb_rowid", PgType::Int8.plain(), false, None);
         row_id.hidden = true;
         columns.push(row_id);
     }
     let key = vec![if hidden { columns.len() - 1 } else { 0 }];
-    Target::new(Arc::new(TableDescriptor {
-        id: 100,
-        storage_id: 100,
-        schema: "public".into(),
-        name: "t".into(),
-        version: 1,
-        columns,
-        key,
-        primary_key: (!hidden).then(|| "t_pkey".into()),
-        next_column_id: id + 1,
-        indexes: Vec::new(),
-        checks: Vec::new(),
-        foreign_keys: Vec::new(),
-        referrers: Vec::new(),
-    }))
+    let primary_key = (!hidden).then(|| "t_pkey".into());
+    Target::new(Arc::new(TableDescriptor { primary_key, ..TableDescriptor::new(100, "t", columns, key) }))
 }
 
 fn three() -> Target {

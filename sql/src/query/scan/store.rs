@@ -101,22 +101,7 @@ impl ScanSpec {
         };
         let key = self.key.into_iter().map(position).collect::<Result<Vec<_>, _>>()?;
         let wanted = self.wanted.into_iter().map(position).collect::<Result<Vec<_>, _>>()?;
-        let table = TableDescriptor {
-            id: self.storage_id,
-            storage_id: self.storage_id,
-            schema: String::new(),
-            name: String::new(),
-            version: 0,
-            columns,
-            key,
-            primary_key: None,
-            next_column_id: 0,
-            indexes: Vec::new(),
-            checks: Vec::new(),
-            foreign_keys: Vec::new(),
-            referrers: Vec::new(),
-        };
-        Ok(RowShape::new(&table, wanted))
+        Ok(RowShape::new(&TableDescriptor::new(self.storage_id, "", columns, key), wanted))
     }
 }
 
@@ -181,21 +166,7 @@ mod tests {
             nullable: id > 1,
             ..ColumnDescriptor::new(id, name, pg_type.plain())
         };
-        TableDescriptor {
-            id: 100,
-            storage_id: 100,
-            schema: "public".into(),
-            name: "t".into(),
-            version: 1,
-            columns: vec![column(1, "k", PgType::Int4), column(2, "v", PgType::Text)],
-            key: vec![0],
-            primary_key: Some("t_pkey".into()),
-            next_column_id: 3,
-            indexes: Vec::new(),
-            checks: Vec::new(),
-            foreign_keys: Vec::new(),
-            referrers: Vec::new(),
-        }
+        TableDescriptor::new(100, "t", vec![column(1, "k", PgType::Int4), column(2, "v", PgType::Text)], vec![0])
     }
 
     #[test]
