@@ -22,6 +22,8 @@ pub enum Planted {
     SwapUnchecked,
     /// Store: row locks that no write follows are taken for held at commit, whatever became of the leader that granted them.
     TrustLostRowLocks,
+    /// Store: the row locks of a commit that was refused, because its region was cut for instance, are given up as if it stood.
+    FreeUnapplied,
     /// Client and store: nobody says which snapshots are in use, and nobody is refused for reading below the safe point.
     GcUnderReader,
     /// Store: a delete marker is collected before the versions it hides.

@@ -77,11 +77,18 @@ impl Local {
             engine: MemoryEngine::new(),
             writing: Mutex::new(()),
             term: AtomicU64::new(TERM.0),
+            refusing: AtomicU64::new(0),
+            proposed: AtomicU64::new(0),
         });
         let service = Service::new(store.clone(), pd.clone(), clock.clone(), spawn.clone(), scan).plant(config.plant);
         let rpc = Arc::new(LocalRpc { service: service.clone() });
         let client = Client::with_config(rpc, pd.clone(), clock.clone(), spawn.clone(), config);
         Local { client, pd, clock, spawn, service, store }
+    }
+
+    /// Of so many proposals one is refused from now on, as if its region had been cut in between.
+    pub fn refuse_one_of(&self, proposals: u64) {
+        self.store.refusing.store(proposals, Ordering::SeqCst);
     }
 
     /// The store leads all regions in a new term from now on, as if another had led them in between.
@@ -109,6 +116,9 @@ struct LocalStore {
     engine: MemoryEngine,
     writing: Mutex<()>,
     term: AtomicU64,
+    /// One of so many proposals is refused; zero: none.
+    refusing: AtomicU64,
+    proposed: AtomicU64,
 }
 
 impl LocalStore {
@@ -176,7 +186,11 @@ impl RegionStore for LocalStore {
     fn resolve(&self, _ts: Timestamp, _regions: Vec<(RegionId, Epoch)>) {}
 
     async fn propose(&self, target: &Target, batch: Batch) -> Result<(), ProposeError> {
-        self.find(target)?;
+        let region = self.find(target)?;
+        let (refusing, nth) = (self.refusing.load(Ordering::SeqCst), self.proposed.fetch_add(1, Ordering::SeqCst));
+        if refusing > 0 && nth.is_multiple_of(refusing) {
+            return Err(RegionError::epoch_mismatch(&[&region]).into());
+        }
         let _writing = self.writing.lock();
         apply(&self.engine, batch).map_err(|e| ProposeError::Unknown(e.to_string()))
     }

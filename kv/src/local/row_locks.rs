@@ -44,9 +44,8 @@ fn some(value: &str) -> Vec<Option<String>> {
     vec![Some(value.into())]
 }
 
-#[tokio::test]
-async fn increments_of_one_row_wait_for_each_other_and_none_is_lost() {
-    let local = local();
+/// Forty increments of one row, half of them of another one in another region as well, and how they ended.
+async fn increments(local: &Local) -> Vec<Result<(), Error>> {
     write(&local.client, &[("a", "0"), ("z", "0")]).await;
     let increment = |at: u64| {
         let client = local.client.clone();
@@ -61,11 +60,36 @@ async fn increments_of_one_row_wait_for_each_other_and_none_is_lost() {
         }
     };
     let all: Vec<_> = (0..40).map(|at| tokio::runtime::Handle::current().spawn(increment(at))).collect();
-    for done in all {
-        assert_eq!(done.await.unwrap(), Ok(()), "nobody meets a conflict");
+    futures::future::join_all(all).await.into_iter().map(|done| done.unwrap()).collect()
+}
+
+async fn assert_all_increments(local: &Local) {
+    for done in increments(local).await {
+        assert_eq!(done, Ok(()), "nobody meets a conflict");
     }
     assert_eq!(local.client.get_latest(b"a").await.unwrap(), Some(b("40")));
     assert_eq!(local.client.get_latest(b"z").await.unwrap(), Some(b("20")));
+}
+
+#[tokio::test]
+async fn increments_of_one_row_wait_for_each_other_and_none_is_lost() {
+    assert_all_increments(&local()).await;
+}
+
+#[tokio::test]
+async fn rows_stay_locked_while_a_refused_commit_comes_again() {
+    let local = local();
+    local.refuse_one_of(5);
+    assert_all_increments(&local).await;
+}
+
+#[cfg(feature = "planted-bugs")]
+#[tokio::test]
+async fn rows_of_a_refused_commit_given_up_is_found() {
+    let plant = crate::planted::Plant::of(crate::planted::Planted::FreeUnapplied);
+    let local = Local::start_with(&[b("d"), b("m")], None, ClientConfig { plant, ..ClientConfig::default() });
+    local.refuse_one_of(5);
+    assert!(increments(&local).await.iter().any(|done| matches!(done, Err(Error::Conflict { .. }))));
 }
 
 #[tokio::test]

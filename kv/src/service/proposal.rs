@@ -21,17 +21,18 @@ pub(super) struct Proposal {
 }
 
 impl Proposal {
-    /// Proposes. `held` is dropped when the batch is applied or the store says why it is not.
+    /// Proposes. `then` is called with whether the batch was applied, when it is or the store says why it is not; it holds
+    /// what must be held until then.
     pub(super) fn start(
         store: Arc<dyn RegionStore>,
         spawn: Arc<dyn Spawn>,
         target: Target,
         batch: Batch,
-        held: impl Send + 'static,
+        then: impl FnOnce(bool) + Send + 'static,
     ) -> Self {
         let running = async move {
             let result = store.propose(&target, batch).await;
-            drop(held);
+            then(result.is_ok());
             result
         };
         Proposal { running: Some(running.boxed()), spawn }

@@ -72,7 +72,7 @@ pub(super) struct Waiting {
     woken: oneshot::Receiver<Woken>,
 }
 
-/// Rows that a finished transaction gives up when this is dropped.
+/// Rows that a transaction gives up when what it has proposed is applied.
 pub(super) struct Freed {
     rows: Arc<Rows>,
     owner: Timestamp,
@@ -161,7 +161,7 @@ impl Rows {
         });
     }
 
-    /// Rows of a transaction that are given up when what is proposed has been applied.
+    /// These rows of a transaction.
     pub(super) fn freed(self: &Arc<Self>, owner: Timestamp, keys: &[Bytes]) -> Option<Freed> {
         let any = self.count.load(Ordering::SeqCst) > 0;
         any.then(|| Freed { rows: self.clone(), owner, keys: keys.to_vec() })
@@ -303,8 +303,9 @@ impl Drop for Waiting {
     }
 }
 
-impl Drop for Freed {
-    fn drop(&mut self) {
+impl Freed {
+    /// It is applied.
+    pub(super) fn release(self) {
         self.rows.release(self.owner, &self.keys);
     }
 }

@@ -213,7 +213,7 @@ impl Call<'_> {
         let mut batch = Batch::default();
         batch.delete_range(Cf::Data, range.start.clone(), range.end.clone());
         batch.delete_range(Cf::Lock, range.start, range.end);
-        self.propose(&snapshot, batch, turn).await?;
+        self.propose(&snapshot, batch, move |_| drop(turn)).await?;
         Ok(reply(Body::UnsafeDeleteRange(UnsafeDeleteRangeResponse {})))
     }
 
@@ -264,21 +264,31 @@ impl Call<'_> {
             return Ok(());
         }
         let Stage { turn, snapshot, begun } = stage;
-        // Dropped in this order: the next holder of the latches must not meet this write in flight, and whoever gets the row
-        // locks finds the latches free.
-        self.propose(&snapshot, batch, (published, turn, freed, begun)).await
+        let planted = self.inner.plant.has(Planted::FreeUnapplied);
+        let then = move |applied| {
+            // In this order: the next holder of the latches must not meet this write in flight, and whoever gets the row
+            // locks finds the latches free.
+            drop(published);
+            drop(turn);
+            // Refused, by a split for instance, it comes again: its rows must not be somebody else's by then.
+            if let Some(freed) = freed.filter(|_| applied || planted) {
+                freed.release();
+            }
+            drop(begun);
+        };
+        self.propose(&snapshot, batch, then).await
     }
 
-    /// Replicates and applies; `held` stays until the fate of the batch is known.
+    /// Replicates and applies; `then` holds what must be held until the fate of the batch is known, and is called with it.
     async fn propose(
         &self,
         snapshot: &RegionSnapshot,
         batch: Batch,
-        held: impl Send + 'static,
+        then: impl FnOnce(bool) + Send + 'static,
     ) -> Result<(), RegionError> {
         let inner = self.inner;
         let target = Target { term: Some(snapshot.term), ..self.target };
-        let proposal = Proposal::start(inner.store.clone(), inner.spawn.clone(), target, batch, held);
+        let proposal = Proposal::start(inner.store.clone(), inner.spawn.clone(), target, batch, then);
         match self.within("replicating", proposal).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(ProposeError::Region(error))) => Err(error),
