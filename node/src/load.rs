@@ -3,7 +3,10 @@
 //! Counted where requests come in, read once a heartbeat. Of the keys a few are remembered, so that a region which is too
 //! busy can be split where its load divides.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -16,7 +19,7 @@ use raftstore::Instant;
 
 /// Load is an average over at least this, and half of it is older: a burst of a second splits nothing.
 const WINDOW: Duration = Duration::from_secs(5);
-/// Keys remembered of a region: enough to find the middle to within a few percent.
+/// Keys remembered of a region: enough to find the middle to within a few percent. They are spread over [`WINDOW`], about.
 const SAMPLES: usize = 64;
 /// A region without a request for this long is forgotten.
 const FORGET_AFTER: Duration = Duration::from_secs(60);
@@ -31,9 +34,27 @@ struct Meter {
     touched: Option<Instant>,
     counted: RegionLoad,
     average: RegionLoad,
-    /// Keys of late requests, the oldest overwritten first.
-    samples: Vec<Bytes>,
-    turn: usize,
+    /// Keys of some late requests, the oldest first.
+    samples: VecDeque<Bytes>,
+    /// Requests with a key.
+    keyed: u64,
+}
+
+impl Meter {
+    /// Remembers one of so many keys, in no order that could be that of the requests.
+    fn sample(&mut self, key: Bytes) {
+        let rate = self.average.reads_per_s + self.average.writes_per_s;
+        let one_of = (rate * WINDOW.as_secs() / SAMPLES as u64).max(1);
+        self.keyed = self.keyed.wrapping_add(1);
+        // Fibonacci hashing: what is multiplied by 2^64 / the golden ratio is scattered evenly.
+        if !(self.keyed.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32).is_multiple_of(one_of) {
+            return;
+        }
+        if self.samples.len() == SAMPLES {
+            self.samples.pop_front();
+        }
+        self.samples.push_back(key);
+    }
 }
 
 /// The meters of a store.
@@ -99,14 +120,7 @@ impl LoadMeter {
         }
         // An empty start of a range says nothing about where load is.
         if let Some(key) = request.key.filter(|key| !key.is_empty()) {
-            match meter.samples.len() < SAMPLES {
-                true => meter.samples.push(key),
-                false => {
-                    let at = meter.turn % SAMPLES;
-                    meter.samples[at] = key;
-                }
-            }
-            meter.turn = meter.turn.wrapping_add(1);
+            meter.sample(key);
         }
     }
 
@@ -135,9 +149,9 @@ impl LoadMeter {
         (meter.average != RegionLoad::default()).then_some(meter.average)
     }
 
-    /// Keys that the region was asked about lately.
+    /// Keys that the region was asked about lately, the oldest first.
     pub fn samples(&self, region: RegionId) -> Vec<Bytes> {
-        self.shard(region).lock().get(&region).map(|m| m.samples.clone()).unwrap_or_default()
+        self.shard(region).lock().get(&region).map(|m| m.samples.iter().cloned().collect()).unwrap_or_default()
     }
 }
 
@@ -177,6 +191,29 @@ mod tests {
         assert_eq!(meter.samples(RegionId(7)).len(), SAMPLES);
         assert_eq!(meter.load(at(100), RegionId(7)), None);
         assert!(meter.samples(RegionId(7)).is_empty());
+    }
+
+    #[test]
+    fn samples_are_spread_over_the_window() {
+        let meter = LoadMeter::default();
+        let at = |ms: u64| Instant(Duration::from_millis(ms));
+        let names: Vec<String> = (0..40_000).map(|n| format!("{n:05}")).collect();
+        for (n, name) in names.iter().enumerate() {
+            // A thousand a second; four kinds of requests take turns.
+            let key = Bytes::from(format!("{}{name}", n % 4));
+            let body = Asked::Get(GetRequest { keys: vec![key], read_ts: 1, ..GetRequest::default() });
+            let request = KvRequest { body: Some(body), ..get(7, "") };
+            meter.count(at(n as u64), Counted::of(&request).expect("counts"), &KvResponse::default(), 0);
+            meter.load(at(n as u64), RegionId(7));
+        }
+        let samples = meter.samples(RegionId(7));
+        let since = |key: &Bytes| std::str::from_utf8(&key[1..]).unwrap().parse::<u64>().unwrap();
+        let span = since(&samples[SAMPLES - 1]) - since(&samples[0]);
+        assert!((3_000..8_000).contains(&span), "{span} ms");
+        for kind in b"0123" {
+            let of_kind = samples.iter().filter(|key| key[0] == *kind).count();
+            assert!((SAMPLES / 8..SAMPLES / 2).contains(&of_kind), "{of_kind} of kind {kind}");
+        }
     }
 
     #[test]

@@ -9,7 +9,8 @@
 //!   cuts                           t6 (within P/4)   the key at 2P …
 //! ```
 //!
-//! By load: at the median of sampled keys, if the keys on both sides are nearly as many.
+//! By load: near the median of sampled keys, if the keys on both sides are nearly as many, of those sampled earlier and of those
+//! sampled later: where rows are appended the middle of today has everything behind it tomorrow.
 
 use bytes::Bytes;
 use proto::{KeyRange, keyspace};
@@ -18,6 +19,8 @@ use proto::{KeyRange, keyspace};
 const BORDER_TOLERANCE: u64 = 4;
 /// Fewer samples than this say nothing.
 const SAMPLES_MIN: usize = 16;
+/// What part of the samples may be on the wrong side of the middle of either half of them.
+const UNEVEN_PART: usize = 6;
 
 /// Cuts a region into parts of like size.
 #[derive(Debug)]
@@ -105,19 +108,27 @@ impl Cutter {
     }
 }
 
-/// Where sampled load divides in two; `None`: it does not, or there are too few samples.
+/// Where sampled load (oldest first) divides in two; `None`: it does not, or there are too few samples.
 pub fn by_load(range: &KeyRange, mut samples: Vec<Bytes>) -> Option<Bytes> {
     samples.retain(|key| range.contains(key));
-    samples.sort_unstable();
     let count = samples.len();
     if count < SAMPLES_MIN {
         return None;
     }
-    // The key with the most even halves before and behind it; each distinct key is a candidate.
-    let even = |key: &Bytes| samples.partition_point(|k| k < key).abs_diff(count / 2);
-    let best = samples.iter().filter(|key| **key > range.start).min_by_key(|key| even(key))?;
-    // One key alone that takes most of the load can't be divided.
-    (even(best) * 4 <= count).then(|| best.clone())
+    let later = &mut samples.split_off(count / 2);
+    let times = [&mut samples, later].map(|half| {
+        half.sort_unstable();
+        &*half
+    });
+    // How far a key is from the middle of either time; each distinct key is a candidate.
+    let uneven = |key: &Bytes| {
+        let of = |half: &Vec<Bytes>| half.partition_point(|k| k < key).abs_diff(half.len() / 2);
+        times.map(of).into_iter().max()
+    };
+    let keys = times.into_iter().flatten().filter(|key| **key > range.start);
+    let best = keys.min_by_key(|key| (uneven(key), *key))?;
+    // A third of a half is tolerated: one key alone that takes most of the load can't be divided, nor can one that wanders.
+    uneven(best).is_some_and(|uneven| uneven * UNEVEN_PART <= count).then(|| best.clone())
 }
 
 #[cfg(test)]
@@ -168,12 +179,17 @@ mod tests {
     #[test]
     fn load_divides_at_the_median_unless_one_key_has_it_all() {
         let samples = |rows: &[u32]| rows.iter().map(|row| Bytes::from(key(100, *row))).collect::<Vec<_>>();
-        let even: Vec<_> = (0..64).collect();
+        let even: Vec<_> = (0..64).map(|n| n * 37 % 64).collect();
         assert_eq!(by_load(&range(), samples(&even)), Some(key(100, 32).into()));
         assert_eq!(by_load(&range(), samples(&even[..8])), None, "too few");
         let mut hot = vec![7; 60];
         hot.extend([1, 2, 9, 10]);
         assert_eq!(by_load(&range(), samples(&hot)), None);
+        let appended = |n: u32| if n.is_multiple_of(2) { key(107, n) } else { key(100, n % 16) };
+        let wandering: Vec<Bytes> = (0..64).map(|n| key(107, n).into()).collect();
+        assert_eq!(by_load(&range(), wandering), None, "all of it will be behind any key");
+        let both: Vec<Bytes> = (0..64).map(|n| appended(n).into()).collect();
+        assert_eq!(by_load(&range(), both), Some(key(107, 0).into()), "what wanders, from what does not");
         let other = KeyRange::new(key(200, 0), "");
         assert_eq!(by_load(&other, samples(&even)), None, "samples of before the last split");
     }

@@ -57,7 +57,7 @@ pub use apply::Applier;
 pub use clock::{Instant, MonotonicClock};
 pub use config::{Limits, LogBounds, Planted, StoreConfig};
 pub use effect::{Effects, Event};
-pub use handle::{Leadership, ReplicaStatus, StoreHandle};
+pub use handle::{Leadership, ReplicaStatus, StoreHandle, together};
 pub use metrics::Metrics;
 pub use region::{
     ReplicaView, Role,

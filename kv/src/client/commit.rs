@@ -4,9 +4,9 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::{
-    FutureExt, StreamExt,
-    future::{BoxFuture, try_join},
-    stream::FuturesUnordered,
+    FutureExt, Stream, StreamExt,
+    future::{BoxFuture, poll_fn, try_join},
+    stream::{self, FuturesUnordered},
 };
 use proto::{
     KeyRange, Timestamp,
@@ -123,7 +123,7 @@ pub(crate) async fn run(mut job: CommitJob) -> Result<Timestamp, Error> {
             heartbeat_armed = true;
             doing.push(job.clone().heartbeat(deadline).boxed());
         }
-        match doing.next().await {
+        match next(&mut doing).await {
             Some(Some(event)) => step(&mut committer, &mut waiting, event),
             Some(None) => heartbeat_armed = false,
             None if waiting.is_empty() => {
@@ -132,6 +132,11 @@ pub(crate) async fn run(mut job: CommitJob) -> Result<Timestamp, Error> {
             None => {}
         }
     }
+}
+
+/// The next of several requests that is answered. Those to the store of this process reach it together.
+async fn next<S: Stream + Unpin>(requests: &mut S) -> Option<S::Item> {
+    poll_fn(|cx| raftstore::together(|| requests.poll_next_unpin(cx))).await
 }
 
 /// Queues what follows from an event; what was queued before and is not wanted any more goes.
@@ -421,16 +426,26 @@ impl Job {
         }
         let job = self.clone();
         let task = async move {
-            let deadline = job.job.client.deadline();
-            for run in runs {
-                if let Err(error) = job.commit_all(run, commit_ts, deadline).await {
-                    // Whoever meets the locks learns the outcome from the primary.
-                    tracing::info!(start_ts = %job.job.start_ts, %error, "locks are left to be resolved");
-                    return;
-                }
+            if let Err(error) = job.commit_runs(runs, commit_ts).await {
+                // Whoever meets the locks learns the outcome from the primary.
+                tracing::info!(start_ts = %job.job.start_ts, %error, "locks are left to be resolved");
             }
         };
         self.job.client.inner.spawn.spawn(task.boxed());
+    }
+
+    async fn commit_runs(&self, runs: Vec<Run>, commit_ts: Timestamp) -> Result<(), Error> {
+        let deadline = self.job.client.deadline();
+        let mut parts = Vec::with_capacity(runs.len());
+        for run in runs {
+            parts.extend(self.cut(run, deadline).await?);
+        }
+        let commits = parts.into_iter().map(|part| self.commit_all(part, commit_ts, deadline));
+        let mut commits = stream::iter(commits).buffer_unordered(MAX_PARALLEL);
+        while let Some(done) = next(&mut commits).await {
+            done?;
+        }
+        Ok(())
     }
 
     /// Commits a run of secondaries. Their fence was the primary's.

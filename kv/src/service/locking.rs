@@ -5,8 +5,9 @@
 //!                                                (writes that passed before the claim are applied then)
 //! ```
 //!
-//! Where the written lock of a transaction that has spilled stands on a row that was just granted, its owner is put before the
-//! claimant: it is waited for in the row's queue like any other. The claimant is told of the lock, and asks its primary, now and then.
+//! Where a written lock stands on a row that was just granted, its owner is put before the claimant: it is waited for in the row's
+//! queue like any other. Mostly it has committed, has given its row locks up, and that commit will be here in a moment. Otherwise,
+//! and at once if it has spilled, the claimant is told of the lock, and asks its primary.
 //!
 //! A request waits no longer than [`SLICE`] and is then told to come again: its place in the queue stays, and a leader
 //! that is none any more is noticed.
@@ -43,6 +44,10 @@ const MAX_LOCK_KEYS: usize = 4096;
 const MAX_LISTED: usize = 10_000;
 /// Transactions that one waits for behind a row it holds; a deadlock with those beyond is found when some of these have ended.
 const MAX_AWAITED: usize = 1_000;
+/// How long a written lock is waited for in a row's queue before the claimant is told of it.
+const SOON: Duration = Duration::from_millis(50);
+/// How long the owner of a spilled one goes before it, who is told and asks the primary meanwhile.
+const SPILLED_STANDS_IN: Duration = Duration::from_secs(2);
 /// How long a request waits at most before the caller is asked to come again.
 const SLICE: Duration = Duration::from_millis(500);
 /// How long a transaction may be silent and keep its locks, whatever the caller says.
@@ -83,7 +88,7 @@ impl Call<'_> {
         };
         let mut skipped = vec![false; keys.len()];
         for (key, skipped) in keys.iter().zip(&mut skipped).filter(|(key, _)| !own.contains(*key)) {
-            match self.take_row(key, place, &request).await? {
+            match self.take_row(key, place, &request, SLICE).await? {
                 Row::Held => {}
                 Row::Skipped => *skipped = true,
                 Row::Waiting => return Ok(locked(LockRowsResponse { waiting: true, ..Default::default() })),
@@ -93,7 +98,28 @@ impl Call<'_> {
                 }
             }
         }
-        self.read_locked(&request, &skipped, &own).await
+        let mut before = None;
+        loop {
+            let (key, lock) = match self.read_locked(&request, &skipped, &own).await? {
+                Ok(response) => return Ok(locked(response)),
+                Err(met) => met,
+            };
+            let met = Some((key.clone(), lock.start_ts));
+            let waits = request.policy() == RowLockPolicy::Wait && lock.spilled.is_none() && before != met;
+            let told = match waits {
+                true => match self.take_row(&key, place, &request, SOON).await? {
+                    Row::Held => None,
+                    Row::Refused(kind) => Some(kind),
+                    Row::Waiting | Row::Skipped => Some(Kind::Locked(lock.to_wire(&key))),
+                },
+                false => Some(Kind::Locked(lock.to_wire(&key))),
+            };
+            if let Some(kind) = told {
+                let error = Some(KeyError { kind: Some(kind) });
+                return Ok(locked(LockRowsResponse { error, ..Default::default() }));
+            }
+            before = met;
+        }
     }
 
     /// Rows on which the transaction has a written lock already: it needs no other, and must not wait for those who wait for it.
@@ -110,7 +136,13 @@ impl Call<'_> {
         Ok(own)
     }
 
-    async fn take_row(&self, key: &Bytes, place: Place, request: &LockRowsRequest) -> Result<Row, RegionError> {
+    async fn take_row(
+        &self,
+        key: &Bytes,
+        place: Place,
+        request: &LockRowsRequest,
+        patience: Duration,
+    ) -> Result<Row, RegionError> {
         let (rows, clock) = (&self.inner.rows, &self.inner.clock);
         let claim = Claim {
             owner: Timestamp(request.start_ts),
@@ -138,7 +170,7 @@ impl Call<'_> {
             }
         }
         // Half of the time that is left: the answer has to be back before the caller takes this store for dead.
-        let slice = (self.deadline.since(clock.now()) / 2).min(SLICE);
+        let slice = (self.deadline.since(clock.now()) / 2).min(patience);
         let woken = pin!(waiting.woken());
         Ok(match select(woken, clock.sleep(slice)).await {
             Either::Left((Some(Woken::Granted), _)) => Row::Held,
@@ -147,13 +179,14 @@ impl Call<'_> {
         })
     }
 
-    /// The newest versions of the rows that are held now. Writes under way there are waited for: they began before.
+    /// The newest versions of the rows that are held now, or a written lock there, whose owner goes first now. Writes under way
+    /// there are waited for: they began before.
     async fn read_locked(
         &self,
         request: &LockRowsRequest,
         skipped: &[bool],
         own: &BTreeSet<Bytes>,
-    ) -> Result<Reply, RegionError> {
+    ) -> Result<Result<LockRowsResponse, (Bytes, Lock)>, RegionError> {
         let owner = Timestamp(request.start_ts);
         let held: Vec<Bytes> =
             request.keys.iter().zip(skipped).filter(|(_, skipped)| !**skipped).map(|(key, _)| key.clone()).collect();
@@ -162,22 +195,25 @@ impl Call<'_> {
         // In another term somebody else may have led in between, and these locks are worth nothing.
         let claimed: Vec<Bytes> = held.iter().filter(|key| !own.contains(*key)).cloned().collect();
         if !self.inner.rows.exclude(&claimed, owner, place_of(&snapshot)) {
-            return Ok(locked(LockRowsResponse { waiting: true, ..Default::default() }));
+            return Ok(Ok(LockRowsResponse { waiting: true, ..Default::default() }));
         }
         check_keys(&snapshot.region, held.iter().map(|key| key.as_ref()))?;
         let read = read_rows(&Reader::new(snapshot.engine.as_ref()), owner, &request.keys, skipped);
-        drop(turn);
         let rows = match read {
             Ok(Ok(rows)) => rows,
             Ok(Err((key, lock))) => {
-                if lock.spilled.is_some() {
-                    self.inner.rows.yield_to(lock.start_ts, &key, owner);
+                // Under the latch still: its commit comes after this, and calls the claimant.
+                match (&lock.spilled, request.policy()) {
+                    (Some(_), _) => self.inner.rows.yield_to(lock.start_ts, &key, owner, SPILLED_STANDS_IN),
+                    (None, RowLockPolicy::Wait) => self.inner.rows.yield_to(lock.start_ts, &key, owner, SOON),
+                    // Who does not wait must not find it there once the lock is resolved.
+                    (None, RowLockPolicy::Refuse | RowLockPolicy::Skip) => {}
                 }
-                let error = Some(KeyError { kind: Some(Kind::Locked(lock.to_wire(&key))) });
-                return Ok(locked(LockRowsResponse { error, ..Default::default() }));
+                return Ok(Err((key, lock)));
             }
-            Err(fault) => return Ok(locked(LockRowsResponse { error: Some(fault.into()), ..Default::default() })),
+            Err(fault) => return Ok(Ok(LockRowsResponse { error: Some(fault.into()), ..Default::default() })),
         };
+        drop(turn);
         if !request.absent {
             let missing = request.keys.iter().zip(&rows).filter(|(_, row)| !row.exists && !row.skipped);
             let missing: Vec<Bytes> = missing.map(|(key, _)| key.clone()).collect();
@@ -186,7 +222,7 @@ impl Call<'_> {
             }
         }
         let Place { region, term } = place_of(&snapshot);
-        Ok(locked(LockRowsResponse { rows, region_id: region.0, term: term.0, ..Default::default() }))
+        Ok(Ok(LockRowsResponse { rows, region_id: region.0, term: term.0, ..Default::default() }))
     }
 
     pub(super) async fn row_locks(&self, request: RowLocksRequest) -> Result<Reply, RegionError> {

@@ -21,8 +21,6 @@ use crate::{
     row_locks::{Claim, Claimed, Grant, Place, RowLocks, Wait, Waiter},
 };
 
-/// How long a written lock is waited for in a row's queue before its primary is asked again.
-const STANDS_IN: Duration = Duration::from_secs(2);
 
 /// The row locks of a store, and who waits for them.
 pub(super) struct Rows {
@@ -122,9 +120,9 @@ impl Rows {
         taken
     }
 
-    /// A written lock of a transaction that goes on stands on a row that was granted.
-    pub(super) fn yield_to(&self, holder: Timestamp, key: &Bytes, claimant: Timestamp) {
-        let until = self.clock.now() + STANDS_IN;
+    /// A written lock stands on a row that was granted: its owner goes first, for so long.
+    pub(super) fn yield_to(&self, holder: Timestamp, key: &Bytes, claimant: Timestamp, patience: Duration) {
+        let until = self.clock.now() + patience;
         self.change(|state, _| state.locks.yield_to(holder, key, claimant, until));
     }
 

@@ -1,10 +1,41 @@
 //! Where events wait for the store loop: bounded, many senders, one receiver that takes all at once.
 
-use std::sync::OnceLock;
+use std::{
+    cell::RefCell,
+    sync::{Arc, OnceLock},
+};
 
 use parking_lot::Mutex;
 
 use crate::{config::Limits, effect::Event};
+
+type Waker = Arc<dyn Fn() + Send + Sync>;
+
+thread_local! {
+    /// Whom to wake when [`together`] ends; `None` outside.
+    static LATER: RefCell<Option<Vec<Waker>>> = const { RefCell::new(None) };
+}
+
+/// What `send` queues for stores on this thread they find together: they are woken when it returns. Requests to several regions
+/// then share a turn of the store, one sync of its log and one message to each peer; woken by the first of them, the store would be
+/// under way without the others.
+pub fn together<T>(send: impl FnOnce() -> T) -> T {
+    /// Wakes even when `send` panics.
+    struct Wake;
+    impl Drop for Wake {
+        fn drop(&mut self) {
+            let wakers = LATER.with_borrow_mut(Option::take);
+            wakers.into_iter().flatten().for_each(|wake| wake());
+        }
+    }
+    let outermost = LATER.with_borrow_mut(|later| {
+        let outermost = later.is_none();
+        later.get_or_insert_default();
+        outermost
+    });
+    let _wake = outermost.then_some(Wake);
+    send()
+}
 
 /// The event was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +58,7 @@ struct Queue {
 pub(crate) struct Inbox {
     queue: Mutex<Queue>,
     limits: Limits,
-    waker: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    waker: OnceLock<Waker>,
 }
 
 impl Inbox {
@@ -36,14 +67,16 @@ impl Inbox {
     }
 
     /// Sets what is called when the queue stops being empty. Only the first call counts.
-    pub(crate) fn set_waker(&self, waker: Box<dyn Fn() + Send + Sync>) {
+    pub(crate) fn set_waker(&self, waker: Waker) {
         if self.waker.set(waker).is_ok() && !self.queue.lock().events.is_empty() {
             self.wake();
         }
     }
 
     fn wake(&self) {
-        if let Some(waker) = self.waker.get() {
+        let Some(waker) = self.waker.get() else { return };
+        let put_off = LATER.with_borrow_mut(|later| later.as_mut().map(|later| later.push(waker.clone())).is_some());
+        if !put_off {
             waker();
         }
     }

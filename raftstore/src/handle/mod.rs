@@ -29,6 +29,7 @@ use crate::{
     verify::Verified,
 };
 use inbox::NotTaken;
+pub use inbox::together;
 pub use shared::Leadership;
 use shared::ReplicaShared;
 pub(crate) use shared::Shared;
@@ -427,7 +428,7 @@ impl StoreHandle {
 
     /// Sets what is called when events start to wait. For the driver; only the first call counts.
     pub fn set_waker(&self, waker: impl Fn() + Send + Sync + 'static) {
-        self.shared.inbox.set_waker(Box::new(waker));
+        self.shared.inbox.set_waker(Arc::new(waker));
     }
 
     /// Whether nothing waits.
