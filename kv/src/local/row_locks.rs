@@ -1,6 +1,7 @@
 //! Row locks end to end over the local store.
 
 use futures::FutureExt;
+use proto::wire;
 
 use super::*;
 use crate::{ClientConfig, CommitOptions, Error, OnLocked, RowLock, RowLockMode, Txn};
@@ -226,4 +227,53 @@ async fn who_stops_waiting_leaves_nothing_behind() {
     commit(&first).await.unwrap();
     let third = local.client.begin().await.unwrap();
     assert_eq!(update(&third, &["a"]).await, Ok(some("2")));
+}
+
+/// What the store answers about "a", where a written lock stands whose owner has no row lock; it is committed once somebody waits,
+/// or not.
+async fn met_on_a_written_row(committed: bool) -> wire::LockRowsResponse {
+    use wire::{CommitRequest, LockRowsRequest, Mutation, PrewriteRequest, kv_request::Body, kv_response};
+    let local = local();
+    write(&local.client, &[("a", "old")]).await;
+    let call = async |body| {
+        let epoch = Some(Epoch { conf_ver: 1, version: 1 }.into());
+        let header = Some(wire::RequestHeader { region_id: 2, epoch, deadline_ms: 5_000, ..Default::default() });
+        let reply = local.service.call(KvRequest { header, body: Some(body) }).await;
+        assert_eq!(reply.response.region_error, None);
+        reply.response.body.unwrap()
+    };
+    let start_ts = local.client.timestamp().await.unwrap().0;
+    let mutations = vec![Mutation { key: b("a"), value: b("new"), ..Default::default() }];
+    let prewrite = PrewriteRequest { mutations, primary: b("a"), start_ts, ttl_ms: 60_000, ..Default::default() };
+    call(Body::Prewrite(prewrite)).await;
+    let waiter = local.client.timestamp().await.unwrap().0;
+    let mode = RowLockMode::Update as i32;
+    let ask = LockRowsRequest { keys: vec![b("a")], start_ts: waiter, mode, ttl_ms: 60_000, ..Default::default() };
+    let commit = async {
+        let waits = |(_, status): &(StoreId, wire::RowLockStatus)| status.owner == waiter && !status.granted;
+        while !local.client.row_locks().await.unwrap().iter().any(waits) {
+            tokio::task::yield_now().await;
+        }
+        let commit_ts = local.client.timestamp().await.unwrap().0;
+        let commit = CommitRequest { keys: vec![b("a")], start_ts, commit_ts, primary: b("a"), ..Default::default() };
+        if committed {
+            call(Body::Commit(commit)).await;
+        }
+    };
+    match futures::join!(call(Body::LockRows(ask)), commit).0 {
+        kv_response::Body::LockRows(response) => response,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn who_meets_a_commit_under_way_waits_for_it_at_the_store() {
+    let response = met_on_a_written_row(true).await;
+    assert_eq!(response.rows[0].value, "new", "{response:?}");
+}
+
+#[tokio::test]
+async fn who_meets_a_lock_that_stays_is_told() {
+    let response = met_on_a_written_row(false).await;
+    assert!(matches!(response.error.unwrap().kind, Some(wire::key_error::Kind::Locked(_))));
 }
