@@ -21,7 +21,6 @@ use crate::{
     row_locks::{Claim, Claimed, Grant, Place, RowLocks, Wait, Waiter},
 };
 
-
 /// The row locks of a store, and who waits for them.
 pub(super) struct Rows {
     state: Mutex<State>,
