@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   source's leader ──MergeAsk──► every peer of the target       who leads it proposes; who has left the epoch behind says
-//!                   ◄─MergeVerdict─                              what became of the source
+//!                   ◄─MergeVerdict─                              what became of the source; so does the tombstone of a
+//!                                                                target that was merged away itself
 //!   target's replica at a CommitMerge ──► waits for the source's replica here, tells it what is committed
 //!                                     ──► applied: the source's replica ends; synced: its log goes
 //!   source's replica that missed it   ──asks for votes──► a tombstone ──MergeVerdict──► it ends; if the target's replica
@@ -131,7 +132,8 @@ impl StoreCore {
         let absorbed = buried.filter(|(into, _)| *into == target);
         let then = ask.target_epoch.map(Epoch::from).unwrap_or_default();
         let here = self.replicas.get(&target).filter(|replica| replica.peer().id == to.id);
-        let gone_on = here.is_some_and(|replica| moved_on(replica.region().epoch, then));
+        let gone_on = here.is_some_and(|replica| moved_on(replica.region().epoch, then))
+            || (buried.is_none() && self.ended_behind(target, to, then));
         if gone_on || absorbed.is_some() {
             let verdict = wire::MergeVerdict {
                 source_epoch: ask.source_epoch,
@@ -148,6 +150,14 @@ impl StoreCore {
         {
             replica.asked_to_merge(ask, prepared.as_ref().map(|(region, prepared)| (&**region, prepared)));
         }
+    }
+
+    /// A target's replica that was here has left the epoch behind and then been merged into another region. Had its region taken
+    /// over a source, that one's replica here would have ended before it, and have a tombstone.
+    fn ended_behind(&self, target: RegionId, own: Peer, then: Epoch) -> bool {
+        let ended =
+            |buried: &Tombstone| buried.peer == own.id && buried.merged.is_some() && moved_on(buried.epoch, then);
+        self.absent.tombstones.get(&target).is_some_and(ended)
     }
 
     fn merge_judged(&mut self, source: RegionId, to: Peer, verdict: wire::MergeVerdict, out: &mut Outbox) {
