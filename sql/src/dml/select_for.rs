@@ -3,6 +3,8 @@
 //! Rows are locked in the query's order, no more of them than LIMIT wants. When a locked row has changed since the snapshot
 //! the whole query is run again at a newer one, and the locks are kept; PostgreSQL would look at that row alone.
 
+use std::sync::Arc;
+
 use arrow::{array::UInt64Array, compute, record_batch::RecordBatch};
 use bytes::Bytes;
 use kv::OnLocked;
@@ -12,7 +14,7 @@ use crate::{
     Reader,
     codec::TableCodec,
     error::{SqlError, SqlResult, SqlState},
-    query::{LockedTable, Planned, RowLocks, Rows, RunValues},
+    query::{LockedTable, QueryPlan, RowLocks, Rows, RunValues},
     types::{Datum, arrow::datum_at},
     work::Work,
 };
@@ -22,16 +24,36 @@ const MAX_ROWS: usize = 1_000_000;
 /// Rows that are locked in one go when nothing says how many are wanted.
 const CHUNK: usize = 1024;
 
-/// Runs the query; its rows, as the client gets them.
-pub async fn run(planned: &Planned, work: &Work<'_>, values: &RunValues<'_>) -> SqlResult<Vec<RecordBatch>> {
-    let locks = planned.plan.locks().ok_or_else(|| SqlError::internal("a query that locks nothing"))?;
+/// Runs the locking queries inside a statement, one after the other. The statement itself reads what they have seen, or what is
+/// newer.
+pub async fn run_all(
+    plans: &[Arc<QueryPlan>],
+    work: &mut Work<'_>,
+    values: &RunValues<'_>,
+) -> SqlResult<Vec<Vec<RecordBatch>>> {
+    let mut all = Vec::with_capacity(plans.len());
+    for plan in plans {
+        let (rows, reader) = run(plan, work, values).await?;
+        work.reader = reader;
+        all.push(rows);
+    }
+    Ok(all)
+}
+
+/// Runs the query; its rows, as the client gets them, and what they were read through.
+pub async fn run(
+    plan: &Arc<QueryPlan>,
+    work: &Work<'_>,
+    values: &RunValues<'_>,
+) -> SqlResult<(Vec<RecordBatch>, Reader)> {
+    let locks = plan.locks().ok_or_else(|| SqlError::internal("a query that locks nothing"))?;
     let locking = work.locking.as_ref().ok_or_else(|| SqlError::internal("a statement without a way to lock rows"))?;
     let mut reader = work.reader.clone();
     for _ in 0..MAX_ROUNDS {
-        let mut source = planned.plan.start(reader.clone(), values).await?;
+        let mut source = plan.start(reader.clone(), values).await?;
         let round = Round { locks, locking, reader: &reader };
         if let Some(rows) = round.run(&mut source).await? {
-            return Ok(rows);
+            return Ok((rows, reader));
         }
         reader = reader.at_fresh_snapshot();
     }

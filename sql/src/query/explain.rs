@@ -39,6 +39,16 @@ const SHOWN_SPANS: usize = 8;
 
 /// The lines of `EXPLAIN statement`.
 pub async fn explain(plan: &QueryPlan, reader: Reader, values: &RunValues<'_>) -> SqlResult<Vec<String>> {
+    let mut lines = explain_one(plan, reader.clone(), values).await?;
+    for (at, inner) in plan.inner().iter().enumerate() {
+        lines.push(format!("Locked rows {at}, before that:"));
+        let inner = explain_one(inner, reader.clone(), values).await?;
+        lines.extend(inner.into_iter().map(|line| format!("  {line}")));
+    }
+    Ok(lines)
+}
+
+async fn explain_one(plan: &QueryPlan, reader: Reader, values: &RunValues<'_>) -> SqlResult<Vec<String>> {
     let client = reader.main().client().clone();
     let show = |root: &Arc<dyn ExecutionPlan>| {
         let mut scans = Vec::new();

@@ -22,6 +22,7 @@ pub mod engine;
 pub mod explain;
 pub mod failure;
 pub mod functions;
+pub mod locked;
 pub mod lookup;
 pub mod normalise;
 pub mod parameters;

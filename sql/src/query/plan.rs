@@ -64,6 +64,8 @@ pub struct RunValues<'a> {
     pub clock: &'a Arc<dyn kv::Clock>,
     /// The session.
     pub backend: &'a Arc<Backend>,
+    /// The rows of the plan's [`QueryPlan::inner`].
+    pub locked: &'a [Vec<RecordBatch>],
 }
 
 /// A planned statement. Shared by all sessions of a gateway.
@@ -76,6 +78,7 @@ pub struct QueryPlan {
     columns: Vec<OutputColumn>,
     change: Option<Change>,
     locks: Option<RowLocks>,
+    inner: Vec<Arc<QueryPlan>>,
     parameters: Vec<ColumnType>,
     taken: Vec<Taken>,
     holes: Vec<Hole>,
@@ -118,6 +121,11 @@ impl QueryPlan {
             logical,
             change: bound.change,
             locks: bound.locks,
+            inner: bound
+                .inner
+                .into_iter()
+                .map(|bound| QueryPlan::new(bound).map(Arc::new))
+                .collect::<SqlResult<_>>()?,
             parameters: bound.parameters,
             taken: bound.literals.taken,
             holes,
@@ -142,6 +150,14 @@ impl QueryPlan {
     /// The rows a query locks.
     pub fn locks(&self) -> Option<&RowLocks> {
         self.locks.as_ref()
+    }
+    /// It locks rows that it does not change.
+    pub fn locks_rows(&self) -> bool {
+        self.locks.is_some() || !self.inner.is_empty()
+    }
+    /// Locking queries inside the statement: they run before it, each once, and it reads their rows.
+    pub fn inner(&self) -> &[Arc<QueryPlan>] {
+        &self.inner
     }
     /// Types of the client's parameters.
     pub fn parameters(&self) -> &[ColumnType] {
@@ -168,8 +184,11 @@ impl QueryPlan {
 
     /// Starts a run that reads through `reader`.
     pub async fn start(self: &Arc<Self>, reader: Reader, values: &RunValues<'_>) -> SqlResult<Rows> {
+        if values.locked.len() != self.inner.len() {
+            return Err(SqlError::unsupported("a locking clause inside of such a statement"));
+        }
         let source = Arc::new(Source::new(reader, Arc::clone(values.clock), Arc::clone(values.backend)));
-        let run = Arc::new(Run { values: self.values(values)?, source });
+        let run = Arc::new(Run { values: self.values(values)?, source, locked: values.locked.to_vec() });
         let instance = self.instance(values).await?;
         instance.slot.fill(run);
         let (plan, context) = (Arc::clone(&instance.plan), Arc::clone(&instance.context));
@@ -236,7 +255,7 @@ impl QueryPlan {
         show: impl FnOnce(&Arc<dyn ExecutionPlan>) -> T,
     ) -> SqlResult<T> {
         let source = Arc::new(Source::new(reader, Arc::clone(values.clock), Arc::clone(values.backend)));
-        let run = Arc::new(Run { values: self.values(values)?, source });
+        let run = Arc::new(Run { values: self.values(values)?, source, locked: Vec::new() });
         let instance = self.instance(values).await?;
         instance.slot.fill(run);
         let shown = show(&instance.plan);

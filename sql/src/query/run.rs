@@ -21,7 +21,10 @@
 use std::{any::Any, fmt, sync::Arc};
 
 use arc_swap::ArcSwapOption;
-use arrow::datatypes::{DataType, FieldRef};
+use arrow::{
+    datatypes::{DataType, FieldRef},
+    record_batch::RecordBatch,
+};
 use dashmap::DashMap;
 use datafusion::{
     common::{
@@ -110,6 +113,8 @@ pub struct Run {
     pub values: Vec<ScalarValue>,
     /// What the leaves read through.
     pub source: Arc<Source>,
+    /// The rows of the locking queries inside the statement.
+    pub locked: Vec<Vec<RecordBatch>>,
 }
 
 /// Where the expressions and leaves of one physical plan find their [`Run`].

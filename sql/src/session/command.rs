@@ -359,6 +359,7 @@ impl Session {
             settings: &settings,
             clock: &clock,
             backend: &self.backend,
+            locked: &[],
         };
         let lines = explain::explain(&planned.plan, reader, &values).await?;
         if single {

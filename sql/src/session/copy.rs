@@ -85,6 +85,7 @@ impl Session {
             settings: &settings,
             clock: &clock,
             backend: &self.backend,
+            locked: &[],
         };
         let rows = planned.plan.start(reader, &values).await?;
         let mut running = Running::with_tag(Tag::Fixed("COPY".to_owned()));

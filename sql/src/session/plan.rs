@@ -197,6 +197,8 @@ impl StatementPlan {
         let known = tables_read(plan.logical());
         let reads = if plan.locks().is_some() { Mode::RowShare } else { Mode::AccessShare };
         let mut tables: Vec<(u32, Mode)> = known.iter().map(|id| (*id, reads)).collect();
+        let inner = plan.inner().iter().flat_map(|inner| tables_read(inner.logical()));
+        tables.extend(inner.map(|id| (id, Mode::RowShare)));
         let linked = plan.change().map_or(Linked::No, Linked::of_change);
         let fields: Option<Vec<Field>> = match plan.change() {
             None => {
@@ -211,8 +213,8 @@ impl StatementPlan {
         StatementPlan {
             fields: fields.map(Into::into),
             tables,
-            writes: plan.change().is_some() || plan.locks().is_some(),
-            volatile: is_volatile(plan.logical()),
+            writes: plan.change().is_some() || plan.locks_rows(),
+            volatile: is_volatile(plan.logical()) || plan.inner().iter().any(|inner| is_volatile(inner.logical())),
             param_types: plan.parameters().iter().map(|column_type| column_type.pg_type).collect(),
             kind: PlanKind::General(planned),
             version: catalog.plan_version(),

@@ -190,7 +190,7 @@ impl Session {
         let locking = match &plan.kind {
             // The row is read under its lock: that costs no more than to read it.
             PlanKind::Key(key_plan) if key_plan.reads_for_write() => Some(self.locking(&portal.prepared.sql)?),
-            PlanKind::General(planned) if planned.plan.locks().is_some() => Some(self.locking(&portal.prepared.sql)?),
+            PlanKind::General(planned) if planned.plan.locks_rows() => Some(self.locking(&portal.prepared.sql)?),
             _ if !single || again || plan.linked == Linked::Keys => Some(self.locking(&portal.prepared.sql)?),
             _ => None,
         };
@@ -317,7 +317,7 @@ impl Session {
         let settings = self.settings.format.clone();
         let row_ids = self.gateway.row_ids();
         let backend = Arc::clone(&self.backend);
-        let work = Work {
+        let mut work = Work {
             reader,
             params,
             now_us,
@@ -351,10 +351,17 @@ impl Session {
                     settings: &settings,
                     clock: &clock,
                     backend: &backend,
+                    locked: &[],
                 };
+                let locked = match planned.plan.inner() {
+                    [] => Vec::new(),
+                    inner => guarded(self, Box::pin(select_for::run_all(inner, &mut work, &values))).await?,
+                };
+                let values = RunValues { locked: &locked, ..values };
                 match planned.plan.change() {
                     None if planned.plan.locks().is_some() => {
-                        let batches = guarded(self, Box::pin(select_for::run(planned, &work, &values))).await?;
+                        let run = select_for::run(&planned.plan, &work, &values);
+                        let (batches, _) = guarded(self, Box::pin(run)).await?;
                         given(Running::with_tag(Tag::Select), shape, batches)
                     }
                     None => {

@@ -1,12 +1,17 @@
 //! FOR UPDATE, FOR NO KEY UPDATE, FOR SHARE, FOR KEY SHARE behind a query. PURE.
 //!
-//! sqlparser knows two of the four, and one table behind OF. So the clauses of a statement's own query are taken out of its
-//! tokens before it is parsed, and put into the parsed query in a form of ours ([`encoded`]); those of subqueries are left
-//! to sqlparser.
+//! sqlparser knows two of the four, one table behind OF, and no LIMIT behind them. So the clauses are taken out of a statement's
+//! tokens before it is parsed. Those of its own query are put into the parsed one in a form of ours ([`encoded`]); those of a
+//! query in parentheses come back at its end, in the same form spelled so that sqlparser reads it:
+//!
+//! ```text
+//!   (SELECT id FROM q FOR NO KEY UPDATE OF q SKIP LOCKED LIMIT 1)
+//!   (SELECT id FROM q LIMIT 1 FOR UPDATE OF "ROW_LOCK_MODE_NO_KEY_UPDATE".q SKIP LOCKED)
+//! ```
 
 use datafusion::sql::sqlparser::{
     ast::{Ident, LockClause, LockType, NonBlock, ObjectName, Query, Statement},
-    tokenizer::{Token, TokenWithSpan, Word},
+    tokenizer::{Token, TokenWithSpan, Whitespace, Word},
 };
 use kv::{OnLocked, RowLockMode};
 
@@ -28,16 +33,21 @@ pub fn may_lock(sql: &str) -> bool {
     sql.as_bytes().windows(4).any(|word| word[..3].eq_ignore_ascii_case(b"for") && word[3].is_ascii_whitespace())
 }
 
-/// Takes the clauses outside of all parentheses out of a statement's tokens.
+/// Takes the clauses outside of all parentheses out of a statement's tokens, and moves those inside to the end of their query.
 pub fn take(tokens: Vec<TokenWithSpan>) -> SqlResult<(Vec<TokenWithSpan>, Vec<RowLockClause>)> {
     let (mut rest, mut clauses) = (Vec::with_capacity(tokens.len()), Vec::new());
-    let mut depth = 0_usize;
+    // Of the parentheses around the one at hand.
+    let mut around: Vec<Vec<RowLockClause>> = Vec::new();
     let mut at = 0;
     while let Some(token) = tokens.get(at) {
         match &token.token {
-            Token::LParen => depth += 1,
-            Token::RParen => depth = depth.saturating_sub(1),
-            _ if depth == 0 => {
+            Token::LParen => around.push(std::mem::take(&mut clauses)),
+            Token::RParen => {
+                let inside = std::mem::replace(&mut clauses, around.pop().unwrap_or_default());
+                let spelled = inside.into_iter().flat_map(spelled);
+                rest.extend(spelled.map(|word| TokenWithSpan::new(word, token.span)));
+            }
+            _ => {
                 let mut words = Words { tokens: &tokens, at };
                 if words.word("FOR")
                     && let Some(mode) = words.mode()
@@ -47,12 +57,29 @@ pub fn take(tokens: Vec<TokenWithSpan>) -> SqlResult<(Vec<TokenWithSpan>, Vec<Ro
                     continue;
                 }
             }
-            _ => {}
         }
         rest.push(token.clone());
         at += 1;
     }
     Ok((rest, clauses))
+}
+
+/// The tokens of a clause's encoded form.
+fn spelled(clause: RowLockClause) -> Vec<Token> {
+    let word = |word: &str| [Token::Whitespace(Whitespace::Space), Token::make_keyword(word)];
+    let mut tokens: Vec<Token> = ["FOR", "UPDATE", "OF"].into_iter().flat_map(word).collect();
+    tokens.extend(word("")[..1].iter().cloned());
+    tokens.push(Token::make_word(clause.mode.as_str_name(), Some('"')));
+    for table in clause.of {
+        tokens.extend([Token::Period, Token::make_word(&table.value, table.quote_style)]);
+    }
+    let behind: &[&str] = match clause.on_locked {
+        OnLocked::Refuse => &["NOWAIT"],
+        OnLocked::Skip => &["SKIP", "LOCKED"],
+        OnLocked::Wait | OnLocked::WaitFor(_) => &[],
+    };
+    tokens.extend(behind.iter().flat_map(|behind| word(behind)));
+    tokens
 }
 
 /// Reads words, skipping blanks.
@@ -127,6 +154,7 @@ impl Words<'_> {
 pub fn query_of(statement: &mut Statement) -> Option<&mut Query> {
     match statement {
         Statement::Query(query) => Some(query),
+        Statement::Insert(insert) => insert.source.as_deref_mut(),
         Statement::Explain { statement, .. } | Statement::Prepare { statement, .. } => query_of(statement),
         Statement::Declare { stmts } => stmts.first_mut()?.for_query.as_deref_mut(),
         _ => None,
@@ -188,7 +216,19 @@ mod tests {
             [clause(RowLockMode::KeyShare, &[], OnLocked::Skip), clause(RowLockMode::Update, &["u"], OnLocked::Wait)];
         assert_eq!(found, wanted);
         assert_eq!(clauses("DECLARE c CURSOR FOR SELECT 1 FROM t FOR SHARE").len(), 1);
+        assert_eq!(clauses("INSERT INTO u SELECT * FROM t FOR UPDATE").len(), 1);
         assert!(parse_one("SELECT 1 FROM t FOR UPDATE OF").is_err());
         assert!(parse_one("UPDATE t SET a = 1 FOR UPDATE").is_err());
+    }
+
+    #[test]
+    fn those_in_parentheses_stand_at_the_end_of_their_query() {
+        let sql = "DELETE FROM q WHERE id = (SELECT id FROM q a FOR NO KEY UPDATE OF a, \"B\" SKIP LOCKED LIMIT 1)";
+        let Ok(Command::Sql(statement)) = parse_one(sql) else { panic!("it does not parse") };
+        let shown = statement.to_string();
+        assert!(
+            shown.ends_with("LIMIT 1 FOR UPDATE OF \"ROW_LOCK_MODE_NO_KEY_UPDATE\".a.\"B\" SKIP LOCKED)"),
+            "{shown}"
+        );
     }
 }

@@ -202,6 +202,7 @@ fn run_values<'a>(
         settings: &SETTINGS,
         clock: &local.clock,
         backend: session.backend(),
+        locked: &[],
     }
 }
 

@@ -30,7 +30,6 @@ use datafusion::{
 
 use super::{
     Binder, Conflict, ConflictUpdate, Literals, OutputColumn, conflict, folded, legalise, names, parser_options,
-    provider::Provider,
 };
 use crate::{
     catalog::{Table, TableDescriptor, descriptor::PUBLIC_SCHEMA},
@@ -415,7 +414,7 @@ impl Binder<'_> {
         if width > targets.len() {
             return Err(SqlError::syntax("INSERT has more expressions than target columns"));
         }
-        let provider = Provider::new(Arc::clone(self.snapshot), Vec::new());
+        let provider = self.provider(&[]);
         let planner = SqlToRel::new_with_options(&provider, parser_options());
         let fields = self.literals.fields(self.parameter_types);
         let mut context = PlannerContext::new().with_prepare_param_data_types(fields);
@@ -489,7 +488,7 @@ impl Binder<'_> {
         };
         let mut ast = super::rewrite::cast_to(ast, column.column_type.pg_type.row().name);
         super::rewrite::rewrite_expr(&mut ast, self.snapshot)?;
-        let provider = Provider::new(Arc::clone(self.snapshot), Vec::new());
+        let provider = self.provider(&[]);
         let planner = SqlToRel::new_with_options(&provider, parser_options());
         let expr = planner
             .sql_to_expr(ast, &empty, &mut PlannerContext::new())

@@ -32,6 +32,7 @@ pub mod type_names;
 
 use std::{cell::RefCell, collections::BTreeMap, sync::Arc};
 
+use arrow::datatypes::SchemaRef;
 use datafusion::{
     common::Result,
     logical_expr::LogicalPlan,
@@ -53,8 +54,8 @@ use self::{
 };
 use crate::{
     catalog::CatalogSnapshot,
-    error::{SqlError, SqlResult},
-    query::{failure::from_datafusion, normalise::Shape},
+    error::{SqlError, SqlResult, SqlState},
+    query::{failure::from_datafusion, locked::LockedRows, normalise::Shape},
     types::{ColumnType, arrow as mapping},
 };
 
@@ -96,6 +97,8 @@ pub struct Bound {
     pub parameters: Vec<ColumnType>,
     /// The literals that were taken out.
     pub literals: Literals,
+    /// Locking queries inside the statement, whose rows it reads.
+    pub inner: Vec<Bound>,
 }
 
 /// Binds a statement.
@@ -105,13 +108,23 @@ pub fn bind(unbound: Unbound<'_>) -> SqlResult<Bound> {
         dml::check(&statement)?;
     }
     let locks = row_locks::take(&mut statement, snapshot)?;
+    let wanted = row_locks::mark(&mut statement, snapshot)?;
     rewrite::rewrite(&mut statement, snapshot)?;
     let spare = match &statement {
-        Statement::Query(query) => emptied::emptied(query),
+        Statement::Query(query) if wanted.is_empty() => emptied::emptied(query),
         _ => None,
     };
     let literals = literals::take(&mut statement, source);
-    let binder = Binder { snapshot, literals: &literals, parameter_types, numbers: RefCell::default() };
+    let mut binder =
+        Binder { snapshot, literals: &literals, parameter_types, numbers: RefCell::default(), inner: Vec::new() };
+    let mut inner = Vec::with_capacity(wanted.len());
+    if !wanted.is_empty() {
+        for (query, wanted) in row_locks::cut_out(&mut statement)?.into_iter().zip(wanted) {
+            let bound = binder.locking(query, wanted)?;
+            binder.inner.push(LockedRows::schema_of(&bound)?);
+            inner.push(bound);
+        }
+    }
     let (plan, change) = match statement {
         Statement::Query(query) => match (binder.query(*query, &row_locks::hidden(&locks)), spare) {
             (Err(_), Some(spare)) => (binder.query(spare, &[])?, None),
@@ -124,8 +137,12 @@ pub fn bind(unbound: Unbound<'_>) -> SqlResult<Bound> {
     };
     let columns = output_columns(&plan)?;
     let locks = locks.map(|wanted| wanted.bound(&plan)).transpose()?;
-    let parameters = parameters(&plan, change.as_ref(), &literals, parameter_types)?;
-    Ok(Bound { plan, columns, change, locks, parameters, literals })
+    let plans: Vec<&LogicalPlan> = std::iter::once(&plan).chain(inner.iter().map(|bound| &bound.plan)).collect();
+    let parameters = parameters(&plans, change.as_ref(), &literals, parameter_types)?;
+    for bound in &mut inner {
+        bound.parameters.clone_from(&parameters);
+    }
+    Ok(Bound { plan, columns, change, locks, parameters, literals, inner })
 }
 
 fn first_words(statement: &Statement) -> String {
@@ -138,16 +155,41 @@ pub struct Binder<'a> {
     literals: &'a Literals,
     parameter_types: &'a [Option<ColumnType>],
     numbers: RefCell<Numbers>,
+    /// The rows of the locking queries inside.
+    inner: Vec<SchemaRef>,
 }
 
 impl Binder<'_> {
+    /// What names mean; `targets` as for [`Binder::query`].
+    fn provider(&self, targets: &[u32]) -> Provider {
+        Provider::new(Arc::clone(self.snapshot), targets.to_vec(), self.inner.clone())
+    }
+
+    /// A locking query inside the statement. Its parameters are the statement's, and not known yet.
+    fn locking(&self, query: Query, wanted: row_locks::Wanted) -> SqlResult<Bound> {
+        let wanted = Some(wanted);
+        let plan = self.query(query, &row_locks::hidden(&wanted)).map_err(|error| {
+            let error = row_locks::explained(error, &wanted);
+            match error.sqlstate {
+                SqlState::UNDEFINED_COLUMN | SqlState::UNDEFINED_TABLE if error.hint.is_none() => error.with_hint(
+                    "A query with a locking clause can't refer to the query around it, nor to its WITH queries.",
+                ),
+                _ => error,
+            }
+        })?;
+        let columns = output_columns(&plan)?;
+        let locks = wanted.map(|wanted| wanted.bound(&plan)).transpose()?;
+        let (literals, parameters) = (self.literals.clone(), Vec::new());
+        Ok(Bound { plan, columns, change: None, locks, parameters, literals, inner: Vec::new() })
+    }
+
     /// A query's plan. `targets` are the tables whose hidden columns it may name.
     pub fn query(&self, query: Query, targets: &[u32]) -> SqlResult<LogicalPlan> {
         self.plan(query, targets).map_err(from_datafusion)
     }
 
     fn plan(&self, query: Query, targets: &[u32]) -> Result<LogicalPlan> {
-        let provider = Provider::new(Arc::clone(self.snapshot), targets.to_vec());
+        let provider = self.provider(targets);
         let planner = SqlToRel::new_with_options(&provider, parser_options());
         let fields = self.literals.fields(self.parameter_types);
         let mut context = PlannerContext::new().with_prepare_param_data_types(fields);
@@ -171,15 +213,15 @@ fn output_columns(plan: &LogicalPlan) -> SqlResult<Vec<OutputColumn>> {
     plan.schema().fields().iter().enumerate().map(column).collect()
 }
 
-/// The client's parameters: what it said, otherwise what the plan wants, otherwise text.
+/// The client's parameters: what it said, otherwise what the plans want, otherwise text.
 fn parameters(
-    plan: &LogicalPlan,
+    plans: &[&LogicalPlan],
     change: Option<&Change>,
     literals: &Literals,
     said: &[Option<ColumnType>],
 ) -> SqlResult<Vec<ColumnType>> {
     let mut found = BTreeMap::new();
-    legalise::parameter_types(plan, &mut found).map_err(from_datafusion)?;
+    plans.iter().try_for_each(|plan| legalise::parameter_types(plan, &mut found)).map_err(from_datafusion)?;
     let returning = change.and_then(Change::returning).map(|returning| &returning.exprs);
     let conflict = change.and_then(Change::conflict_update).map(|update| &update.exprs);
     for expr in returning.into_iter().chain(conflict).flatten() {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::DataType;
+use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::{
     common::{DataFusionError, Result, TableReference},
     config::ConfigOptions,
@@ -13,7 +13,7 @@ use datafusion::{
     },
 };
 
-use super::{operators::PgOperators, type_names::PgTypes};
+use super::{operators::PgOperators, row_locks::locked_at, type_names::PgTypes};
 use crate::{
     catalog::CatalogSnapshot,
     error::SqlError,
@@ -22,6 +22,7 @@ use crate::{
         engine,
         failure::undefined_table,
         functions::{registry, sequences, session},
+        locked::LockedRows,
         scan::RegionTable,
     },
 };
@@ -31,21 +32,28 @@ pub struct Provider {
     snapshot: Arc<CatalogSnapshot>,
     /// The tables whose hidden columns the statement may name: the target of an UPDATE or DELETE, and those whose rows are locked.
     targets: Vec<u32>,
+    /// The rows of locking queries inside the statement.
+    inner: Vec<SchemaRef>,
     options: ConfigOptions,
     planners: Vec<Arc<dyn ExprPlanner>>,
 }
 
 impl Provider {
     /// For one statement.
-    pub fn new(snapshot: Arc<CatalogSnapshot>, targets: Vec<u32>) -> Self {
+    pub fn new(snapshot: Arc<CatalogSnapshot>, targets: Vec<u32>, inner: Vec<SchemaRef>) -> Self {
         let mut planners: Vec<Arc<dyn ExprPlanner>> = vec![Arc::new(PgOperators)];
         planners.extend(engine::default_expr_planners());
-        Provider { snapshot, targets, options: engine::options(), planners }
+        Provider { snapshot, targets, inner, options: engine::options(), planners }
     }
 }
 
 impl ContextProvider for Provider {
     fn get_table_source(&self, name: TableReference) -> Result<Arc<dyn TableSource>> {
+        if let Some(at) = locked_at(name.table())
+            && let Some(schema) = self.inner.get(at)
+        {
+            return Ok(provider_as_source(Arc::new(LockedRows::new(at, Arc::clone(schema)))));
+        }
         if let Some(table) = catalog::virtual_table(&self.snapshot, name.schema(), name.table()) {
             return Ok(provider_as_source(table));
         }

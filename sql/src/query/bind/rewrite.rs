@@ -58,9 +58,6 @@ impl VisitorMut for Rewriter<'_> {
     type Break = SqlError;
 
     fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<SqlError> {
-        if !query.locks.is_empty() {
-            return ControlFlow::Break(SqlError::unsupported("SELECT FOR UPDATE/SHARE"));
-        }
         let ctes = query.with.iter().flat_map(|with| &with.cte_tables);
         if ctes.into_iter().any(|cte| changes_rows(&cte.query.body)) {
             return ControlFlow::Break(SqlError::unsupported("INSERT, UPDATE or DELETE in WITH"));

@@ -7,13 +7,29 @@
 //!
 //! What stands behind the client's columns is for the sink (`dml::select_for`). The limit is counted there, behind the
 //! locks: a row that is skipped does not count.
+//!
+//! A locking query inside a statement (a subquery, a WITH query, INSERT's source) is a plan of its own, run before the rest and
+//! once; the rest reads its rows like a table's:
+//!
+//! ```text
+//!   DELETE FROM q WHERE id = (SELECT id FROM q ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED)
+//!   DELETE FROM q WHERE id = (SELECT * FROM "#locked0")         #locked0: SELECT id, id AS #0, 1 AS #1 FROM q ORDER BY id
+//! ```
+//!
+//! So it can't name columns of the query around it.
+
+use std::{collections::BTreeMap, ops::ControlFlow};
 
 use datafusion::{
     common::tree_node::{TreeNode, TreeNodeRecursion},
     logical_expr::LogicalPlan,
-    sql::sqlparser::ast::{
-        Expr, GroupByExpr, Ident, LimitClause, ObjectName, Query, Select, SelectItem, SelectItemQualifiedWildcardKind,
-        SetExpr, Statement, TableFactor,
+    sql::sqlparser::{
+        ast::{
+            Expr, FormatClause, GroupByExpr, Ident, LimitClause, ObjectName, Query, Select, SelectItem,
+            SelectItemQualifiedWildcardKind, SetExpr, Statement, TableFactor, VisitMut, VisitorMut,
+        },
+        dialect::PostgreSqlDialect,
+        parser::Parser,
     },
 };
 use kv::{OnLocked, RowLockMode};
@@ -86,14 +102,20 @@ pub fn explained(error: SqlError, wanted: &Option<Wanted>) -> SqlError {
     }
 }
 
-/// Takes the locking clauses out of a statement, and has the query say what is needed to lock its rows. `None`: no clauses.
+/// Takes the locking clauses out of a statement's own query, and has it say what is needed to lock its rows. `None`: no clauses.
 pub fn take(statement: &mut Statement, snapshot: &CatalogSnapshot) -> SqlResult<Option<Wanted>> {
-    let Statement::Query(query) = statement else { return Ok(None) };
+    match statement {
+        Statement::Query(query) => take_of(query, snapshot),
+        _ => Ok(None),
+    }
+}
+
+fn take_of(query: &mut Query, snapshot: &CatalogSnapshot) -> SqlResult<Option<Wanted>> {
     if query.locks.is_empty() {
         return Ok(None);
     }
     let clauses: Option<Vec<RowLockClause>> = query.locks.iter().map(row_lock::decoded).collect();
-    let clauses = clauses.ok_or_else(|| SqlError::unsupported("SELECT FOR UPDATE/SHARE in parentheses"))?;
+    let clauses = clauses.ok_or_else(|| SqlError::internal("a locking clause that was not decoded"))?;
     query.locks.clear();
     rewrite::fetch_to_limit(query)?;
     let clause = words(clauses[0].mode);
@@ -131,6 +153,84 @@ pub fn take(statement: &mut Statement, snapshot: &CatalogSnapshot) -> SqlResult<
         push(select, rewrite::cast_to(number, "int8"));
     }
     Ok(Some(wanted))
+}
+
+/// Does the same to the locking queries inside a statement, and marks them for [`cut_out`].
+pub fn mark(statement: &mut Statement, snapshot: &CatalogSnapshot) -> SqlResult<Vec<Wanted>> {
+    struct Marker<'a> {
+        snapshot: &'a CatalogSnapshot,
+        found: Vec<Wanted>,
+        /// Of the queries around.
+        marked: Vec<bool>,
+    }
+    impl VisitorMut for Marker<'_> {
+        type Break = SqlError;
+        fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<SqlError> {
+            let wanted = match take_of(query, self.snapshot) {
+                Ok(wanted) => wanted,
+                Err(error) => return ControlFlow::Break(error),
+            };
+            if wanted.is_some() && self.marked.contains(&true) {
+                return ControlFlow::Break(SqlError::unsupported(
+                    "a locking clause inside of a query with another one",
+                ));
+            }
+            self.marked.push(wanted.is_some());
+            if let Some(wanted) = wanted {
+                query.format_clause = Some(FormatClause::Identifier(Ident::new(locked_name(self.found.len()))));
+                self.found.push(wanted);
+            }
+            ControlFlow::Continue(())
+        }
+        fn post_visit_query(&mut self, _query: &mut Query) -> ControlFlow<SqlError> {
+            self.marked.pop();
+            ControlFlow::Continue(())
+        }
+    }
+    let mut marker = Marker { snapshot, found: Vec::new(), marked: Vec::new() };
+    match statement.visit(&mut marker) {
+        ControlFlow::Continue(()) => Ok(marker.found),
+        ControlFlow::Break(error) => Err(error),
+    }
+}
+
+/// Puts `SELECT * FROM "…"` where marked queries stand, from the rows that they have when the statement runs; and gives them back
+/// in the order of their marks.
+pub fn cut_out(statement: &mut Statement) -> SqlResult<Vec<Query>> {
+    struct Cutter(BTreeMap<String, Query>);
+    impl VisitorMut for Cutter {
+        type Break = SqlError;
+        fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<SqlError> {
+            let Some(FormatClause::Identifier(name)) = query.format_clause.take() else {
+                return ControlFlow::Continue(());
+            };
+            let select = format!("SELECT * FROM {}", Ident::with_quote('"', name.value.clone()));
+            let parsed = Parser::new(&PostgreSqlDialect {}).try_with_sql(&select);
+            match parsed.and_then(|mut parser| parser.parse_query()) {
+                Ok(rows) => self.0.insert(name.value, std::mem::replace(query, *rows)),
+                Err(error) => return ControlFlow::Break(SqlError::internal(error.to_string())),
+            };
+            ControlFlow::Continue(())
+        }
+    }
+    let mut cutter = Cutter(BTreeMap::new());
+    match statement.visit(&mut cutter) {
+        ControlFlow::Continue(()) => {}
+        ControlFlow::Break(error) => return Err(error),
+    }
+    let Cutter(mut cut) = cutter;
+    let in_order = (0..cut.len()).map(|at| cut.remove(&locked_name(at)));
+    in_order.collect::<Option<_>>().ok_or_else(|| SqlError::internal("a locking query was lost"))
+}
+
+/// How a statement calls the rows of the locking query at `at` inside it.
+fn locked_name(at: usize) -> String {
+    format!("\u{1}locked{at}")
+}
+
+/// The reverse.
+pub fn locked_at(name: &str) -> Option<usize> {
+    name.strip_prefix("\u{1}locked")?.parse().ok()
 }
 
 fn stricter(a: OnLocked, b: OnLocked) -> OnLocked {
