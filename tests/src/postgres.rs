@@ -17,7 +17,8 @@ pub const VERSION: &str = "15";
 /// So many transactions end while one runs, at most, times ten: PostgreSQL remembers ten serializable transactions for each
 /// connection that it could have. The reads of those that it has to summarise it forgets: it looks for them with
 /// `finishedBefore` of the summary, which is no transaction's (`CheckTargetForConflictsIn` in predicate.c), and lets write skew
-/// pass. Seen with 15.18: after 1,500 commits beside a transaction, not after 1,000, with the usual 100 connections.
+/// pass. Seen with 15.18: after 1,500 commits beside a transaction, not after 1,000, with the usual 100 connections. Whether it
+/// came to that `pg_stat_slru` tells: blocks of `Serial`.
 const CONNECTIONS_MAX: u32 = 2000;
 
 /// A server with an empty database; it ends with this value.
@@ -49,6 +50,12 @@ impl Postgres {
     /// `127.0.0.1:port`.
     pub fn address(&self) -> String {
         self.port.address()
+    }
+
+    /// For sessions whose deadlocks are found at once, so that no transaction waits a second beside thousands of others: see
+    /// [`CONNECTIONS_MAX`].
+    pub fn impatient(&self) -> String {
+        format!("host=127.0.0.1 port={} user=postgres options='-c deadlock_timeout=10ms'", self.port.number())
     }
 
     /// Connects as postgres.

@@ -84,7 +84,7 @@ async fn histories_are_valid_though_a_node_dies() {
 fn postgresql_keeps_its_levels() {
     let server = Postgres::start();
     let folder = tempfile::tempdir().expect("temporary folder");
-    let dsn = server.address();
+    let dsn = server.impatient();
     let serializable = ["--isolation", "serializable"];
     let runs: Vec<_> = WORKLOADS.into_iter().map(|name| Run::start(name, &dsn, &serializable, folder.path())).collect();
     for run in runs {
