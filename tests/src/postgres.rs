@@ -52,8 +52,8 @@ impl Postgres {
         self.port.address()
     }
 
-    /// For sessions whose deadlocks are found at once, so that no transaction waits a second beside thousands of others: see
-    /// [`CONNECTIONS_MAX`].
+    /// For sessions whose deadlocks are found at once, so that no transaction waits a second beside thousands of others: the server
+    /// would have to summarise those, and forgets what they have read.
     pub fn impatient(&self) -> String {
         format!("host=127.0.0.1 port={} user=postgres options='-c deadlock_timeout=10ms'", self.port.number())
     }
