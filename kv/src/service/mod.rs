@@ -264,27 +264,25 @@ impl Call<'_> {
         Ok(Reply { response: KvResponse { body, ..KvResponse::default() }, chunk: None })
     }
 
-    /// A current view of the region. While its replicas elect a leader, or it is being merged, the end of that is waited for
-    /// here: whoever is sent away comes back after pauses, and both are mostly a matter of a few milliseconds.
+    /// A current view of the region: at once under the lease, otherwise by asking the quorum. While its replicas elect a leader,
+    /// or it is being merged, the end of that is waited for here: whoever is sent away comes back after pauses, and both are
+    /// mostly a matter of a few milliseconds.
     async fn snapshot(&self) -> Result<RegionSnapshot, RegionError> {
-        match self.view().await {
-            Err(error) if error.is_passing() => {
-                let patience = self.deadline.since(self.inner.clock.now()).min(SETTLING_PATIENCE);
-                let settled = self.inner.store.settled(self.target.region);
-                if let Either::Right(_) = select(settled, self.inner.clock.sleep(patience)).await {
-                    tracing::debug!(region = self.target.region.0, %error, "it does not settle");
-                }
-                self.view().await
+        let store = &self.inner.store;
+        let mut view = store.try_snapshot(&self.target);
+        if let Some(Err(error)) = &view
+            && error.is_passing()
+        {
+            let patience = self.deadline.since(self.inner.clock.now()).min(SETTLING_PATIENCE);
+            let settled = store.settled(self.target.region);
+            if let Either::Right(_) = select(settled, self.inner.clock.sleep(patience)).await {
+                tracing::debug!(region = self.target.region.0, %error, "it does not settle");
             }
-            view => view,
+            view = store.try_snapshot(&self.target);
         }
-    }
-
-    /// At once under the lease, otherwise by asking the quorum.
-    async fn view(&self) -> Result<RegionSnapshot, RegionError> {
-        match self.inner.store.try_snapshot(&self.target) {
-            Some(snapshot) => snapshot,
-            None => self.within("asking the quorum", self.inner.store.snapshot(&self.target)).await?,
+        match view {
+            Some(view) => view,
+            None => self.within("asking the quorum", store.snapshot(&self.target)).await?,
         }
     }
 }
