@@ -27,8 +27,10 @@ const IDLE_ELECTIONS: u32 = 2;
 /// Whether a replica sleeps, and how near it is to it.
 #[derive(Default)]
 pub(super) struct Hibernation {
-    /// Since when.
-    asleep: Option<Instant>,
+    asleep: bool,
+    /// When the leader last said that it wants to sleep, if it has said nothing since: real time, because this replica's
+    /// ticks stood still.
+    quiet_since: Option<Instant>,
     idle_ticks: u32,
     /// Followers that sleep already.
     agreed: BTreeSet<PeerId>,
@@ -39,14 +41,20 @@ pub(super) struct Hibernation {
 impl Hibernation {
     /// It is not idle any more.
     fn end(&mut self) {
-        *self = Hibernation { grace_ticks: self.grace_ticks, ..Hibernation::default() };
+        let (quiet_since, grace_ticks) = (self.quiet_since, self.grace_ticks);
+        *self = Hibernation { quiet_since, grace_ticks, ..Hibernation::default() };
+    }
+
+    /// A leader speaks.
+    pub(super) fn heard(&mut self) {
+        self.quiet_since = None;
     }
 }
 
 impl Replica {
     /// Whether it sleeps: then it needs no ticks.
     pub(crate) fn is_asleep(&self) -> bool {
-        self.hibernation.asleep.is_some()
+        self.hibernation.asleep
     }
 
     /// Something happens.
@@ -92,7 +100,7 @@ impl Replica {
     }
 
     /// A leader's tick: it falls asleep when everybody else has.
-    pub(super) fn tick_idle(&mut self, now: Instant) {
+    pub(super) fn tick_idle(&mut self) {
         self.hibernation.grace_ticks = self.hibernation.grace_ticks.saturating_sub(1);
         if !self.config.hibernates || !self.leads() || !self.is_idle() || !self.all_are_level() {
             self.hibernation.end();
@@ -102,7 +110,7 @@ impl Replica {
         let others = self.region.peers.iter().filter(|p| p.id != self.peer.id);
         if self.wants_sleep() && others.clone().all(|p| self.hibernation.agreed.contains(&p.id)) {
             debug!(region = self.region.id.0, peer = self.peer.id.0, "the leader falls asleep");
-            self.hibernation.asleep = Some(now);
+            self.hibernation.asleep = true;
         }
     }
 
@@ -140,36 +148,35 @@ impl Replica {
         let follows = !self.leads() && self.node.raft.leader_id != raft::INVALID_ID && !self.election.silent();
         let level = self.node.raft.raft_log.last_index() == commit && self.is_idle();
         if self.config.hibernates && follows && level {
-            self.hibernation.asleep.get_or_insert(now);
+            self.hibernation.asleep = true;
+            self.hibernation.quiet_since = Some(now);
         } else {
             self.wake();
         }
     }
 
-    /// A store fell silent or was restarted; `lives` tells which others are heard of. Whether it wakes this replica: a
-    /// follower whose leader was there goes on as if it had been awake; a leader that hears of no quorum finds out
-    /// whether it still leads, and whether it is still a peer.
+    /// A store fell silent or was restarted; `lives` tells which others are heard of. Whether this replica has to do with
+    /// it: a follower whose leader was there goes on as if it had never slept, also when another voter's candidacy has
+    /// woken it already; a leader that hears of no quorum finds out whether it still leads, and whether it is still a peer.
     pub(crate) fn lost_store(&mut self, now: Instant, store: StoreId, lives: impl Fn(StoreId) -> bool) -> bool {
-        let (Some(since), Some(leader)) = (self.hibernation.asleep, self.leader()) else { return false };
+        let Some(leader) = self.leader() else { return false };
         if self.leads() {
             let voters: Vec<_> =
                 membership::voters_to_be(&self.region.peers).filter_map(|p| self.region.peer(p)).collect();
             let living = voters.iter().filter(|p| p.id == self.peer.id || lives(p.store)).count();
-            if living > voters.len() / 2 {
+            if !self.is_asleep() || living > voters.len() / 2 {
                 return false;
             }
             info!(region = self.region.id.0, peer = self.peer.id.0, living, "woken: most voters' stores are lost");
             self.wake();
             return true;
         }
-        if leader.store != store {
-            return false;
-        }
+        let Some(since) = self.hibernation.quiet_since.filter(|_| leader.store == store) else { return false };
         info!(region = self.region.id.0, peer = self.peer.id.0, store = store.0, "woken: the leader's store is lost");
-        let slept = now.since(since).as_nanos() / self.config.tick.as_nanos().max(1);
-        // Not beyond one timeout: raft-rs adds the jitter.
-        let slept = usize::try_from(slept).unwrap_or(usize::MAX).min(self.config.election_ticks as usize);
-        self.node.raft.election_elapsed = self.node.raft.election_elapsed.max(slept);
+        let quiet = now.since(since).as_nanos() / self.config.tick.as_nanos().max(1);
+        // Not beyond one timeout: its turn comes behind that.
+        let quiet = usize::try_from(quiet).unwrap_or(usize::MAX).min(self.config.election_ticks as usize);
+        self.node.raft.election_elapsed = self.node.raft.election_elapsed.max(quiet);
         self.wake();
         true
     }

@@ -54,8 +54,16 @@ use crate::{
     keys::INITIAL,
     log::Position,
     region::{
-        acquaintance::Acquaintances, change::Changes, election::Election, hibernate::Hibernation, lease::Lease,
-        log_storage::LogStorage, outbox::Outbox, propose::Proposals, read::Reads, snapshot::Snapshots,
+        acquaintance::Acquaintances,
+        change::Changes,
+        election::{Election, Standing},
+        hibernate::Hibernation,
+        lease::Lease,
+        log_storage::LogStorage,
+        outbox::Outbox,
+        propose::Proposals,
+        read::Reads,
+        snapshot::Snapshots,
         truncate::Truncation,
     },
 };
@@ -245,7 +253,7 @@ impl Replica {
         self.tick_handover(out);
         self.resign_as_learner(now);
         self.ask_who_leads(out);
-        self.tick_idle(now);
+        self.tick_idle();
         active || self.is_asleep() || self.node.has_ready()
     }
 
@@ -281,11 +289,15 @@ impl Replica {
             return Ok(());
         }
         let current = message.term == self.node.raft.term;
+        if matches!(kind, MessageType::MsgAppend | MessageType::MsgHeartbeat | MessageType::MsgSnapshot) {
+            self.hibernation.heard();
+        }
         if current {
             self.disturbed_by(envelope, kind, from.id);
         } else {
             self.wake();
         }
+        let role = self.node.raft.state;
         match kind {
             MessageType::MsgHeartbeat if message.term >= self.node.raft.term => {
                 self.truncation.dispensable(LogIndex(envelope.replicated));
@@ -308,6 +320,11 @@ impl Replica {
                     }
                     message.context = context;
                 }
+            }
+            MessageType::MsgRequestVoteResponse if current && message.reject && role == StateRole::Candidate => {
+                // Who answers is alive and has voted for another: not a whole timeout, but its turn is waited for.
+                let raft = &mut self.node.raft;
+                raft.election_elapsed = raft.election_elapsed.max(self.config.election_ticks as usize);
             }
             _ => {}
         }
@@ -500,7 +517,8 @@ impl Replica {
     }
 
     fn set_election_timeout(&mut self) {
-        let timeout = self.election.timeout(self.term(), self.node.raft.state);
+        let (role, leader) = (self.node.raft.state, self.leader().map(|leader| leader.id));
+        let timeout = self.election.timeout(&self.region, self.peer.id, Standing { term: self.term(), role, leader });
         self.node.raft.set_randomized_election_timeout(timeout);
     }
 
