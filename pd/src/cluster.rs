@@ -184,11 +184,14 @@ impl Cluster {
 
     /// A store reported a region that it leads, or has just ceased to lead.
     pub fn observe_region(&mut self, now: Now, status: RegionStatus) -> Observed {
-        let Ok(view) = RegionView::try_from(status) else { return Observed::Malformed };
+        let Ok(mut view) = RegionView::try_from(status) else { return Observed::Malformed };
         if self.is_stale(&view) {
             return Observed::Stale;
         }
         let old = self.regions.get(&view.region.id);
+        if let Some(old) = old {
+            view.follows(now, old);
+        }
         if !old.is_some_and(|old| old.looks_like(&view)) {
             self.revision += 1;
         }

@@ -13,7 +13,8 @@ use crate::{
     survey::{Survey, is_full},
 };
 
-/// What plans depend on, besides operators under way and the age of borders: two rounds that see the same find the same.
+/// What plans depend on, besides operators under way and the age of borders and leaderships: two rounds that see the same
+/// find the same.
 /// With 10,000 regions a round takes milliseconds, and a cluster at rest needs none.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sight {

@@ -125,7 +125,7 @@ impl<'a> Survey<'a> {
             }
             if let Some(site) = view.leader.and_then(|l| sites.get_mut(&l.store)) {
                 site.leaders += 1;
-                site.load += view.load.score();
+                site.load += view.load_at(now).score();
             }
         }
         let mut survey = Survey { cluster, operators, rules, now, sites, borders: 0 };
@@ -155,7 +155,7 @@ impl<'a> Survey<'a> {
             }
         }
         let (Some(to), Some(from)) = (plan.new_leader(), view.leader.map(|l| l.store)) else { return };
-        let load = view.load.score();
+        let load = view.load_at(self.now).score();
         if to != from
             && let Some(site) = self.sites.get_mut(&to)
         {

@@ -19,7 +19,8 @@ pub fn check(survey: &Survey<'_>, view: &RegionView) -> Option<Plan> {
         return None;
     }
     let small = view.approximate_bytes + right.approximate_bytes < survey.rules.merge_bytes;
-    let idle = view.load.score() + right.load.score() <= survey.rules.split_load / IDLE_PART;
+    let idle =
+        view.load_at(survey.now).score() + right.load_at(survey.now).score() <= survey.rules.split_load / IDLE_PART;
     let old = |v: &RegionView| survey.cluster.shaped_for_ms(survey.now, v.id()) >= survey.rules.merge_after_ms;
     let free = survey.is_movable(view) && survey.is_movable(right);
     if !(small && idle && free && old(view) && old(right)) {

@@ -5,6 +5,8 @@ use proto::{
     wire::{self, RegionStatus},
 };
 
+use crate::Now;
+
 /// A learner whose log lacks no more entries than this has caught up: a second or so of writes, which it gets while the
 /// next step is on its way.
 pub const CAUGHT_UP_ENTRIES: u64 = 256;
@@ -37,6 +39,8 @@ pub struct Load {
 
 /// Bytes that count as much as one request, in [`Load::score`]: a page of a few rows.
 const BYTES_A_REQUEST: u64 = 4 << 10;
+/// A leader averages load over seconds, and what it counted first weighs half: so long it says too little.
+const LOAD_IS_KNOWN_AFTER_MS: u64 = 15_000;
 
 impl Load {
     /// One number to compare by: requests a second, large ones counted several times. A write costs three replicas a log
@@ -77,6 +81,8 @@ pub struct RegionView {
     pub progress: Vec<Progress>,
     /// What the leader had to do lately.
     pub load: Load,
+    /// What the one before it had to do, and since when (monotonic, ms) it is another one.
+    pub load_before: (Load, u64),
 }
 
 impl RegionView {
@@ -92,7 +98,22 @@ impl RegionView {
             approximate_keys: 0,
             progress: Vec::new(),
             load: Load::default(),
+            load_before: (Load::default(), 0),
         }
+    }
+
+    /// What has to be done for it: a new leader has counted next to nothing yet, but the region is as busy as it was.
+    pub fn load_at(&self, now: Now) -> Load {
+        let (before, since_ms) = self.load_before;
+        let is_known = now.monotonic_ms.saturating_sub(since_ms) >= LOAD_IS_KNOWN_AFTER_MS;
+        if is_known || self.load.score() >= before.score() { self.load } else { before }
+    }
+
+    /// The report before this one was `old`.
+    pub(super) fn follows(&mut self, now: Now, old: &RegionView) {
+        let led_by = |view: &RegionView| view.leader.map(|leader| leader.store);
+        let stays = led_by(old) == led_by(self);
+        self.load_before = if stays { old.load_before } else { (old.load_at(now), now.monotonic_ms) };
     }
 
     /// Whether planners see the same in both: how far its log is matters only as far as peers lag behind it.
@@ -175,6 +196,7 @@ impl TryFrom<RegionStatus> for RegionView {
                 read_bytes: load.read_bytes_per_s,
                 write_bytes: load.write_bytes_per_s,
             },
+            load_before: (Load::default(), 0),
         })
     }
 }

@@ -1,4 +1,5 @@
-//! Leaderships move from stores that lead many regions to stores that lead few, the idle regions first.
+//! Leaderships move from stores that lead many regions to stores that lead few, the idle regions first; a busy one never to
+//! a store that has more to do already.
 
 use std::collections::BTreeMap;
 
@@ -8,6 +9,7 @@ use crate::{
     cluster::RegionView,
     operator::{Kind, Plan, Step},
     placement::plan as make,
+    scheduler::hot_region,
     survey::{Site, Survey},
 };
 
@@ -29,7 +31,9 @@ pub fn plan(survey: &Survey<'_>) -> Vec<Plan> {
             led.entry(leader.store).or_default().push(view);
         }
     }
-    led.values_mut().for_each(|views| views.sort_unstable_by_key(|v| std::cmp::Reverse((v.load.score(), v.id()))));
+    let now = survey.now;
+    led.values_mut()
+        .for_each(|views| views.sort_unstable_by_key(|v| std::cmp::Reverse((v.load_at(now).score(), v.id()))));
     while let Some(plan) = one(&survey, &mut led) {
         survey.count(&plan);
         plans.push(plan);
@@ -51,8 +55,11 @@ fn one(survey: &Survey<'_>, led: &mut Led<'_>) -> Option<Plan> {
         let Some(views) = led.get_mut(&from.store) else { continue };
         // One more there and one less here must not turn the two around.
         for to in sites.iter().take_while(|to| to.leaders + 2 <= from.leaders) {
-            let follows = |v: &&RegionView| v.region.peer_on(to.store).is_some_and(|p| v.is_caught_up(&p));
-            let Some(at) = views.iter().rposition(follows) else { continue };
+            let follows = |v: &RegionView| v.region.peer_on(to.store).is_some_and(|p| v.is_caught_up(&p));
+            // What hot-region would bring back stays.
+            let stays = |load: u64| hot_region::evens_out(load, to.load + load, from.load.saturating_sub(load));
+            let goes = |v: &&RegionView| follows(v) && !stays(v.load_at(survey.now).score());
+            let Some(at) = views.iter().rposition(goes) else { continue };
             let view = views.remove(at);
             let reason = format!(
                 "{} leads {} regions, {} leads {}; after: {} and {}",

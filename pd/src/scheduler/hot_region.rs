@@ -29,20 +29,27 @@ pub fn plan(survey: &Survey<'_>) -> Vec<Plan> {
     plans
 }
 
+/// Whether a region is worth a move from a store that is so busy to another one: an eighth of the gap at least, else it is
+/// noise; and never so much that the two change places.
+pub(super) fn evens_out(load: u64, from: u64, to: u64) -> bool {
+    let gap = from.saturating_sub(to);
+    from >= BUSY_FROM && load > 0 && load * 8 >= gap && load * 2 <= gap
+}
+
 fn one(survey: &Survey<'_>, views: &[&RegionView], taken: &[proto::RegionId]) -> Option<Plan> {
     let mut sites: Vec<&Site> = survey.sites().filter(|s| s.takes_leaders()).collect();
     sites.sort_by_key(|s| (s.load, s.store));
     let from = sites.last().filter(|s| s.load >= BUSY_FROM)?;
     for to in sites.iter().take_while(|to| to.load < from.load) {
-        // A quarter of the gap at least, else it is noise; and never so much that the two change places.
-        let gap = from.load - to.load;
         let fits = |v: &&&RegionView| {
-            let load = v.load.score();
+            let load = v.load_at(survey.now).score();
             let follows = v.region.peer_on(to.store).is_some_and(|p| v.is_caught_up(&p));
-            v.is_led_by(from.store) && follows && !taken.contains(&v.id()) && load * 8 >= gap && load * 2 <= gap
+            v.is_led_by(from.store) && follows && !taken.contains(&v.id()) && evens_out(load, from.load, to.load)
         };
-        let Some(view) = views.iter().filter(fits).max_by_key(|v| (v.load.score(), v.id())) else { continue };
-        let load = view.load.score();
+        let Some(view) = views.iter().filter(fits).max_by_key(|v| (v.load_at(survey.now).score(), v.id())) else {
+            continue;
+        };
+        let load = view.load_at(survey.now).score();
         let reason = format!(
             "load of {}: {}, of {}: {}, of the region: {load}; after: {} and {}",
             from.store,

@@ -10,8 +10,8 @@
 //!
 //! Who decides is the target's log: of the epoch that the source was prepared for only one entry can make the next one.
 //! So the source may serve again as soon as a replica of the target that was a peer then has another epoch and has not
-//! taken the source over, or had one when it was itself merged into a third region. And the source can't be served twice: its leader's lease ends where PrepareMerge is applied, and
-//! only then, as its leader, it asks.
+//! taken the source over, or had one when it was itself merged into a third region. And the source can't be served twice:
+//! its leader's lease ends where PrepareMerge is applied, and only then, as its leader, it asks.
 //!
 //! The target asks nobody for the source's log: all the source's peers have acknowledged all of it before CommitMerge is
 //! proposed, on the very stores of the target. A replica of the target holds back CommitMerge, and what follows, until the
