@@ -50,7 +50,11 @@ impl super::Script for Script {
             let wait = |wait: crate::row_locks::Wait| {
                 format!("{} waits for {} at {}", wait.waiter.0, wait.holder.0, String::from_utf8_lossy(&wait.key))
             };
-            let waits = if name == "waits" { self.locks.waits() } else { self.locks.reported() };
+            // reported [TRANSACTION…]: without those, who have stopped asking
+            let silent: Vec<Timestamp> =
+                rest(args).iter().map(|owner| owner.parse().map(Timestamp)).collect::<Result<_, _>>()?;
+            let reported = || self.locks.reported(|waiter, _| !silent.contains(&waiter));
+            let waits = if name == "waits" { self.locks.waits() } else { reported() };
             return Ok(waits.into_iter().map(wait).collect::<Vec<_>>().join("\n"));
         }
         let owner = Timestamp(next(args, "transaction")?);

@@ -167,6 +167,42 @@ async fn the_youngest_of_a_deadlock_gives_way() {
     assert_eq!(deadlock.cycle[0].label, b("a test"));
 }
 
+/// A request to the store itself, about its first region.
+fn to_the_store(local: &Local, body: wire::kv_request::Body) -> impl Future<Output = Reply> {
+    let epoch = Some(Epoch { conf_ver: 1, version: 1 }.into());
+    let header = Some(wire::RequestHeader { region_id: 2, epoch, deadline_ms: 5_000, ..Default::default() });
+    local.service.call(KvRequest { header, body: Some(body) })
+}
+
+/// What is asked for there.
+fn asked_for(key: &str, owner: Timestamp) -> wire::kv_request::Body {
+    let (keys, mode) = (vec![b(key)], RowLockMode::Update as i32);
+    let request = wire::LockRowsRequest { keys, start_ts: owner.0, mode, ttl_ms: 60_000, ..Default::default() };
+    wire::kv_request::Body::LockRows(request)
+}
+
+#[tokio::test]
+async fn a_place_that_nobody_asks_from_any_more_hides_no_deadlock() {
+    let local = local();
+    write(&local.client, &[("a", "1"), ("c", "2"), ("b", "3"), ("e", "4")]).await;
+    let begin = async || local.client.begin().await.unwrap();
+    let (first, second, third) = (begin().await, begin().await, begin().await);
+    update(&first, &["a"]).await.unwrap();
+    update(&second, &["c"]).await.unwrap();
+    update(&third, &["b", "e"]).await.unwrap();
+    // As at a leader that is none any more: the place is there, the request has gone to the next one.
+    assert!(to_the_store(&local, asked_for("c", third.start_ts())).now_or_never().is_none());
+    let crossed = async {
+        let failed = update(&third, &["a"]).await;
+        third.rollback();
+        failed
+    };
+    let (older, also, youngest) = futures::join!(update(&first, &["b"]), update(&second, &["e"]), crossed);
+    assert_eq!((older, also), (Ok(some("3")), Ok(some("4"))));
+    let Err(Error::Deadlock(deadlock)) = youngest else { panic!("{youngest:?}") };
+    assert_eq!(deadlock.cycle[0].key, "a");
+}
+
 #[tokio::test]
 async fn locks_without_a_write_are_proven_at_commit() {
     let local = local();
@@ -232,13 +268,11 @@ async fn who_stops_waiting_leaves_nothing_behind() {
 /// What the store answers about "a", where a written lock stands whose owner has no row lock; it is committed once somebody waits,
 /// or not.
 async fn met_on_a_written_row(committed: bool) -> wire::LockRowsResponse {
-    use wire::{CommitRequest, LockRowsRequest, Mutation, PrewriteRequest, kv_request::Body, kv_response};
+    use wire::{CommitRequest, Mutation, PrewriteRequest, kv_request::Body, kv_response};
     let local = local();
     write(&local.client, &[("a", "old")]).await;
     let call = async |body| {
-        let epoch = Some(Epoch { conf_ver: 1, version: 1 }.into());
-        let header = Some(wire::RequestHeader { region_id: 2, epoch, deadline_ms: 5_000, ..Default::default() });
-        let reply = local.service.call(KvRequest { header, body: Some(body) }).await;
+        let reply = to_the_store(&local, body).await;
         assert_eq!(reply.response.region_error, None);
         reply.response.body.unwrap()
     };
@@ -246,11 +280,9 @@ async fn met_on_a_written_row(committed: bool) -> wire::LockRowsResponse {
     let mutations = vec![Mutation { key: b("a"), value: b("new"), ..Default::default() }];
     let prewrite = PrewriteRequest { mutations, primary: b("a"), start_ts, ttl_ms: 60_000, ..Default::default() };
     call(Body::Prewrite(prewrite)).await;
-    let waiter = local.client.timestamp().await.unwrap().0;
-    let mode = RowLockMode::Update as i32;
-    let ask = LockRowsRequest { keys: vec![b("a")], start_ts: waiter, mode, ttl_ms: 60_000, ..Default::default() };
+    let waiter = local.client.timestamp().await.unwrap();
     let commit = async {
-        let waits = |(_, status): &(StoreId, wire::RowLockStatus)| status.owner == waiter && !status.granted;
+        let waits = |(_, status): &(StoreId, wire::RowLockStatus)| status.owner == waiter.0 && !status.granted;
         while !local.client.row_locks().await.unwrap().iter().any(waits) {
             tokio::task::yield_now().await;
         }
@@ -260,7 +292,7 @@ async fn met_on_a_written_row(committed: bool) -> wire::LockRowsResponse {
             call(Body::Commit(commit)).await;
         }
     };
-    match futures::join!(call(Body::LockRows(ask)), commit).0 {
+    match futures::join!(call(asked_for("a", waiter)), commit).0 {
         kv_response::Body::LockRows(response) => response,
         other => panic!("{other:?}"),
     }

@@ -78,9 +78,12 @@ impl RowLocks {
         waits
     }
 
-    /// What those hear who look for deadlocks: all waits, and that the twin of one that waits waits for it.
-    pub fn reported(&self) -> Vec<Wait> {
+    /// What those hear who look for deadlocks: the waits of those who still ask for the row, and that the twin of one that waits
+    /// waits for it. A place in a queue stays while its owner lives, also where a leader has gone and its owner waits at the next
+    /// one: a circle over such a place is none, and has nobody who could give way.
+    pub fn reported(&self, asks: impl Fn(Timestamp, &Bytes) -> bool) -> Vec<Wait> {
         let mut waits = self.waits();
+        waits.retain(|wait| asks(wait.waiter, &wait.key));
         let waiters: BTreeSet<Timestamp> = waits.iter().map(|wait| wait.waiter).collect();
         for waiter in waiters {
             let twin = self.owners.get(&waiter).map(|entry| entry.twin).filter(|twin| *twin != Timestamp::ZERO);

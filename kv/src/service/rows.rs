@@ -211,7 +211,7 @@ impl Rows {
         let now = self.clock.now();
         self.change(|state, _| {
             state.locks.sweep(now);
-            state.locks.reported()
+            state.locks.reported(|waiter, key| state.waiting.contains_key(&(waiter, key.clone())))
         })
     }
 
@@ -228,7 +228,7 @@ impl Rows {
                 if waits.is_empty() {
                     rows.reporting.store(false, Ordering::SeqCst);
                     // Somebody may have come in between and left it to this task.
-                    if rows.waits().is_empty() || rows.reporting.swap(true, Ordering::SeqCst) {
+                    if rows.reported().is_empty() || rows.reporting.swap(true, Ordering::SeqCst) {
                         return;
                     }
                     continue;
