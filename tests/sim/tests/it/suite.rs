@@ -137,7 +137,6 @@ fn row_locks_keep_transactions_off_each_other() {
             "given beside a guard",
             "guarded pairs read",
             "row locks lost",
-            "deadlocks",
         ],
     );
 }
@@ -300,6 +299,7 @@ fn values_are_not_shared() {
             "seats seen",
             "shared values refused",
             "seats in conflict",
+            "deadlocks",
         ],
     );
 }
