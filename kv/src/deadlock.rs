@@ -1,7 +1,7 @@
 //! Deadlocks over any number of stores. PURE.
 //!
-//! Stores on which somebody waits say so again and again ([`REPORT_EVERY`]), each with all its waits; what a store said last
-//! replaces what it said before. Where PD is, the reports make one graph:
+//! Stores on which somebody waits say so again and again ([`REPORT_EVERY`]), each with all its waits, of those who still
+//! ask there; what a store said last replaces what it said before. Where PD is, the reports make one graph:
 //!
 //! ```text
 //!   store 1: T1 waits for T2      store 2: T2 waits for T3, T3 for T1        T1 → T2 → T3 → T1: the youngest gives way

@@ -11,8 +11,8 @@ pub struct StoreConfig {
     pub store: StoreId,
     /// Raft's unit of time. Ticks are never closer together; missed ones are dropped.
     pub tick: Duration,
-    /// A follower that heard nothing for this many ticks stands for election when its turn has come (1 to 1.6 times of it).
-    /// Above `heartbeat_ticks`.
+    /// A follower that heard nothing for this many ticks stands for election when its turn has come (1 to 1.6 times of it, with
+    /// five voters up to 1.9). Above `heartbeat_ticks`.
     pub election_ticks: u32,
     /// A leader makes itself heard every so many ticks.
     pub heartbeat_ticks: u32,

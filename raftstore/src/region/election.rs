@@ -1,7 +1,8 @@
 //! When a replica stands for election, and when it may vote.
 //!
 //! ```text
-//!  silence for one timeout ─► │ rank 0 │  gap  │ rank 1 │  gap  │ rank 2 │      in ticks; 1 to 1.6 timeouts
+//!  silence for one timeout ─► │ rank 0 │  gap  │ rank 1 │  gap  │ rank 2 │      in ticks; 1 to 1.6 timeouts,
+//!                                                                                  with five voters up to 1.9
 //! ```
 //!
 //! Voters that stand at once refuse each other, and raft-rs lets them wait a whole timeout more. Drawn at random, one
@@ -15,7 +16,7 @@ use raft::StateRole;
 
 use crate::keys::INITIAL;
 
-/// Of an election timeout: in so many tenths of it all voters have their turn.
+/// Of an election timeout: in so many tenths of it all voters have their turn, unless two ticks for each take longer.
 const SPREAD_TENTHS: u32 = 6;
 
 /// What a replica's turn depends on.
